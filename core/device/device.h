@@ -1,0 +1,95 @@
+/* The device layer: a Vulkan device, its memory, its kernels, and a recorder. Nothing here knows what a transformer is.
+ *
+ * Threads: buffers may be created and destroyed from any thread; recording and submitting belong to one thread at a time
+ * per dsvk_cmd; different dsvk_cmd may be recorded and submitted by different threads (the queue has a lock). */
+#ifndef DSVK_DEVICE_H
+#define DSVK_DEVICE_H
+
+#include "common.h"
+
+typedef uint64_t dsvk_addr; /* a device address; 0 = none */
+
+/* What ops and the engine may ask a device. */
+typedef struct dsvk_device_limits {
+    uint32_t subgroup_min, subgroup_max;
+    uint32_t shared_bytes;
+    uint32_t max_groups[3];
+    bool unified;              /* device memory is host memory: no staging copy is needed */
+    uint64_t max_allocation;   /* largest single buffer, bytes */
+} dsvk_device_limits;
+const dsvk_device_limits *dsvk_device_get_limits(const dsvk_device *device);
+dsvk_device *dsvk_device_retain(dsvk_device *device); /* balanced by dsvk_device_close */
+/* The sticky failure of a lost device, DSVK_OK before; after DEVLOST every call returns it at once (D08). */
+dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
+
+/* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */
+
+typedef struct dsvk_buffer {
+    dsvk_addr addr;    /* of its first byte; 256-byte aligned */
+    uint64_t size;
+    void *host;        /* mapped and coherent: STAGING and READBACK always, the others on unified devices; else NULL */
+    void *block;       /* owner, internal */
+    uint64_t offset;   /* in the block */
+    dsvk_purpose purpose;
+} dsvk_buffer;
+
+/* DEVMEM names the purpose, what was asked, the budget and what is free. Contents are undefined. */
+dsvk_status dsvk_buffer_create(dsvk_device *device, dsvk_purpose purpose, uint64_t size, const char *name,
+                               dsvk_buffer *buffer, dsvk_error *err);
+void dsvk_buffer_destroy(dsvk_device *device, dsvk_buffer *buffer); /* accepts a zeroed one; zeroes it */
+uint64_t dsvk_purpose_used(dsvk_device *device, dsvk_purpose purpose);      /* bytes in use by buffers */
+uint64_t dsvk_purpose_available(dsvk_device *device, dsvk_purpose purpose); /* bytes that can still be asked for */
+const char *dsvk_purpose_name(dsvk_purpose purpose);                        /* "weights" */
+
+/* ---- recorder ---- */
+
+typedef struct dsvk_cmd dsvk_cmd;
+
+typedef struct dsvk_dispatch_info {
+    const char *op;            /* the op's name, for profiles ("rms_norm") */
+    const char *shader;        /* shaders/<shader>.comp ("rms_norm") */
+    const uint32_t *constants; /* [n_constants] specialization constants; index = constant id */
+    uint32_t n_constants;
+    const void *args;          /* push constants */
+    uint32_t args_size;        /* <= 128 */
+    uint32_t groups[3];        /* workgroups; any zero: nothing is dispatched */
+    uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles; 0: unknown */
+} dsvk_dispatch_info;
+
+/* A new recording in the begun state. The first error of any recording call sticks and is reported by submit. */
+dsvk_status dsvk_cmd_create(dsvk_device *device, dsvk_cmd **cmd, dsvk_error *err);
+void dsvk_cmd_destroy(dsvk_cmd *cmd); /* waits (bounded) for a running submit first; accepts NULL */
+dsvk_status dsvk_cmd_begin(dsvk_cmd *cmd, dsvk_error *err); /* starts a recording anew; waits for the previous submit */
+/* With `dry` set dispatches only build their pipelines (in this process and the cache) and are not recorded. */
+void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry);
+dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd);
+void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info);
+/* Everything recorded before it is complete and visible to everything after it (dispatches, copies, host reads). */
+void dsvk_barrier(dsvk_cmd *cmd);
+void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to, uint64_t to_offset,
+                   uint64_t bytes);
+/* bytes and offset are multiples of 4. */
+void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64_t bytes, uint32_t word);
+uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd); /* recorded since begin */
+
+dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err); /* ends the recording and hands it to the queue */
+dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err);   /* until it is done, at most 60 s (D10), then DEVLOST */
+dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err);    /* submit and wait */
+
+/* Blocking transfers for tests and small uploads; large weights go through the loader's own staging. */
+dsvk_status dsvk_buffer_write(dsvk_device *device, const dsvk_buffer *to, uint64_t offset, const void *data, uint64_t bytes,
+                              dsvk_error *err);
+dsvk_status dsvk_buffer_read(dsvk_device *device, const dsvk_buffer *from, uint64_t offset, void *data, uint64_t bytes,
+                             dsvk_error *err);
+
+/* ---- SPIR-V linked in (generated by the build from shaders/ *.comp) ---- */
+
+typedef struct dsvk_shader {
+    const char *name;
+    const uint32_t *words;
+    size_t bytes;
+} dsvk_shader;
+extern const dsvk_shader dsvk_shaders[]; /* ends with a NULL name */
+
+#endif

@@ -1,0 +1,331 @@
+/* The ops of the V4 family, one prototype each, under the names of the paper. Every op records dispatches into a command
+ * and returns nothing: the recorder keeps the first error. No op waits, allocates, or knows a model.
+ *
+ * Conventions: activations are f32, row-major; `n` = rows of the step (tokens of any mix of sequences); a stride counts
+ * f32 values between rows. Addresses are 16-byte aligned. No op puts a barrier: forward.c does.
+ * Results of one row never depend on the other rows of the step, bit for bit: reductions run in an order that depends
+ * on the widths only. */
+#ifndef DSVK_OPS_H
+#define DSVK_OPS_H
+
+#include "device.h"
+#include "types.h"
+
+/* ---- weights as the ops read them ---- */
+
+typedef enum dsvk_weight_type {
+    DSVK_TYPE_F32,
+    DSVK_TYPE_BF16,
+    DSVK_TYPE_FP8, /* e4m3, one f32 scale per 16 rows and 128 inputs (the file's 128x128 or F32 scales, spread) */
+    DSVK_TYPE_FP4, /* e2m1, one ue8m0 scale per row and 32 inputs */
+} dsvk_weight_type;
+
+/* A matrix [n_out, n_in] as uploaded ("tiled"): output rows in tiles of 32, padded with zeros; in a tile the 16-byte words
+ * of the 32 rows are interleaved, word k of row r at byte ((tile * words + k) * 32 + r) * 16, words = ceil(n_in bytes / 16).
+ * A workgroup that owns a tile streams it as one contiguous run. Element order inside a word is the file's.
+ * Scales follow at byte `scales` of the same blob:
+ *   FP8: f32 [tiles][ceil(n_in / 128)][2]; [0] for rows 0-15 of the tile, [1] for rows 16-31
+ *   FP4: u32 [tiles][ceil(words / 4)][32]; byte b of the word for (group g, row r) is the ue8m0 scale of 16-byte word 4g+b
+ * n_in is a multiple of 32. */
+#define DSVK_TILE_ROWS 32u
+typedef struct dsvk_matrix {
+    dsvk_addr addr;
+    uint64_t scales; /* byte offset of the scales, a multiple of 16 */
+    uint32_t n_out, n_in;
+    dsvk_weight_type type;
+} dsvk_matrix;
+
+uint32_t dsvk_matrix_words(dsvk_weight_type type, uint32_t n_in);                    /* 16-byte words per row */
+uint64_t dsvk_matrix_scales(dsvk_weight_type type, uint32_t n_out, uint32_t n_in);   /* byte offset of the scales */
+uint64_t dsvk_matrix_bytes(dsvk_weight_type type, uint32_t n_out, uint32_t n_in);    /* codes and scales, multiple of 16 */
+
+/* ---- rows of the KV cache: "row stores" ----
+ * A store of `capacity` rows of head_dim values, RoPE tail last. Native: codes e4m3 [head_dim - rope_dim] then BF16
+ * [rope_dim], then after all rows the scales: one ue8m0 byte per 64 codes, padded to 4 bytes per row (spec 1.7).
+ * f32: head_dim floats, no scales.   row r: codes at base + r * code_bytes, scales at base + capacity * code_bytes + r *
+ * scale_bytes. An index key store holds index_dim values per row: native e2m1 pairs + one ue8m0 byte per 32; f32 plain. */
+typedef struct dsvk_row_format {
+    bool native;
+    uint32_t head_dim, rope_dim, index_dim;
+} dsvk_row_format;
+uint32_t dsvk_row_code_bytes(const dsvk_row_format *f);
+uint32_t dsvk_row_scale_bytes(const dsvk_row_format *f);
+uint32_t dsvk_key_code_bytes(const dsvk_row_format *f);
+uint32_t dsvk_key_scale_bytes(const dsvk_row_format *f);
+
+/* Cache pages: page p of a session holds positions [p * page_tokens, (p+1) * page_tokens). In it, at byte `rows_offset`,
+ * layer l keeps a row store of capacity page_tokens / ratio, and (ratio 4) at `keys_offset` an index key store of the same
+ * capacity. Compressed entry j lives in page j / capacity at row j % capacity. */
+
+/* RoPE tables: f32 [positions][rope_dim / 2][2] = (cos, sin) in pages of DSVK_ROPE_PAGE positions; `rope` below is the
+ * address of an array of page addresses. */
+#define DSVK_ROPE_PAGE 4096u
+
+/* ---- ops ---- */
+
+/* 4.1: out [n, copies, dim] = table[token] (BF16 [vocab, dim] row-major, not tiled), `copies` identical copies. */
+typedef struct dsvk_embed_params {
+    dsvk_addr rows;  /* dsvk_row [n] */
+    dsvk_addr table; /* bf16 [vocab, dim] */
+    dsvk_addr out;   /* f32 [n, copies, dim] */
+    uint32_t n, dim, copies, vocab;
+} dsvk_embed_params;
+void dsvk_embed(dsvk_cmd *cmd, const dsvk_embed_params *p);
+
+/* out [n, dim] = source[i] == 0xffffffff ? f32 at state(sequence of rows[i]) + state_offset : in[source[i]]. */
+typedef struct dsvk_gather_params {
+    dsvk_addr rows, seqs;   /* dsvk_row [n], dsvk_seq */
+    dsvk_addr source;       /* u32 [n] */
+    dsvk_addr in;           /* f32 [*, dim] */
+    dsvk_addr out;          /* f32 [n, dim] */
+    uint32_t n, dim, n_in;  /* rows of `in`, for clamping */
+    uint32_t state_offset;  /* bytes */
+} dsvk_gather_params;
+void dsvk_gather(dsvk_cmd *cmd, const dsvk_gather_params *p);
+
+/* 4.3, first half: optional HC-post, then this range's share of the next HC-pre's reductions.
+ *   with post:   X'[t][k][d] = post[t][k] * y[t][d] + sum_j comb[t][j][k] * X[t][j][d],  y[t][d] = sum_part y[t][part][d]
+ *   without:     X' = X (x_out is not written and may be 0)
+ *   partials[t][chunk][m] = sum over the chunk's d of sum_k fn[m][k*dim + d] * X'[t][k][d]   (m < n_mix)
+ *   partials[t][chunk][n_mix] = sum of X'^2
+ * A chunk is DSVK_HC_CHUNK values of d. C = 4 streams. fn f32 [n_mix, 4*dim] row-major; n_mix 24 (block) or 4 (head).
+ * x_out may equal x_in (element-wise in place). */
+#define DSVK_HC_CHUNK 256u
+typedef struct dsvk_hyper_conn_mix_params {
+    dsvk_addr x_in;      /* f32 [n, 4, dim] */
+    dsvk_addr x_out;     /* f32 [n, 4, dim]; 0 without post */
+    dsvk_addr y;         /* f32 [n, n_parts, dim]; 0: without post */
+    dsvk_addr post;      /* f32 [n, 4] */
+    dsvk_addr comb;      /* f32 [n, 4, 4], source stream first */
+    dsvk_addr fn;        /* f32 [n_mix, 4 * dim] */
+    dsvk_addr partials;  /* f32 [n, ceil(dim / 256), n_mix + 1] */
+    uint32_t n, dim, n_parts, n_mix;
+    uint32_t same_coefficients; /* 1: post and comb hold one row, used for all n */
+} dsvk_hyper_conn_mix_params;
+void dsvk_hyper_conn_mix(dsvk_cmd *cmd, const dsvk_hyper_conn_mix_params *p);
+
+/* 4.3, second half, and the RMSNorm after it (4.2):
+ *   rs = 1 / sqrt(sum X^2 / (4 dim) + eps);  mix = rs * sum of partials;  pre, post, comb as in 4.3 (Sinkhorn)
+ *   x[d] = sum_k pre[k] * X[k][d];  out = norm_weight * x / sqrt(mean x^2 + eps)
+ * n_mix 4: the head's form, only pre, no post/comb. `select` u32 [n] names the rows of x_in/partials to use (0: all in
+ * order); out, post, comb are dense [n]. */
+typedef struct dsvk_hyper_conn_pre_params {
+    dsvk_addr x_in;     /* f32 [*, 4, dim] */
+    dsvk_addr partials; /* f32 [*, ceil(dim / 256), n_mix + 1] */
+    dsvk_addr select;   /* u32 [n] or 0 */
+    dsvk_addr base;     /* f32 [n_mix] */
+    dsvk_addr scale;    /* f32 [3] (head: [1]) */
+    dsvk_addr norm;     /* f32 [dim] */
+    dsvk_addr out;      /* f32 [n, dim] */
+    dsvk_addr post;     /* f32 [n, 4]; 0 for the head */
+    dsvk_addr comb;     /* f32 [n, 4, 4]; 0 for the head */
+    uint32_t n, dim, n_mix, sinkhorn_iters;
+    float eps, hc_eps;
+} dsvk_hyper_conn_pre_params;
+void dsvk_hyper_conn_pre(dsvk_cmd *cmd, const dsvk_hyper_conn_pre_params *p);
+
+/* 4.2: out[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps). */
+typedef struct dsvk_rms_norm_params {
+    dsvk_addr x;       /* f32 [n, x_stride], first dim values of each row */
+    dsvk_addr weight;  /* f32 [dim] */
+    dsvk_addr out;     /* f32 [n, dim] */
+    uint32_t n, dim, x_stride;
+    float eps;
+} dsvk_rms_norm_params;
+void dsvk_rms_norm(dsvk_cmd *cmd, const dsvk_rms_norm_params *p);
+
+/* 4.5 headnorm (no weight, over all head_dim values) then 4.4 RoPE on the last rope_dim values of each head, in place. */
+typedef struct dsvk_rope_params {
+    dsvk_addr rows;  /* dsvk_row [n] */
+    dsvk_addr rope;  /* page table of (cos, sin) */
+    dsvk_addr q;     /* f32 [n, q_stride]: n_heads * head_dim values per row */
+    uint32_t n, n_heads, head_dim, rope_dim, q_stride;
+    float eps;
+} dsvk_rope_params;
+void dsvk_rope(dsvk_cmd *cmd, const dsvk_rope_params *p);
+
+/* 4.5: window rows. RMSNorm(kv, weight), RoPE on the tail, FQ8 on the rest, stored as rows 0 .. n-1 of the step's store. */
+typedef struct dsvk_quant_row_params {
+    dsvk_addr rows;    /* dsvk_row [n] */
+    dsvk_addr rope;
+    dsvk_addr kv;      /* f32 [n, kv_stride] */
+    dsvk_addr weight;  /* f32 [head_dim] */
+    dsvk_addr store;   /* row store, capacity rows */
+    dsvk_row_format format;
+    uint32_t n, kv_stride, capacity;
+    float eps;
+} dsvk_quant_row_params;
+void dsvk_quant_row(dsvk_cmd *cmd, const dsvk_quant_row_params *p);
+
+/* 4.7: index queries. RoPE on the last rope_dim values of each index head, Hadamard, FQ4 (native format only), in place as
+ * f32 values. */
+typedef struct dsvk_quant_index_params {
+    dsvk_addr rows;  /* dsvk_row [n] */
+    dsvk_addr rope;
+    dsvk_addr iq;    /* f32 [n, iq_stride]: n_heads * index_dim values per row */
+    dsvk_row_format format;
+    uint32_t n, n_heads, iq_stride;
+} dsvk_quant_index_params;
+void dsvk_quant_index(dsvk_cmd *cmd, const dsvk_quant_index_params *p);
+
+/* 3.8: out[t][o] = sum_i x[t][g * n_in + i] * W[o][i], with f32 activations; g = o / group_rows (0: no groups, g = 0).
+ * swiglu: W holds w1 and w3 interleaved (tile rows 0-15 w1 of outputs 16*tile .., rows 16-31 w3 of the same), out has
+ * n_out / 2 columns: h = silu(min(a, limit)) * clamp(b, -limit, limit); limit 0: no clamp (4.10). */
+typedef struct dsvk_matmul_params {
+    dsvk_matrix w;
+    dsvk_addr x;    /* f32 [n, x_stride] */
+    dsvk_addr out;  /* f32 [n, out_stride] */
+    uint32_t n, x_stride, out_stride, group_rows;
+    bool swiglu;
+    float limit;
+} dsvk_matmul_params;
+void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p);
+
+/* 4.10 router. s = sqrt(softplus(logits)); idx = top-k of s + bias, or the hash table's row of the token; ascending ids;
+ * weights = s[idx] / sum s[idx] * route_scale. Non-finite scores still give ids < n_experts. */
+typedef struct dsvk_moe_gate_params {
+    dsvk_addr rows;    /* dsvk_row [n] */
+    dsvk_addr logits;  /* f32 [n, logits_stride] */
+    dsvk_addr bias;    /* f32 [n_experts], or 0 in hash layers */
+    dsvk_addr table;   /* u32 [vocab, k], or 0 */
+    dsvk_addr idx;     /* u32 [n, k] out, ascending */
+    dsvk_addr weights; /* f32 [n, k] out, in the order of idx */
+    uint32_t n, n_experts, k, vocab, logits_stride;
+    float route_scale;
+} dsvk_moe_gate_params;
+void dsvk_moe_gate(dsvk_cmd *cmd, const dsvk_moe_gate_params *p);
+
+/* Groups the n * k (row, slot) pairs by expert into tiles of at most `tile` pairs, so that an expert shared by rows of the
+ * step is read once per tile: tiles[i] = (expert, first, count, 0), count 0 beyond the last used tile; pairs[j] = row * k +
+ * slot, sorted by expert. dsvk_moe_max_tiles bounds the number of tiles. */
+typedef struct dsvk_moe_sort_params {
+    dsvk_addr idx;    /* u32 [n, k] */
+    dsvk_addr pairs;  /* u32 [n * k] out */
+    dsvk_addr tiles;  /* uvec4 [dsvk_moe_max_tiles] out */
+    uint32_t n, k, n_experts, tile;
+} dsvk_moe_sort_params;
+void dsvk_moe_sort(dsvk_cmd *cmd, const dsvk_moe_sort_params *p);
+uint32_t dsvk_moe_max_tiles(uint32_t n, uint32_t k, uint32_t n_experts, uint32_t tile);
+uint32_t dsvk_moe_tile(uint32_t n); /* pairs per tile chosen for a step of n rows */
+
+/* 4.10 routed experts. up: h[pair] = weights[pair] * silu(min(a, limit)) * clamp(b), a = w1 x[row], b = w3 x[row];
+ * down: out[row][slot] = w2 h[pair]. `experts` is a device array [n_experts] of ADDR: blob of each expert, which holds the
+ * up matrix (w1/w3 interleaved as in matmul's swiglu) at byte 0 and the down matrix at byte down_offset. */
+typedef struct dsvk_moe_expert_params {
+    dsvk_addr experts;  /* ADDR [n_experts] */
+    dsvk_addr pairs;    /* u32 [n * k] */
+    dsvk_addr tiles;    /* uvec4 [max tiles] */
+    dsvk_addr weights;  /* f32 [n * k]; up only */
+    dsvk_addr x;        /* up: f32 [n, x_stride]; down: h f32 [n * k, x_stride] */
+    dsvk_addr out;      /* up: h f32 [n * k, out_stride] by pair id (row * k + slot); down: f32 [n, k + extra, n_out] */
+    dsvk_matrix w;      /* shape, type and scales offset; addr is ignored */
+    uint64_t offset;    /* byte offset of this matrix in an expert's blob */
+    uint32_t n, k, n_experts, tile;
+    uint32_t x_stride, out_stride; /* down: out_stride = f32 between rows t, slots are n_out apart */
+    bool up;
+    float limit;
+} dsvk_moe_expert_params;
+void dsvk_moe_expert(dsvk_cmd *cmd, const dsvk_moe_expert_params *p);
+
+/* 4.6: for every row t that completes a window ((position + 1) % ratio == 0): pools entry j = (position + 1) / ratio - 1,
+ * RMSNorm, RoPE at j * ratio, then a cache row (FQ8; `index` false) or an index key (Hadamard, FQ4; `index` true) into the
+ * session's page. K and S of tokens of this step come from `ks`, of earlier ones from the state ring. */
+typedef struct dsvk_kv_compress_params {
+    dsvk_addr rows, seqs;
+    dsvk_addr rope;
+    dsvk_addr ks;      /* f32 [n, ks_stride]: K [w] then S [w] (without ape), w = width * (ratio == 4 ? 2 : 1) */
+    dsvk_addr ape;     /* f32 [ratio, w] */
+    dsvk_addr norm;    /* f32 [width] */
+    dsvk_row_format format;
+    bool index;        /* width = index ? index_dim : head_dim */
+    uint32_t n, ratio, ks_stride;
+    uint32_t ring_offset, ring_capacity; /* of the K|S ring in the state: f32 [capacity][2 w], slot = position % capacity */
+    uint32_t page_tokens, page_offset;   /* rows_offset or keys_offset */
+    float eps;
+} dsvk_kv_compress_params;
+void dsvk_kv_compress(dsvk_cmd *cmd, const dsvk_kv_compress_params *p);
+
+/* 4.12 step 5: copies the last min(rows, capacity) rows of every sequence into rings of its state block. */
+typedef struct dsvk_ring_item {
+    dsvk_addr source;         /* row t at source + t * source_stride */
+    uint32_t source_stride;   /* bytes, multiple of 4 */
+    uint32_t bytes;           /* per row, multiple of 4 */
+    uint32_t offset;          /* of the ring in the state block; slot s at offset + s * bytes */
+    uint32_t capacity;        /* slots; slot = position % capacity */
+} dsvk_ring_item;
+#define DSVK_RING_ITEMS 4
+typedef struct dsvk_ring_store_params {
+    dsvk_addr rows, seqs;
+    dsvk_ring_item items[DSVK_RING_ITEMS];
+    uint32_t n, n_items;
+} dsvk_ring_store_params;
+void dsvk_ring_store(dsvk_cmd *cmd, const dsvk_ring_store_params *p);
+
+/* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. */
+typedef struct dsvk_indexer_params {
+    dsvk_addr rows, seqs;
+    dsvk_addr iq;       /* f32 [n, iq_stride] */
+    dsvk_addr weights;  /* f32 [n, weights_stride]: n_heads values */
+    dsvk_addr scores;   /* f32 [n, scores_stride] out */
+    dsvk_row_format format;
+    uint32_t n, n_heads, iq_stride, weights_stride, scores_stride;
+    uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
+    uint32_t page_tokens, page_offset;
+    float scale;        /* index_dim^-0.5 * n_heads^-0.5 */
+} dsvk_indexer_params;
+void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p);
+
+/* Exact top-k of the visible scores, ties to the lower index; idx ascending, -1 beyond. visible = (position + 1) / 4; all
+ * are taken when visible <= k (scores are then not read). NaN ranks below every number. */
+typedef struct dsvk_topk_params {
+    dsvk_addr rows;
+    dsvk_addr scores;  /* f32 [n, scores_stride] */
+    dsvk_addr idx;     /* i32 [n, k] out */
+    uint32_t n, k, scores_stride;
+} dsvk_topk_params;
+void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
+
+/* 4.8 and the inverse RoPE of 4.9. Rows of token t: window positions max(0, pos-window+1) .. pos (positions of this step from
+ * `step_store` at index first + (p - start), earlier ones from the ring), then compressed entries: idx[t] (ratio 4), all
+ * j < (pos+1)/ratio (ratio 128), none (ratio 0). split: one partial (max, sum, weighted rows) per head and split;
+ * merge: o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each head. */
+typedef struct dsvk_sparse_attn_params {
+    dsvk_addr rows, seqs;
+    dsvk_addr rope;
+    dsvk_addr q;           /* f32 [n, q_stride] */
+    dsvk_addr step_store;  /* row store of this step's window rows, capacity step_capacity */
+    dsvk_addr idx;         /* i32 [n, k]; ratio 4 only */
+    dsvk_addr sink;        /* f32 [n_heads] */
+    dsvk_addr partial;     /* f32 scratch, dsvk_sparse_attn_scratch bytes */
+    dsvk_addr out;         /* f32 [n, n_heads * head_dim] */
+    dsvk_row_format format;
+    uint32_t n, n_heads, q_stride, step_capacity, window, ratio, k;
+    uint32_t ring_offset, ring_capacity; /* row store of the window ring in the state */
+    uint32_t page_tokens, page_offset;
+    uint32_t n_splits;     /* rows of a token are divided among this many workgroups */
+    float scale;           /* head_dim^-0.5 */
+} dsvk_sparse_attn_params;
+uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
+uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows); /* a good n_splits for n rows of at most max_rows keys */
+void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);       /* the split pass */
+void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p); /* after a barrier */
+
+/* Section 5: one id per row. Order: temperature, top-k, top-p (of what top-k left), min-p (relative to the best). Random numbers
+ * are a hash of (seed, position, token id), so a row's choice depends on nothing but its logits and options. temperature
+ * 0: argmax, lowest id on ties. Non-finite logits: id 0xffffffff. */
+struct dsvk_sample_row { /* one per row, in device memory */
+    float temperature, top_p, min_p;
+    uint32_t top_k;
+    uint32_t seed_lo, seed_hi;
+    uint32_t position;
+    uint32_t pad;
+};
+typedef struct dsvk_sample_params {
+    dsvk_addr logits;   /* f32 [n, vocab] */
+    dsvk_addr options;  /* dsvk_sample_row [n] */
+    dsvk_addr out;      /* u32 [n] */
+    uint32_t n, vocab;
+} dsvk_sample_params;
+void dsvk_sample(dsvk_cmd *cmd, const dsvk_sample_params *p);
+
+#endif

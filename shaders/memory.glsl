@@ -1,0 +1,38 @@
+/* Device memory through addresses. A kernel's pointers arrive as uvec2 push constants; add_bytes() and add_words16() do the
+ * 64-bit sums in 32-bit arithmetic, so no shaderInt64 is needed. Reads that many invocations make of one address go
+ * through the `readonly restrict` types. */
+#extension GL_EXT_buffer_reference : require
+#extension GL_EXT_buffer_reference_uvec2 : require
+#extension GL_EXT_scalar_block_layout : require
+
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Floats { float v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4s { vec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Words { uint v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Words4 { uvec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly restrict buffer Addrs { uvec2 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) writeonly restrict buffer FloatsOut { float v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) writeonly restrict buffer Vec4sOut { vec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) writeonly restrict buffer WordsOut { uint v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer FloatsInOut { float v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer WordsInOut { uint v[]; };
+
+struct Row { uint token, position, sequence, first; };
+struct Seq { uvec2 state, pages; uint first, rows, start, pad; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Rows { Row v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly restrict buffer Seqs { Seq v[]; };
+
+uvec2 add_bytes(uvec2 address, uint bytes) {
+    uint carry;
+    uint low = uaddCarry(address.x, bytes, carry);
+    return uvec2(low, address.y + carry);
+}
+
+/* address + count * bytes, the product in 64 bits */
+uvec2 add_product(uvec2 address, uint count, uint bytes) {
+    uint high, low, carry;
+    umulExtended(count, bytes, high, low);
+    low = uaddCarry(address.x, low, carry);
+    return uvec2(low, address.y + high + carry);
+}
+
+bool is_null(uvec2 address) { return (address.x | address.y) == 0u; }
