@@ -1,0 +1,102 @@
+/* Rows of the KV cache and index keys in the layouts of ops.h ("row stores"): addresses, decoding, encoding.
+ * Include after memory.glsl and numbers.glsl, with these defined as literals or specialization constants:
+ *   NATIVE (bool)        true: e4m3 codes and a BF16 tail, e2m1 keys, ue8m0 scales; false: plain f32, nothing quantised
+ *   HEAD_DIM, ROPE_DIM   of a row; HEAD_DIM - ROPE_DIM is a multiple of 64, ROPE_DIM of 16
+ *   INDEX_DIM            of a key, a multiple of 32
+ * A row index that comes from memory is clamped by the caller. */
+
+/* ---- rows ---- */
+
+uint row_code_bytes() { return NATIVE ? HEAD_DIM + ROPE_DIM : 4u * HEAD_DIM; }
+uint row_scale_bytes() { return NATIVE ? ((HEAD_DIM - ROPE_DIM) / 64u + 3u) & ~3u : 0u; }
+
+/* Address of the codes (or floats) of a row, and of its scales (native only). */
+uvec2 row_codes(uvec2 store, uint row) { return add_product(store, row, row_code_bytes()); }
+uvec2 row_scales(uvec2 store, uint capacity, uint row) {
+    return add_product(add_product(store, capacity, row_code_bytes()), row, row_scale_bytes());
+}
+
+/* Scale of the 64 codes around value d < HEAD_DIM - ROPE_DIM. */
+float row_scale(uvec2 scales, uint d) {
+    return ue8m0((Words(scales).v[d >> 8] >> ((d >> 6 & 3u) * 8u)) & 0xffu);
+}
+
+/* 16 consecutive values from value d (a multiple of 16) on: one, two or four 16-byte loads. */
+void row_load16(uvec2 codes, uvec2 scales, uint d, out vec4 v[4]) {
+    if (!NATIVE) {
+        for (uint i = 0u; i < 4u; i++)
+            v[i] = Vec4s(codes).v[(d >> 2) + i];
+    } else if (d < HEAD_DIM - ROPE_DIM) {
+        uvec4 w = Words4(codes).v[d >> 4];
+        float scale = row_scale(scales, d) * E4M3_UNIT;
+        v[0] = e4m3_word(w.x) * scale;
+        v[1] = e4m3_word(w.y) * scale;
+        v[2] = e4m3_word(w.z) * scale;
+        v[3] = e4m3_word(w.w) * scale;
+    } else {
+        uint at = (2u * d - (HEAD_DIM - ROPE_DIM)) >> 4;
+        uvec4 a = Words4(codes).v[at], b = Words4(codes).v[at + 1u];
+        v[0] = vec4(bf16_pair(a.x), bf16_pair(a.y));
+        v[1] = vec4(bf16_pair(a.z), bf16_pair(a.w));
+        v[2] = vec4(bf16_pair(b.x), bf16_pair(b.y));
+        v[3] = vec4(bf16_pair(b.z), bf16_pair(b.w));
+    }
+}
+
+/* 4 consecutive values from value d (a multiple of 4) on. */
+vec4 row_load4(uvec2 codes, uvec2 scales, uint d) {
+    if (!NATIVE)
+        return Vec4s(codes).v[d >> 2];
+    if (d < HEAD_DIM - ROPE_DIM)
+        return e4m3_word(Words(codes).v[d >> 2]) * (row_scale(scales, d) * E4M3_UNIT);
+    uint at = (2u * d - (HEAD_DIM - ROPE_DIM)) >> 2;
+    return vec4(bf16_pair(Words(codes).v[at]), bf16_pair(Words(codes).v[at + 1u]));
+}
+
+/* The inverse: 4 values from value d on; `scale` is the ue8m0 byte of their block of 64 (not read for the tail). */
+void row_store4(uvec2 codes, uint d, vec4 v, uint scale) {
+    if (!NATIVE) {
+        Vec4sOut(codes).v[d >> 2] = v;
+    } else if (d < HEAD_DIM - ROPE_DIM) {
+        vec4 q = v * exp2_int(127 - int(scale));
+        WordsOut(codes).v[d >> 2] =
+            e4m3_bits(q.x) | e4m3_bits(q.y) << 8 | e4m3_bits(q.z) << 16 | e4m3_bits(q.w) << 24;
+    } else {
+        uint at = (2u * d - (HEAD_DIM - ROPE_DIM)) >> 2;
+        WordsOut(codes).v[at] = bf16_bits(v.x) | bf16_bits(v.y) << 16;
+        WordsOut(codes).v[at + 1u] = bf16_bits(v.z) | bf16_bits(v.w) << 16;
+    }
+}
+
+/* ---- index keys ---- */
+
+uint key_code_bytes() { return NATIVE ? INDEX_DIM / 2u : 4u * INDEX_DIM; }
+uint key_scale_bytes() { return NATIVE ? (INDEX_DIM / 32u + 3u) & ~3u : 0u; }
+
+uvec2 key_codes(uvec2 store, uint row) { return add_product(store, row, key_code_bytes()); }
+uvec2 key_scales(uvec2 store, uint capacity, uint row) {
+    return add_product(add_product(store, capacity, key_code_bytes()), row, key_scale_bytes());
+}
+
+/* 32 consecutive values, number `block` of the key: one block of FQ4, one 16-byte word, one scale; f32: eight words. */
+void key_load32(uvec2 codes, uvec2 scales, uint block, out vec4 v[8]) {
+    if (!NATIVE) {
+        for (uint i = 0u; i < 8u; i++)
+            v[i] = Vec4s(codes).v[block * 8u + i];
+        return;
+    }
+    uvec4 w = Words4(codes).v[block];
+    float scale = ue8m0((Words(scales).v[block >> 2] >> ((block & 3u) * 8u)) & 0xffu) * E2M1_UNIT;
+    e2m1_word(w.x, v[0], v[1]);
+    e2m1_word(w.y, v[2], v[3]);
+    e2m1_word(w.z, v[4], v[5]);
+    e2m1_word(w.w, v[6], v[7]);
+    for (uint i = 0u; i < 8u; i++)
+        v[i] *= scale;
+}
+
+/* Four values as e2m1 nibbles, the first lowest; `scale` is the ue8m0 byte of their block of 32. */
+uint key_nibbles4(vec4 v, uint scale) {
+    vec4 q = v * exp2_int(127 - int(scale));
+    return e2m1_bits(q.x) | e2m1_bits(q.y) << 4 | e2m1_bits(q.z) << 8 | e2m1_bits(q.w) << 12;
+}
