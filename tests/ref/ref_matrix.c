@@ -1,0 +1,61 @@
+/* Matrices in the order of the file, and the scalar packer of the tiled layout: what the loader's upload must produce. */
+#include "ref.h"
+
+#include <string.h>
+
+static uint32_t bits_per_input(dsvk_weight_type type) {
+    switch (type) {
+    case DSVK_TYPE_F32: return 32;
+    case DSVK_TYPE_BF16: return 16;
+    case DSVK_TYPE_FP8: return 8;
+    case DSVK_TYPE_FP4: return 4;
+    }
+    return 32;
+}
+
+float ref_weight(const ref_matrix *m, uint32_t o, uint32_t i) {
+    const size_t at = (size_t)o * m->n_in + i;
+    switch (m->type) {
+    case DSVK_TYPE_F32: return ((const float *)m->codes)[at];
+    case DSVK_TYPE_BF16: return ref_bf16(((const uint16_t *)m->codes)[at]);
+    case DSVK_TYPE_FP8:
+        return ref_e4m3(((const uint8_t *)m->codes)[at]) *
+               ((const float *)m->scales)[(size_t)(o / 16) * dsvk_ceil_div(m->n_in, 128) + i / 128];
+    case DSVK_TYPE_FP4: {
+        const uint8_t pair = ((const uint8_t *)m->codes)[at / 2];
+        return ref_e2m1(i % 2 ? pair >> 4 : pair & 15) *
+               ref_ue8m0(((const uint8_t *)m->scales)[(size_t)o * (m->n_in / 32) + i / 32]);
+    }
+    }
+    return 0;
+}
+
+void ref_pack_tiles(const ref_matrix *m, void *blob) {
+    uint8_t *out = blob;
+    const uint32_t words = dsvk_matrix_words(m->type, m->n_in);
+    const size_t row_bytes = (size_t)m->n_in * bits_per_input(m->type) / 8;
+    const uint64_t scales = dsvk_matrix_scales(m->type, m->n_out, m->n_in);
+    memset(out, 0, dsvk_matrix_bytes(m->type, m->n_out, m->n_in));
+    for (uint32_t o = 0; o < m->n_out; o++) {
+        const uint8_t *row = (const uint8_t *)m->codes + o * row_bytes;
+        const uint64_t tile = o / DSVK_TILE_ROWS, r = o % DSVK_TILE_ROWS;
+        for (uint32_t k = 0; k < words; k++) {
+            const size_t left = row_bytes - (size_t)k * 16;
+            memcpy(out + ((tile * words + k) * DSVK_TILE_ROWS + r) * 16, row + (size_t)k * 16, left < 16 ? left : 16);
+        }
+    }
+    if (m->type == DSVK_TYPE_FP8) {
+        const uint32_t blocks = (uint32_t)dsvk_ceil_div(m->n_in, 128);
+        for (uint32_t half = 0; half < dsvk_ceil_div(m->n_out, 16); half++)
+            for (uint32_t b = 0; b < blocks; b++)
+                memcpy(out + scales + (((uint64_t)(half / 2) * blocks + b) * 2 + half % 2) * 4,
+                       (const float *)m->scales + (size_t)half * blocks + b, 4);
+    }
+    if (m->type == DSVK_TYPE_FP4) {
+        const uint32_t groups = (uint32_t)dsvk_ceil_div(words, 4);
+        for (uint32_t o = 0; o < m->n_out; o++)
+            for (uint32_t k = 0; k < words; k++)
+                out[scales + (((uint64_t)(o / DSVK_TILE_ROWS) * groups + k / 4) * DSVK_TILE_ROWS + o % DSVK_TILE_ROWS) * 4 +
+                    k % 4] = ((const uint8_t *)m->scales)[(size_t)o * words + k];
+    }
+}
