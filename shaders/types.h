@@ -16,6 +16,9 @@
 #define F32 float
 #endif
 
+/* Positions in one page of a RoPE table (ops.h). */
+#define DSVK_ROPE_PAGE 4096u
+
 /* One row of a step (a token of some sequence). The host writes them. */
 struct dsvk_row {
     U32 token;    /* id, < vocabulary */

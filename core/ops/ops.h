@@ -58,8 +58,7 @@ uint32_t dsvk_key_scale_bytes(const dsvk_row_format *f);
  * capacity. Compressed entry j lives in page j / capacity at row j % capacity. */
 
 /* RoPE tables: f32 [positions][rope_dim / 2][2] = (cos, sin) in pages of DSVK_ROPE_PAGE positions; `rope` below is the
- * address of an array of page addresses. */
-#define DSVK_ROPE_PAGE 4096u
+ * address of an array of page addresses. DSVK_ROPE_PAGE is in types.h. */
 
 /* ---- ops ---- */
 
@@ -120,6 +119,7 @@ typedef struct dsvk_hyper_conn_pre_params {
     dsvk_addr post;     /* f32 [n, 4]; 0 for the head */
     dsvk_addr comb;     /* f32 [n, 4, 4]; 0 for the head */
     uint32_t n, dim, n_mix, sinkhorn_iters;
+    uint32_t n_in;      /* rows of x_in, for clamping `select`; not read without it */
     float eps, hc_eps;
 } dsvk_hyper_conn_pre_params;
 void dsvk_hyper_conn_pre(dsvk_cmd *cmd, const dsvk_hyper_conn_pre_params *p);

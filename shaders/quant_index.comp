@@ -1,0 +1,44 @@
+/* Index queries, spec 4.7, in place: RoPE on the last ROPE_DIM values of each index head, Hadamard over the head (3.7), and in
+ * the native format FQ4 (3.6, blocks of 32), the quantised values staying f32. iq [n, iq_stride], n_heads * INDEX_DIM values
+ * used per row. Workgroup (g, t) does the heads of row t that its 512 values cover, 4 values per invocation. */
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#define WORKGROUP 128u
+layout(local_size_x = 128) in;
+#include "memory.glsl"
+#include "numbers.glsl"
+#include "reduce.glsl"
+#include "quant_index.h"
+
+layout(constant_id = QUANT_INDEX_CONSTANT_NATIVE) const bool NATIVE = true;
+layout(constant_id = QUANT_INDEX_CONSTANT_INDEX_DIM) const uint INDEX_DIM = 128u;
+layout(constant_id = QUANT_INDEX_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
+#define HEAD_DIM 512u
+#include "rope.glsl"
+#include "kv.glsl"
+#include "line.glsl"
+
+layout(push_constant, scalar) uniform Args { quant_index_args a; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer Vec4sInOut { vec4 v[]; };
+
+void main() {
+    uint row = gl_WorkGroupID.y, at = gl_WorkGroupID.x * WORKGROUP + gl_LocalInvocationIndex;
+    uint d = 4u * at % INDEX_DIM, plain = INDEX_DIM - ROPE_DIM;
+    bool live = 4u * at < a.n_heads * INDEX_DIM;
+    Vec4sInOut iq = Vec4sInOut(add_product(a.iq, row, a.iq_stride * 4u));
+
+    vec4 v = vec4(0.0);
+    if (live)
+        v = iq.v[at];
+    if (d >= plain)
+        v = rope_rotate(v, rope_angles(a.table, Rows(a.rows).v[row].position, (d - plain) / 2u));
+    v = line_hadamard(v, INDEX_DIM);
+    if (NATIVE) {
+        uint scale = fq4_scale(line_block_max(v, 8u));
+        vec4 low, high;
+        e2m1_word(key_nibbles4(v, scale), low, high);
+        v = low * (E2M1_UNIT * ue8m0(scale));
+    }
+    if (live)
+        iq.v[at] = v;
+}
