@@ -1,0 +1,92 @@
+/* Weights times activations (spec 3.8): any weight type, optional output groups, optional SwiGLU of interleaved w1 and w3.
+ * Few rows use the variant that shares a weight word between 1 or 4 of them, chunks the one that shares it between 8; a
+ * row's result is the same in all of them. */
+#include "matmul_rows.h"
+
+_Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
+
+uint32_t dsvk_matmul_rows(uint32_t n) { return n == 1 ? 1 : n <= 4 ? 4 : 8; }
+
+void dsvk_matmul_constants(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue,
+                           uint32_t constants[MATMUL_CONSTANTS]) {
+    const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
+    constants[MATMUL_TYPE] = type;
+    constants[MATMUL_ROWS] = rows;
+    constants[MATMUL_EPILOGUE] = epilogue;
+    constants[MATMUL_SUBGROUP_8] = limits->subgroup_min == 8 && limits->subgroup_max == 8;
+}
+
+bool dsvk_matmul_check(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w) {
+    if (w->n_out > 0 && w->n_in > 0 && w->n_in % 32 == 0 && w->n_out <= (1u << 21) && w->n_in <= (1u << 20) &&
+        (unsigned)w->type <= DSVK_TYPE_FP4)
+        return true;
+    dsvk_cmd_fail(cmd, DSVK_INVALID, "%s: weight [%u, %u] of type %d; inputs must be a multiple of 32", op, w->n_out,
+                  w->n_in, (int)w->type);
+    return false;
+}
+
+static uint32_t count_groups(const dsvk_matmul_params *p) {
+    return p->group_rows > 0 ? (uint32_t)dsvk_ceil_div(p->w.n_out, p->group_rows) : 1;
+}
+
+static bool shapes_fit(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
+    const uint32_t groups = count_groups(p);
+    const uint32_t columns = p->swiglu ? p->w.n_out / 2 : p->w.n_out;
+    if (!dsvk_matmul_check(cmd, "matmul", &p->w))
+        return false;
+    if (p->group_rows % DSVK_TILE_ROWS != 0) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "matmul: groups of %u rows; a group is a multiple of %u rows", p->group_rows,
+                      DSVK_TILE_ROWS);
+        return false;
+    }
+    if (p->swiglu && p->w.n_out % DSVK_TILE_ROWS != 0) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "matmul: swiglu over %u rows; w1 and w3 together are a multiple of %u", p->w.n_out,
+                      DSVK_TILE_ROWS);
+        return false;
+    }
+    if (p->x_stride % 4 != 0 || p->x_stride < (uint64_t)groups * p->w.n_in || p->out_stride < columns) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "matmul: x stride %u (a multiple of 4, at least %u groups of %u) and out stride %u (at least %u)",
+                      p->x_stride, groups, p->w.n_in, p->out_stride, columns);
+        return false;
+    }
+    if ((uint64_t)p->n * p->x_stride / 4 >= (1u << 31)) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "matmul: %u rows of %u values are more than a step holds", p->n, p->x_stride);
+        return false;
+    }
+    return true;
+}
+
+void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
+    const uint32_t rows = dsvk_matmul_rows(p->n), words = dsvk_matrix_words(p->w.type, p->w.n_in);
+    const uint32_t columns = p->swiglu ? p->w.n_out / 2 : p->w.n_out;
+    uint32_t constants[MATMUL_CONSTANTS];
+    if (p->n == 0 || !shapes_fit(cmd, p))
+        return;
+    dsvk_matmul_constants(cmd, p->w.type, rows, p->swiglu ? EPILOGUE_SWIGLU : EPILOGUE_STORE, constants);
+    const struct matmul_args args = { .w = p->w.addr,
+                                      .scales = p->w.addr + p->w.scales,
+                                      .x = p->x,
+                                      .result = p->out,
+                                      .n = p->n,
+                                      .n_out = columns,
+                                      .words = words,
+                                      .x_stride = p->x_stride,
+                                      .out_stride = p->out_stride,
+                                      .group_tiles = p->group_rows / DSVK_TILE_ROWS,
+                                      .group_quads = p->w.n_in / 4,
+                                      .limit = p->limit };
+    dsvk_dispatch(cmd, &(dsvk_dispatch_info){
+                           .op = "matmul",
+                           .shader = "matmul",
+                           .constants = constants,
+                           .n_constants = MATMUL_CONSTANTS,
+                           .args = &args,
+                           .args_size = sizeof args,
+                           .groups = { (uint32_t)dsvk_ceil_div(p->n, rows),
+                                       (uint32_t)dsvk_ceil_div(p->w.n_out, DSVK_TILE_ROWS), 1 },
+                           .bytes = dsvk_matrix_bytes(p->w.type, p->w.n_out, p->w.n_in) +
+                                    4ull * p->n * ((uint64_t)count_groups(p) * p->w.n_in + columns),
+                           .flops = 2ull * p->n * p->w.n_out * p->w.n_in,
+                       });
+}

@@ -1,0 +1,132 @@
+/* One tile of 32 output rows times ROWS rows of x: the body of matmul.comp and moe_expert.comp.
+ *
+ * A workgroup is 8 x 32 invocations. Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
+ * lane l works on the tile's rows l, l + 8, l + 16, l + 24, so that eight lanes read 128 contiguous bytes four times, the
+ * whole group streams the tile front to back, and every value of x in a register serves four output rows. A weight word
+ * is read and decoded once for all ROWS rows of x.
+ *
+ * Sums: products of one word in order of the input (f32, fused), times the word's scale, added to the split's total in
+ * order; then the 32 totals, in groups of four. Nothing of that depends on ROWS, on a row's place, or on the other rows, so
+ * a row's result is the same in every batch, bit for bit; `precise` keeps compilers from changing one variant only.
+ *
+ * The includer calls multiply(), then for every PASS_ROWS rows add_splits() and row_total(). */
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_basic : require
+
+layout(local_size_x = 8, local_size_y = 32) in;
+layout(constant_id = MATMUL_TYPE) const uint TYPE = 0u;
+layout(constant_id = MATMUL_ROWS) const uint ROWS = 1u;
+layout(constant_id = MATMUL_EPILOGUE) const uint EPILOGUE = 0u;
+layout(constant_id = MATMUL_SUBGROUP_8) const uint SUBGROUP_8 = 0u;
+
+const uint TYPE_BF16 = 1u, TYPE_FP8 = 2u, TYPE_FP4 = 3u; /* dsvk_weight_type; 0 is f32 */
+const uint QUADS = 1u << TYPE;                           /* groups of four inputs in a word */
+const uint MAX_ROWS = 8u;
+const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which bounds shared memory */
+const uint SPLITS = 32u;
+
+shared float partial[PASS_ROWS * SPLITS * 32u];
+
+/* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so turns the reads of x into scalar ones. */
+uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : gl_LocalInvocationID.y; }
+uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationID.x; }
+
+/* Inputs 4 * quad .. 4 * quad + 3 of a weight word, without scale. */
+vec4 decode_quad(uvec4 word, uint quad) {
+    if (TYPE == TYPE_BF16)
+        return vec4(bf16_pair(word[2u * quad]), bf16_pair(word[2u * quad + 1u]));
+    if (TYPE == TYPE_FP8)
+        return e4m3_word(word[quad]);
+    if (TYPE == TYPE_FP4) {
+        vec4 low, high;
+        e2m1_word(word[quad / 2u], low, high);
+        return quad % 2u == 0u ? low : high;
+    }
+    return uintBitsToFloat(word);
+}
+
+/* The scales of weight word k for the lane's four output rows, with the decoder's unit. */
+vec4 word_scales(uvec2 scales, uint tile, uint words, uint k, uint lane) {
+    if (TYPE == TYPE_FP8) {
+        const uint at = (tile * ((words + 7u) / 8u) + k / 8u) * 2u;
+        const float low = Floats(scales).v[at] * E4M3_UNIT, high = Floats(scales).v[at + 1u] * E4M3_UNIT;
+        return vec4(low, low, high, high);
+    }
+    const uint at = (tile * ((words + 3u) / 4u) + k / 4u) * 32u + lane;
+    vec4 result;
+    [[unroll]] for (uint j = 0u; j < 4u; j++)
+        result[j] = ue8m0((Words(scales).v[at + 8u * j] >> (k % 4u * 8u)) & 255u) * E2M1_UNIT;
+    return result;
+}
+
+/* sums[r]: this split's share of the lane's four output rows times row r of x. x_at[r]: where row r of x begins, in vec4. */
+void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const uint x_at[MAX_ROWS],
+              out vec4 sums[MAX_ROWS]) {
+    const uint lane = lane_index();
+    Words4 tile_codes = Words4(add_product(codes, tile, words * 512u));
+    precise vec4 total[MAX_ROWS]; /* [row of x], one component per output row */
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        total[r] = vec4(0.0);
+    for (uint k = split_index(); k < words; k += SPLITS) {
+        uvec4 word[4];
+        [[unroll]] for (uint j = 0u; j < 4u; j++)
+            word[j] = tile_codes.v[k * 32u + 8u * j + lane];
+        precise vec4 part[MAX_ROWS];
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            part[r] = TYPE >= TYPE_FP8 ? vec4(0.0) : total[r];
+        [[unroll]] for (uint q = 0u; q < QUADS; q++) {
+            const mat4 w = transpose(mat4(decode_quad(word[0], q), decode_quad(word[1], q), decode_quad(word[2], q),
+                                          decode_quad(word[3], q)));
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+                const vec4 v = Vec4s(x).v[x_at[r] + k * QUADS + q];
+                part[r] = fma(w[0], v.xxxx, part[r]);
+                part[r] = fma(w[1], v.yyyy, part[r]);
+                part[r] = fma(w[2], v.zzzz, part[r]);
+                part[r] = fma(w[3], v.wwww, part[r]);
+            }
+        }
+        const vec4 scale = TYPE >= TYPE_FP8 ? word_scales(scales, tile, words, k, lane) : vec4(1.0);
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            total[r] = TYPE >= TYPE_FP8 ? fma(part[r], scale, total[r]) : part[r];
+    }
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        sums[r] = total[r];
+}
+
+/* Where split y keeps output row o of row r of the pass; turned by the split so that no two lanes meet in a bank. */
+uint partial_at(uint r, uint y, uint o) { return (r * SPLITS + y) * 32u + ((o + 8u * y) & 31u); }
+
+/* Adds up the splits of rows first .. first + PASS_ROWS - 1 of x. Afterwards row_total(r, o) is the sum of row first + r and
+ * output row o of the tile. Every invocation must call it. */
+void add_splits(uint first, const vec4 sums[MAX_ROWS]) {
+    const uint lane = lane_index(), y = split_index();
+    barrier(); /* an earlier pass may still be read */
+    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
+        [[unroll]] for (uint j = 0u; j < 4u; j++)
+            partial[partial_at(r, y, lane + 8u * j)] = sums[first + r][j];
+    barrier();
+    const uint o = gl_LocalInvocationIndex % 32u, four = gl_LocalInvocationIndex / 32u * 4u;
+    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++) {
+        precise float sum = partial[partial_at(r, four, o)];
+        [[unroll]] for (uint i = 1u; i < 4u; i++)
+            sum += partial[partial_at(r, four + i, o)];
+        partial[partial_at(r, four, o)] = sum;
+    }
+    barrier();
+}
+
+float row_total(uint r, uint o) {
+    precise float sum = partial[partial_at(r, 0u, o)];
+    [[unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
+        sum += partial[partial_at(r, four, o)];
+    return sum;
+}
+
+/* silu(min(gate, limit)) * clamp(up, -limit, limit) (spec 4.10); limit 0 clamps nothing, NaN stays NaN. */
+float swiglu(float gate, float up, float limit) {
+    if (limit > 0.0) {
+        gate = gate > limit ? limit : gate;
+        up = up > limit ? limit : up < -limit ? -limit : up;
+    }
+    return gate * sigmoid(gate) * up;
+}
