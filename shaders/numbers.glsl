@@ -93,6 +93,28 @@ float exp_exact(float x) {
     return p * exp2_int(e >> 1) * exp2_int(e - (e >> 1)); /* two steps: 2^128 does not exist */
 }
 
+/* e^x * 2^-m for finite x without forming e^x, m not far below ceil(x / ln 2). Another m changes the result by exactly
+ * a power of two (down to 2^-126, then 0), so partial softmax sums with different m add up without rounding twice.
+ * Infinite and NaN x give NaN. */
+float exp_scaled(float x, int m) {
+    if ((floatBitsToUint(x) & 0x7f800000u) == 0x7f800000u)
+        return uintBitsToFloat(0x7fc00000u);
+    x = clamp(x, -1e6, 1e6);
+    float k = roundEven(x * 1.4426950408889634);
+    float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* as in exp_exact */
+    float p = 1.9875691500e-4;
+    p = p * r + 1.3981999507e-3;
+    p = p * r + 8.3334519073e-3;
+    p = p * r + 4.1665795894e-2;
+    p = p * r + 1.6666665459e-1;
+    p = p * r + 5.0000001201e-1;
+    p = p * (r * r) + r + 1.0;
+    int e = int(k) - m;
+    return e < -126 ? 0.0 : p * exp2_int(min(e, 127));
+}
+/* An m for a largest x: the smallest integer with e^x * 2^-m <= 1 (of rounded quantities). */
+int exp_exponent(float x) { return int(ceil(clamp(x, -1e6, 1e6) * 1.4426950408889634)); }
+
 /* ln x for normal x > 0, absolute error < 1e-7 * max(1, |ln x|). */
 float log_exact(float x) {
     uint u = floatBitsToUint(x);

@@ -1,0 +1,53 @@
+/* Index scores, spec 4.7. See shaders/indexer.comp. */
+#include "ops.h"
+
+#include "indexer.h"
+
+_Static_assert(sizeof(struct indexer_args) <= 128, "push constants");
+
+void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
+    const dsvk_row_format *f = &p->format;
+    if (f->index_dim == 0 || f->index_dim % 32 != 0 || p->n_heads == 0 || p->iq_stride < p->n_heads * f->index_dim ||
+        p->iq_stride % 4 != 0 || p->weights_stride < p->n_heads) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "indexer: %u heads of %u values in queries of stride %u and weights of stride %u; heads are multiples "
+                      "of 32, the queries' stride of 4",
+                      p->n_heads, f->index_dim, p->iq_stride, p->weights_stride);
+        return;
+    }
+    if (p->max_visible > p->scores_stride || p->page_tokens < 4 || p->page_tokens % 4 != 0 || p->page_offset % 16 != 0) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "indexer: %u keys visible in scores of stride %u, pages of %u tokens with keys at byte %u; pages hold a "
+                      "multiple of 4 tokens, keys start at a multiple of 16",
+                      p->max_visible, p->scores_stride, p->page_tokens, p->page_offset);
+        return;
+    }
+    const struct indexer_args args = {
+        .rows = p->rows,
+        .seqs = p->seqs,
+        .iq = p->iq,
+        .weights = p->weights,
+        .scores = p->scores,
+        .n_heads = p->n_heads,
+        .iq_stride = p->iq_stride,
+        .weights_stride = p->weights_stride,
+        .scores_stride = p->scores_stride,
+        .page_tokens = p->page_tokens,
+        .page_offset = p->page_offset,
+        .scale = p->scale,
+    };
+    const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim, [INDEXER_CONSTANT_NATIVE] = f->native };
+    const uint64_t keys = (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
+    dsvk_dispatch(cmd, &(dsvk_dispatch_info){
+                           .op = "indexer",
+                           .shader = "indexer",
+                           .constants = constants,
+                           .n_constants = DSVK_COUNT(constants),
+                           .args = &args,
+                           .args_size = sizeof args,
+                           .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, INDEXER_KEYS), p->n, 1 },
+                           .bytes = keys * (dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) + 4) +
+                                    (uint64_t)p->n * p->n_heads * (f->index_dim + 1) * 4,
+                           .flops = keys * p->n_heads * (2 * f->index_dim + 3),
+                       });
+}

@@ -1,0 +1,131 @@
+/* Sparse attention, spec 4.8, and the inverse RoPE of 4.9. See shaders/sparse_attn.comp and sparse_attn_merge.comp. */
+#include "ops.h"
+
+#include "sparse_attn.h"
+
+_Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
+_Static_assert(sizeof(struct sparse_attn_merge_args) <= 128, "push constants");
+
+/* Partials in flight beyond which splitting costs more memory than it gains parallelism. */
+#define MAX_PARTIALS 1024u
+
+static uint64_t cells(uint32_t n, uint32_t n_splits, uint32_t n_heads) { return (uint64_t)n * n_splits * n_heads; }
+
+/* sums, then stats */
+uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
+    return cells(n, n_splits, n_heads) * head_dim * 4 + dsvk_align(cells(n, n_splits, n_heads) * 8, 16);
+}
+
+uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows) {
+    const uint64_t segments = dsvk_ceil_div(max_rows, SPARSE_ATTN_SEGMENT);
+    return n < 64 && segments > 0 && n * segments <= MAX_PARTIALS ? (uint32_t)segments : 1;
+}
+
+static bool shapes_are_right(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    const dsvk_row_format *f = &p->format;
+    if (f->head_dim == 0 || f->head_dim % 64 != 0 || f->head_dim > 512 || f->rope_dim % 16 != 0 ||
+        f->rope_dim > f->head_dim || (f->head_dim - f->rope_dim) % 64 != 0) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "sparse_attn: heads of %u values, %u of them rotated; heads are multiples of 64 up to 512, the part "
+                      "without RoPE a multiple of 64, the rotated one of 16",
+                      f->head_dim, f->rope_dim);
+        return false;
+    }
+    if (p->n_heads == 0 || p->n_splits == 0 || p->n > 65535 || p->n_splits > 65535) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "sparse_attn: %u rows, %u heads, %u splits; there is at least one head and split and at most 65535 rows "
+                      "and splits",
+                      p->n, p->n_heads, p->n_splits);
+        return false;
+    }
+    return true;
+}
+
+void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    const dsvk_row_format *f = &p->format;
+    if (!shapes_are_right(cmd, p))
+        return;
+    if (p->q_stride < p->n_heads * f->head_dim || p->q_stride % 4 != 0 || p->window == 0 || p->step_capacity == 0 ||
+        p->ring_capacity + 1 < p->window) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "sparse_attn: %u heads of %u in queries of stride %u, window %u with a ring of %u rows and %u rows of the "
+                      "step; the stride is a multiple of 4 that holds the heads, the ring holds the window's older rows",
+                      p->n_heads, f->head_dim, p->q_stride, p->window, p->ring_capacity, p->step_capacity);
+        return;
+    }
+    if (p->ratio != 0 && (p->page_tokens < p->ratio || p->page_tokens % p->ratio != 0 || p->page_offset % 16 != 0)) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "sparse_attn: pages of %u tokens at ratio %u with rows at byte %u; pages hold a multiple of the ratio, rows "
+                      "start at a multiple of 16",
+                      p->page_tokens, p->ratio, p->page_offset);
+        return;
+    }
+    const struct sparse_attn_args args = {
+        .rows = p->rows,
+        .seqs = p->seqs,
+        .q = p->q,
+        .step_store = p->step_store,
+        .idx = p->idx,
+        .sums = p->partial,
+        .stats = p->partial + cells(p->n, p->n_splits, p->n_heads) * f->head_dim * 4,
+        .q_stride = p->q_stride,
+        .n_heads = p->n_heads,
+        .n_splits = p->n_splits,
+        .step_capacity = p->step_capacity,
+        .window = p->window,
+        .ratio = p->ratio,
+        .k = p->k,
+        .ring_offset = p->ring_offset,
+        .ring_capacity = p->ring_capacity > 0 ? p->ring_capacity : 1,
+        .page_tokens = p->page_tokens,
+        .page_offset = p->page_offset,
+        .scale = p->scale,
+    };
+    const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
+                                   [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
+                                   [SPARSE_ATTN_CONSTANT_NATIVE] = f->native };
+    const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : 0)); /* ratio 128: the window's only */
+    dsvk_dispatch(cmd, &(dsvk_dispatch_info){
+                           .op = "sparse_attn",
+                           .shader = "sparse_attn",
+                           .constants = constants,
+                           .n_constants = DSVK_COUNT(constants),
+                           .args = &args,
+                           .args_size = sizeof args,
+                           .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, SPARSE_ATTN_HEADS), p->n, p->n_splits },
+                           .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
+                                    (uint64_t)p->n * p->n_heads * f->head_dim * 4 +
+                                    dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),
+                           .flops = rows * p->n_heads * f->head_dim * 4,
+                       });
+}
+
+void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    const dsvk_row_format *f = &p->format;
+    if (!shapes_are_right(cmd, p))
+        return;
+    const struct sparse_attn_merge_args args = {
+        .rows = p->rows,
+        .rope = p->rope,
+        .sums = p->partial,
+        .stats = p->partial + cells(p->n, p->n_splits, p->n_heads) * f->head_dim * 4,
+        .sink = p->sink,
+        .result = p->out,
+        .n_heads = p->n_heads,
+        .n_splits = p->n_splits,
+    };
+    const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
+                                   [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim };
+    const uint64_t values = (uint64_t)p->n * p->n_heads * f->head_dim;
+    dsvk_dispatch(cmd, &(dsvk_dispatch_info){
+                           .op = "sparse_attn_merge",
+                           .shader = "sparse_attn_merge",
+                           .constants = constants,
+                           .n_constants = DSVK_COUNT(constants),
+                           .args = &args,
+                           .args_size = sizeof args,
+                           .groups = { (uint32_t)dsvk_ceil_div((uint64_t)p->n_heads * f->head_dim / 4, 256), p->n, 1 },
+                           .bytes = dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim) + values * 4,
+                           .flops = values * (2 * p->n_splits + 1),
+                       });
+}

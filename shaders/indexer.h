@@ -1,0 +1,26 @@
+/* Arguments and constants of indexer.comp. */
+#ifndef DSVK_INDEXER_ARGS_H
+#define DSVK_INDEXER_ARGS_H
+#include "types.h"
+
+#define INDEXER_CONSTANT_INDEX_DIM 0
+#define INDEXER_CONSTANT_NATIVE 1
+
+#define INDEXER_KEYS 256  /* keys of a workgroup */
+
+struct indexer_args {
+    ADDR rows;    /* dsvk_row [n] */
+    ADDR seqs;    /* dsvk_seq */
+    ADDR iq;      /* f32 [n, iq_stride] */
+    ADDR weights; /* f32 [n, weights_stride] */
+    ADDR scores;  /* f32 [n, scores_stride] */
+    U32 n_heads;
+    U32 iq_stride; /* a multiple of 4 */
+    U32 weights_stride;
+    U32 scores_stride;
+    U32 page_tokens;
+    U32 page_offset;
+    F32 scale;
+};
+
+#endif
