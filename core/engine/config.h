@@ -33,11 +33,11 @@ typedef struct dsvk_config {
     uint32_t index_n_heads, index_head_dim, index_topk; /* Hi, di, Ki; used in layers of ratio 4 */
     uint32_t n_experts, n_experts_per_token;            /* E, A */
     uint32_t moe_intermediate_size; /* I, of routed and shared experts */
-    float route_scale;              /* routed_scaling_factor */
-    float swiglu_limit;             /* 0: no clamp */
+    double route_scale;             /* routed_scaling_factor */
+    double swiglu_limit;            /* 0: no clamp */
     uint32_t hc_mult;               /* C = DSVK_HC_STREAMS */
     uint32_t hc_sinkhorn_iters;     /* at least 1 */
-    float hc_eps, norm_eps;
+    double hc_eps, norm_eps;        /* none of these is 0 or infinite as an f32 */
     int32_t bos_token_id, eos_token_id, pad_token_id; /* -1: none */
 } dsvk_config;
 
