@@ -8,11 +8,11 @@ _Static_assert(sizeof(struct indexer_args) <= 128, "push constants");
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const dsvk_row_format *f = &p->format;
     if (f->index_dim == 0 || f->index_dim % 32 != 0 || p->n_heads == 0 || p->iq_stride < p->n_heads * f->index_dim ||
-        p->iq_stride % 4 != 0 || p->weights_stride < p->n_heads) {
+        p->iq_stride % 4 != 0 || p->weights_stride < p->n_heads || p->n > 65535) {
         dsvk_cmd_fail(cmd, DSVK_INVALID,
-                      "indexer: %u heads of %u values in queries of stride %u and weights of stride %u; heads are multiples "
-                      "of 32, the queries' stride of 4",
-                      p->n_heads, f->index_dim, p->iq_stride, p->weights_stride);
+                      "indexer: %u rows, %u heads of %u values in queries of stride %u and weights of stride %u; at most "
+                      "65535 rows, heads are multiples of 32, the queries' stride of 4",
+                      p->n, p->n_heads, f->index_dim, p->iq_stride, p->weights_stride);
         return;
     }
     if (p->max_visible > p->scores_stride || p->page_tokens < 4 || p->page_tokens % 4 != 0 || p->page_offset % 16 != 0) {

@@ -46,11 +46,12 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     if (!shapes_are_right(cmd, p))
         return;
     if (p->q_stride < p->n_heads * f->head_dim || p->q_stride % 4 != 0 || p->window == 0 || p->step_capacity == 0 ||
-        p->ring_capacity + 1 < p->window) {
+        p->ring_capacity + 1 < p->window || p->ring_offset % 16 != 0) {
         dsvk_cmd_fail(cmd, DSVK_INVALID,
-                      "sparse_attn: %u heads of %u in queries of stride %u, window %u with a ring of %u rows and %u rows of the "
-                      "step; the stride is a multiple of 4 that holds the heads, the ring holds the window's older rows",
-                      p->n_heads, f->head_dim, p->q_stride, p->window, p->ring_capacity, p->step_capacity);
+                      "sparse_attn: %u heads of %u in queries of stride %u, window %u with a ring of %u rows at byte %u and "
+                      "%u rows of the step; the stride is a multiple of 4 that holds the heads, the ring holds the window's "
+                      "older rows and starts at a multiple of 16",
+                      p->n_heads, f->head_dim, p->q_stride, p->window, p->ring_capacity, p->ring_offset, p->step_capacity);
         return;
     }
     if (p->ratio != 0 && (p->page_tokens < p->ratio || p->page_tokens % p->ratio != 0 || p->page_offset % 16 != 0)) {
