@@ -48,4 +48,48 @@ void ref_sparse_attn(const ref_sparse_attn_case *c, float *out, float *magnitude
 void ref_read_row(const void *store, uint32_t capacity, uint32_t r, const dsvk_row_format *f, float *out);
 void ref_read_key(const void *store, uint32_t capacity, uint32_t r, const dsvk_row_format *f, float *out);
 
+/* ---- norms, RoPE, hyper-connections (ref_rms_norm.c, ref_rope.c, ref_hyper_conn.c) ---- */
+void ref_rms_norm(const float *x, const float *weight, float *out, uint32_t dim, float eps);
+/* (cos, sin) of pair i at a position, base 10000, the angle rounded to f32 as host tables have it (4.4). */
+void ref_rope_angle(uint32_t rope_dim, uint32_t position, uint32_t i, float *cosine, float *sine);
+/* Turns the last rope_dim of n values; float: every product and sum rounded, as a kernel must. */
+void ref_rope(float *x, uint32_t n, uint32_t rope_dim, uint32_t position);
+void ref_rope_wide(double *x, uint32_t n, uint32_t rope_dim, uint32_t position);
+void ref_head_norm(float *q, uint32_t head_dim, float eps); /* in place */
+/* 4.3 for one row. x [4, dim] in place; magnitude [4, dim] or NULL: sums of |terms|. */
+void ref_hyper_conn_post(float *x, const float *y, uint32_t n_parts, const float *post, const float *comb, uint32_t dim,
+                         float *magnitude);
+/* partials [ceil(dim / 256), n_mix + 1] and the sums of |terms| of each. */
+void ref_hyper_conn_mix(const float *x, const float *fn, uint32_t dim, uint32_t n_mix, float *partials, float *magnitude);
+typedef struct ref_hyper_conn {
+    const float *base, *scale, *norm; /* [n_mix], [3] or [1], [dim] */
+    uint32_t dim, n_mix, sinkhorn_iters;
+    float eps, hc_eps;
+} ref_hyper_conn;
+/* out [dim], post [4], comb [4, 4]; pre [4] or NULL; magnitude [dim]: what out's rounding errors are relative to. */
+void ref_hyper_conn_pre(const ref_hyper_conn *p, const float *x, const float *partials, float *out, float *pre, float *post,
+                        float *comb, float *magnitude);
+
+/* ---- quantisers and what the cache holds (ref_quant.c) ---- */
+uint8_t ref_fq8_scale(float amax); /* 3.5: ue8m0 byte of a block */
+uint8_t ref_fq4_scale(float amax); /* 3.6 */
+void ref_hadamard(float *x, uint32_t n);       /* 3.7, in place, f32 butterflies with strides 1, 2, 4 .. */
+void ref_hadamard_wide(double *x, uint32_t n);
+/* Encodes head_dim values, already normalised and rotated, as row `row` of a row store. */
+void ref_store_row(const dsvk_row_format *f, const float *line, void *store, uint32_t capacity, uint32_t row);
+/* Encodes index_dim values, already transformed, as row `row` of an index key store. */
+void ref_store_key(const dsvk_row_format *f, const float *line, void *store, uint32_t capacity, uint32_t row);
+void ref_load_row(const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row, float *line);
+void ref_load_key(const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row, float *line);
+void ref_quant_index(const dsvk_row_format *f, float *head, uint32_t position); /* one head, in place */
+
+/* ---- compressor and rings (ref_kv_compress.c, ref_ring_store.c) ---- */
+/* Entry j before it is encoded: pooled, normalised, rotated [width]. token(context, u) is K [w] then S [w] of position u. */
+typedef const float *(*ref_token)(const void *context, uint32_t u);
+void ref_kv_compress(ref_token token, const void *context, uint32_t j, uint32_t ratio, uint32_t width, const float *ape,
+                     const float *norm, double eps, uint32_t rope_dim, double *line);
+/* Copies the rows [first, first + rows) of a step, positions from start on, into a ring. */
+void ref_ring_store(const uint8_t *source, uint32_t stride, uint32_t bytes, uint8_t *ring, uint32_t capacity, uint32_t first,
+                    uint32_t rows, uint32_t start);
+
 #endif
