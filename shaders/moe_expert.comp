@@ -17,6 +17,15 @@ uvec2 add64(uvec2 x, uvec2 y) { return add_bytes(x, y.x) + uvec2(0u, y.y); }
 
 uint pair_at(uint place) { return min(Words(a.pairs).v[min(place, a.n_pairs - 1u)], a.n_pairs - 1u); }
 
+void store(uint pair, uint r, uint o, uint column) {
+    const float value = row_total(r, o);
+    if (EPILOGUE == EPILOGUE_STORE)
+        FloatsOut(add_product(a.result, pair / a.k, a.out_stride * 4u)).v[pair % a.k * a.n_out + column] = value;
+    else
+        FloatsOut(add_product(a.result, pair, a.out_stride * 4u)).v[column] =
+            Floats(a.weights).v[pair] * swiglu(value, row_total(r, o + 16u), a.limit);
+}
+
 void main() {
     const uint tile = gl_WorkGroupID.y;
     const uvec4 job = Words4(a.tiles).v[gl_WorkGroupID.x];
@@ -36,14 +45,7 @@ void main() {
     const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * columns + o;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
-        if (r >= PASS_ROWS || first + r >= count || o >= columns || column >= a.n_out)
-            continue;
-        const uint pair = pair_at(job.y + first + r);
-        const float value = row_total(r, o);
-        if (EPILOGUE == EPILOGUE_STORE)
-            FloatsOut(add_product(a.result, pair / a.k, a.out_stride * 4u)).v[pair % a.k * a.n_out + column] = value;
-        else
-            FloatsOut(add_product(a.result, pair, a.out_stride * 4u)).v[column] =
-                Floats(a.weights).v[pair] * swiglu(value, row_total(r, o + 16u), a.limit);
+        if (r < PASS_ROWS && first + r < count && o < columns && column < a.n_out)
+            store(pair_at(job.y + first + r), r, o, column);
     }
 }
