@@ -22,6 +22,9 @@ dsvk_device *dsvk_device_retain(dsvk_device *device); /* balanced by dsvk_device
 /* The sticky failure of a lost device, DSVK_OK before; after DEVLOST every call returns it at once (D08). */
 dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
 
+/* How many messages the validation layer gave (0 also where it is not installed); the first of them into first [n]. */
+uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_t n);
+
 /* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */
 
 typedef struct dsvk_buffer {

@@ -1,0 +1,157 @@
+/* What the files of the device layer share: the device, its memory pools, its pipelines, its profile. */
+#ifndef DSVK_DEVICE_INTERNAL_H
+#define DSVK_DEVICE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include "vk_table.h"
+
+#define DSVK_PUSH_BYTES 128u        /* push constants every device has */
+#define DSVK_ALIGNMENT 256u         /* of buffers */
+#define DSVK_WAIT_SECONDS 60u       /* the bound of every wait (D10) */
+#define DSVK_CLOSE_SECONDS 5u       /* and of the one at close (D08) */
+
+/* ---- what a physical device is (survey.c) ---- */
+
+typedef struct dsvk_physical {
+    VkPhysicalDevice handle;
+    VkPhysicalDeviceProperties properties;
+    VkPhysicalDeviceVulkan11Properties v11; /* this and the following: zero below Vulkan 1.3 */
+    VkPhysicalDeviceVulkan12Properties v12;
+    VkPhysicalDeviceVulkan13Properties v13;
+    VkPhysicalDeviceVulkan11Features f11;
+    VkPhysicalDeviceVulkan12Features f12;
+    VkPhysicalDeviceVulkan13Features f13;
+    VkPhysicalDeviceMemoryProperties memory;
+    uint32_t queue_family;
+    uint32_t timestamp_bits; /* of that queue family; 0: no timestamps */
+    uint32_t main_heap;      /* the largest device-local heap */
+    bool unified;            /* the main heap can be mapped */
+    bool has_budget;         /* VK_EXT_memory_budget */
+    bool has_cooperative_matrix;
+    bool usable;
+    char reason[256];        /* why not */
+    char uuid[37];           /* as text */
+} dsvk_physical;
+
+typedef struct dsvk_survey {
+    dsvk_physical *devices; /* [n] owned, in the order of preference (D03), unusable ones last */
+    uint32_t n;
+} dsvk_survey;
+
+dsvk_status dsvk_survey_make(const dsvk_vk *vk, dsvk_survey *survey, dsvk_error *err);
+void dsvk_survey_free(dsvk_survey *survey);
+/* `wanted` as dsvk_device_options.device; *index into survey->devices. */
+dsvk_status dsvk_survey_choose(const dsvk_survey *survey, const char *wanted, uint32_t *index, dsvk_error *err);
+json_t *dsvk_physical_json(const dsvk_physical *physical); /* one entry of dsvk_devices; NULL: out of memory */
+uint64_t dsvk_max_allocation(const dsvk_physical *physical);
+
+/* ---- memory (blocks.c) ---- */
+
+typedef struct dsvk_block dsvk_block;
+
+typedef struct dsvk_pool {
+    uint32_t types[VK_MAX_MEMORY_TYPES]; /* [n_types] memory types to try, best first */
+    uint32_t n_types;
+    uint64_t block_limit; /* largest block made for several buffers, bytes */
+    uint64_t budget;      /* bytes of blocks; UINT64_MAX: what the device has */
+    uint64_t used, peak;  /* bytes in buffers */
+    uint64_t reserved;    /* bytes in blocks */
+    uint32_t n_blocks;
+    dsvk_block *blocks;   /* owned list, newest first */
+} dsvk_pool;
+
+dsvk_status dsvk_pools_open(dsvk_device *device, const dsvk_device_options *options, dsvk_error *err);
+void dsvk_pools_close(dsvk_device *device, bool on_device); /* on_device false: host memory only */
+
+/* ---- pipelines (pipelines.c, pipeline_cache.c) ---- */
+
+typedef struct dsvk_pipeline dsvk_pipeline;
+#define DSVK_PIPELINE_BUCKETS 256u
+
+dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err);
+void dsvk_pipelines_close(dsvk_device *device, bool on_device);
+/* The pipeline of a shader with constants, built when it is new. */
+dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline, dsvk_error *err);
+
+/* Reads the file of this device; anything wrong with it leaves *payload NULL. Release with dsvk_free. */
+void dsvk_pipeline_cache_read(const dsvk_device *device, void **payload, size_t *bytes);
+/* Writes it; failing leaves the old file or none (D16). */
+void dsvk_pipeline_cache_write(const dsvk_device *device, const void *payload, size_t bytes);
+/* Where it is: into out; false when there is to be none. */
+bool dsvk_pipeline_cache_path(const dsvk_device *device, char *out, size_t out_size);
+
+/* ---- profile (profile.c) ---- */
+
+typedef struct dsvk_profile_op {
+    const char *name;
+    uint64_t calls, bytes, flops;
+    double us;
+} dsvk_profile_op;
+
+typedef struct dsvk_profile {
+    pthread_mutex_t lock;
+    atomic_bool on;
+    uint64_t submits, dispatches;
+    double host_us, device_us;
+    dsvk_profile_op *ops; /* [n_ops] owned */
+    uint32_t n_ops, capacity;
+} dsvk_profile;
+
+void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
+void dsvk_profile_add(dsvk_device *device, const char *op, uint64_t bytes, uint64_t flops, double us);
+double dsvk_now_us(void); /* a monotonic clock */
+
+/* ---- the device (device.c) ---- */
+
+struct dsvk_device {
+    atomic_uint references;
+    pid_t pid; /* of the process that opened it (A11) */
+    dsvk_vk vk;
+    dsvk_validation validation;
+    dsvk_physical physical;
+    dsvk_device_limits limits;
+    VkDevice handle;
+    char *cache_dir; /* owned; "" = no cache */
+
+    VkQueue queue;
+    pthread_mutex_t queue_lock; /* for queue and submitted */
+    VkSemaphore timeline;
+    uint64_t submitted;         /* the last value handed to the queue */
+
+    atomic_bool lost;           /* sticky (D08) */
+    pthread_mutex_t lost_lock;
+    char lost_message[256];
+
+    pthread_mutex_t memory_lock; /* for pools */
+    dsvk_pool pools[DSVK_PURPOSE_COUNT];
+
+    VkPipelineLayout layout;
+    VkPipelineCache pipeline_cache;
+    size_t pipeline_cache_bytes;   /* what was loaded from disk */
+    pthread_mutex_t pipeline_lock; /* for pipelines */
+    dsvk_pipeline *pipelines[DSVK_PIPELINE_BUCKETS];
+
+    dsvk_profile profile;
+};
+
+/* Turns a failing VkResult into a status and a sentence: "<what> failed: VK_ERROR_...". A lost device becomes sticky. */
+dsvk_status dsvk_vk_fail(dsvk_device *device, VkResult result, dsvk_error *err, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+/* Marks the device lost; the first message stays. */
+dsvk_status dsvk_device_lose(dsvk_device *device, dsvk_error *err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Gives a Vulkan object a name that validation messages show; nothing without VK_EXT_debug_utils. */
+void dsvk_set_name(dsvk_device *device, VkObjectType type, uint64_t object, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+bool dsvk_device_forked(const dsvk_device *device); /* in a child of the process that opened it */
+/* Until the timeline reaches `value`, at most `seconds`; then DEVLOST. */
+dsvk_status dsvk_timeline_wait(dsvk_device *device, uint64_t value, uint32_t seconds, dsvk_error *err);
+
+/* A buffer's VkBuffer, and whether the host reads its mapping at full speed (blocks.c). */
+VkBuffer dsvk_buffer_handle(const dsvk_buffer *buffer);
+bool dsvk_buffer_cached(const dsvk_buffer *buffer);
+
+#endif

@@ -1,0 +1,185 @@
+/* Kernels: one pipeline per shader and set of specialization constants, built at first use or by a dry recording, kept
+ * until the device closes. All share one layout: 128 bytes of push constants and no descriptors. */
+#include <string.h>
+
+#include "device_internal.h"
+
+#define MAX_CONSTANTS 32u
+
+struct dsvk_pipeline {
+    dsvk_pipeline *next; /* in its bucket */
+    const dsvk_shader *shader;
+    VkPipeline handle;
+    uint32_t n_constants;
+    uint32_t constants[]; /* [n_constants] */
+};
+
+static const dsvk_shader *find_shader(const char *name) {
+    for (const dsvk_shader *shader = dsvk_shaders; shader->name; shader++)
+        if (strcmp(shader->name, name) == 0)
+            return shader;
+    return NULL;
+}
+
+/* FNV-1a over the words, folded to a bucket. */
+static uint32_t bucket_of(const char *shader, const uint32_t *constants, uint32_t n) {
+    uint32_t hash = 2166136261u;
+    for (; *shader; shader++)
+        hash = (hash ^ (uint8_t)*shader) * 16777619u;
+    for (uint32_t i = 0; i < n; i++)
+        hash = (hash ^ constants[i]) * 16777619u;
+    return (hash ^ hash >> 16) % DSVK_PIPELINE_BUCKETS;
+}
+
+static dsvk_pipeline *find(const dsvk_device *device, uint32_t bucket, const dsvk_dispatch_info *info) {
+    for (dsvk_pipeline *p = device->pipelines[bucket]; p; p = p->next)
+        if (p->n_constants == info->n_constants && strcmp(p->shader->name, info->shader) == 0 &&
+            (p->n_constants == 0 || memcmp(p->constants, info->constants, p->n_constants * sizeof(uint32_t)) == 0))
+            return p;
+    return NULL;
+}
+
+static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint32_t *constants, uint32_t n,
+                      VkPipeline *pipeline) {
+    const VkShaderModuleCreateInfo code = {
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
+        .codeSize = shader->bytes,
+        .pCode = shader->words,
+    };
+    VkShaderModule module;
+    VkResult result = device->vk.vkCreateShaderModule(device->handle, &code, NULL, &module);
+    if (result != VK_SUCCESS)
+        return result;
+    VkSpecializationMapEntry entries[MAX_CONSTANTS];
+    for (uint32_t i = 0; i < n; i++)
+        entries[i] = (VkSpecializationMapEntry){ .constantID = i, .offset = i * 4, .size = 4 };
+    const VkSpecializationInfo values = {
+        .mapEntryCount = n,
+        .pMapEntries = entries,
+        .dataSize = n * sizeof *constants,
+        .pData = constants,
+    };
+    const VkComputePipelineCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+        .stage = {
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+            .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+            .module = module,
+            .pName = "main",
+            .pSpecializationInfo = &values,
+        },
+        .layout = device->layout,
+    };
+    result = device->vk.vkCreateComputePipelines(device->handle, device->pipeline_cache, 1, &info, NULL, pipeline);
+    device->vk.vkDestroyShaderModule(device->handle, module, NULL);
+    return result;
+}
+
+/* Builds outside the lock, so that several threads can build at once; the first of two equal ones stays. */
+static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch_info *info, VkPipeline *pipeline,
+                       dsvk_error *err) {
+    const dsvk_shader *shader = find_shader(info->shader);
+    if (!shader)
+        return dsvk_fail(err, DSVK_INVALID, "op %s: there is no shader %s", info->op, info->shader);
+    if (info->n_constants > MAX_CONSTANTS)
+        return dsvk_fail(err, DSVK_INVALID, "op %s: %u specialization constants, the limit is %u", info->op,
+                         info->n_constants, MAX_CONSTANTS);
+    dsvk_pipeline *made = dsvk_alloc_zero(1, sizeof *made + info->n_constants * sizeof(uint32_t));
+    if (!made)
+        return dsvk_fail_nomem(err, sizeof *made);
+    made->shader = shader;
+    made->n_constants = info->n_constants;
+    if (info->n_constants)
+        memcpy(made->constants, info->constants, info->n_constants * sizeof(uint32_t));
+    VkResult result = build(device, shader, made->constants, made->n_constants, &made->handle);
+    if (result != VK_SUCCESS) {
+        dsvk_free(made);
+        return dsvk_vk_fail(device, result, err, "building the pipeline of %s", info->shader);
+    }
+    dsvk_set_name(device, VK_OBJECT_TYPE_PIPELINE, (uint64_t)made->handle, "%s", info->shader);
+    pthread_mutex_lock(&device->pipeline_lock);
+    dsvk_pipeline *other = find(device, bucket, info);
+    if (!other) {
+        made->next = device->pipelines[bucket];
+        device->pipelines[bucket] = made;
+    }
+    pthread_mutex_unlock(&device->pipeline_lock);
+    *pipeline = other ? other->handle : made->handle;
+    if (other) {
+        device->vk.vkDestroyPipeline(device->handle, made->handle, NULL);
+        dsvk_free(made);
+    }
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline,
+                              dsvk_error *err) {
+    const uint32_t bucket = bucket_of(info->shader, info->constants, info->n_constants);
+    pthread_mutex_lock(&device->pipeline_lock);
+    const dsvk_pipeline *known = find(device, bucket, info);
+    pthread_mutex_unlock(&device->pipeline_lock);
+    if (!known)
+        return add(device, bucket, info, pipeline, err);
+    *pipeline = known->handle;
+    return DSVK_OK;
+}
+
+static VkResult create_cache(dsvk_device *device, const void *payload, size_t bytes) {
+    const VkPipelineCacheCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO,
+        .initialDataSize = bytes,
+        .pInitialData = payload,
+    };
+    return device->vk.vkCreatePipelineCache(device->handle, &info, NULL, &device->pipeline_cache);
+}
+
+dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err) {
+    const VkPushConstantRange push = { .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = DSVK_PUSH_BYTES };
+    const VkPipelineLayoutCreateInfo layout = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+        .pushConstantRangeCount = 1,
+        .pPushConstantRanges = &push,
+    };
+    VkResult result = device->vk.vkCreatePipelineLayout(device->handle, &layout, NULL, &device->layout);
+    if (result != VK_SUCCESS)
+        return dsvk_vk_fail(device, result, err, "vkCreatePipelineLayout");
+    void *payload;
+    dsvk_pipeline_cache_read(device, &payload, &device->pipeline_cache_bytes);
+    result = create_cache(device, payload, device->pipeline_cache_bytes);
+    if (result != VK_SUCCESS && payload) {
+        device->pipeline_cache_bytes = 0;
+        result = create_cache(device, NULL, 0);
+    }
+    dsvk_free(payload);
+    return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkCreatePipelineCache");
+}
+
+/* Only when something was added: a process that found everything in the file leaves it alone. */
+static void save_cache(dsvk_device *device) {
+    size_t bytes = 0;
+    if (device->vk.vkGetPipelineCacheData(device->handle, device->pipeline_cache, &bytes, NULL) != VK_SUCCESS ||
+        bytes <= device->pipeline_cache_bytes)
+        return;
+    void *payload = dsvk_alloc(bytes);
+    if (payload &&
+        device->vk.vkGetPipelineCacheData(device->handle, device->pipeline_cache, &bytes, payload) == VK_SUCCESS)
+        dsvk_pipeline_cache_write(device, payload, bytes);
+    dsvk_free(payload);
+}
+
+void dsvk_pipelines_close(dsvk_device *device, bool on_device) {
+    if (on_device && device->pipeline_cache && !atomic_load(&device->lost))
+        save_cache(device);
+    for (uint32_t i = 0; i < DSVK_PIPELINE_BUCKETS; i++)
+        while (device->pipelines[i]) {
+            dsvk_pipeline *pipeline = device->pipelines[i];
+            device->pipelines[i] = pipeline->next;
+            if (on_device)
+                device->vk.vkDestroyPipeline(device->handle, pipeline->handle, NULL);
+            dsvk_free(pipeline);
+        }
+    if (on_device && device->pipeline_cache)
+        device->vk.vkDestroyPipelineCache(device->handle, device->pipeline_cache, NULL);
+    if (on_device && device->layout)
+        device->vk.vkDestroyPipelineLayout(device->handle, device->layout, NULL);
+}

@@ -1,0 +1,446 @@
+/* Recording and submitting. A dsvk_cmd owns one command pool with one command buffer, so different threads record
+ * without locks; the first failing call sticks and submit reports it, so that callers stay lists of steps.
+ *
+ * Ordering: nothing is ordered inside a recording except by dsvk_barrier, and every submit ends with one, so that a
+ * later submit, and the host after wait, see everything. While a profile runs, a timestamp is written after each
+ * dispatch, copy and fill; the time since the one before is booked on it, so that the sum is the device's time. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "device_internal.h"
+
+#define QUERIES_PER_POOL 512u
+
+/* What the timestamp at the same index ends. */
+typedef struct timed {
+    const char *op;
+    uint64_t bytes, flops;
+} timed;
+
+typedef enum cmd_state { BEGUN, SUBMITTED } cmd_state;
+
+struct dsvk_cmd {
+    dsvk_device *device;
+    VkCommandPool pool;
+    VkCommandBuffer buffer;
+    dsvk_error error;      /* the first of this recording */
+    cmd_state state;
+    uint64_t ticket;       /* timeline value of the last submit; 0: none */
+    bool dry;
+    bool touched;          /* something was recorded since begin */
+    bool dirty;            /* ... since the last barrier */
+    VkPipeline bound;
+    uint32_t dispatches;
+    double started_us;     /* when the first thing was recorded */
+    bool timed;            /* this recording writes timestamps */
+    VkQueryPool *queries;  /* [n_pools] owned, QUERIES_PER_POOL each */
+    uint32_t n_pools;
+    timed *timings;        /* [n_timings] of capacity; [0] is the start */
+    uint32_t n_timings, capacity;
+};
+
+void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) {
+    if (cmd->error.status != DSVK_OK)
+        return;
+    cmd->error.status = status;
+    va_list list;
+    va_start(list, format);
+    vsnprintf(cmd->error.message, sizeof cmd->error.message, format, list);
+    va_end(list);
+}
+
+dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) { return cmd->device; }
+void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) { cmd->dry = dry; }
+uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd) { return cmd->dispatches; }
+
+/* ---- timestamps ---- */
+
+static bool add_query_pool(dsvk_cmd *cmd) {
+    dsvk_device *device = cmd->device;
+    VkQueryPool *queries = dsvk_realloc(cmd->queries, (cmd->n_pools + 1) * sizeof *queries);
+    if (!queries)
+        return false;
+    cmd->queries = queries;
+    const VkQueryPoolCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+        .queryType = VK_QUERY_TYPE_TIMESTAMP,
+        .queryCount = QUERIES_PER_POOL,
+    };
+    if (device->vk.vkCreateQueryPool(device->handle, &info, NULL, &queries[cmd->n_pools]) != VK_SUCCESS)
+        return false;
+    cmd->n_pools++;
+    return true;
+}
+
+/* Writes the next timestamp; a profile that finds no memory is cut short and changes nothing else. */
+static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
+    const dsvk_vk *vk = &cmd->device->vk;
+    const uint32_t pool = cmd->n_timings / QUERIES_PER_POOL, query = cmd->n_timings % QUERIES_PER_POOL;
+    if (cmd->n_timings == cmd->capacity) {
+        uint32_t capacity = cmd->capacity ? 2 * cmd->capacity : 256;
+        timed *timings = dsvk_realloc(cmd->timings, capacity * sizeof *timings);
+        cmd->timed = timings != NULL;
+        if (!timings)
+            return;
+        cmd->timings = timings;
+        cmd->capacity = capacity;
+    }
+    if (pool == cmd->n_pools && !add_query_pool(cmd)) {
+        cmd->timed = false;
+        return;
+    }
+    if (query == 0)
+        vk->vkCmdResetQueryPool(cmd->buffer, cmd->queries[pool], 0, QUERIES_PER_POOL);
+    vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
+    cmd->timings[cmd->n_timings++] = (timed){ .op = op, .bytes = bytes, .flops = flops };
+}
+
+/* Books the finished submit's times. */
+static void collect(dsvk_cmd *cmd) {
+    dsvk_device *device = cmd->device;
+    const uint32_t bits = device->physical.timestamp_bits;
+    const uint64_t mask = bits >= 64 ? UINT64_MAX : (UINT64_C(1) << bits) - 1;
+    const double us_per_tick = (double)device->physical.properties.limits.timestampPeriod * 1e-3;
+    uint64_t ticks[QUERIES_PER_POOL], before = 0;
+    for (uint32_t first = 0; first < cmd->n_timings; first += QUERIES_PER_POOL) {
+        uint32_t n = cmd->n_timings - first < QUERIES_PER_POOL ? cmd->n_timings - first : QUERIES_PER_POOL;
+        if (device->vk.vkGetQueryPoolResults(device->handle, cmd->queries[first / QUERIES_PER_POOL], 0, n, sizeof ticks,
+                                             ticks, sizeof *ticks, VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
+            return;
+        for (uint32_t i = 0; i < n; i++) {
+            const timed *t = &cmd->timings[first + i];
+            if (t->op)
+                dsvk_profile_add(device, t->op, t->bytes, t->flops, (double)((ticks[i] - before) & mask) * us_per_tick);
+            before = ticks[i];
+        }
+    }
+}
+
+/* ---- beginning ---- */
+
+static dsvk_status begin(dsvk_cmd *cmd, dsvk_error *err) {
+    dsvk_device *device = cmd->device;
+    const VkCommandBufferBeginInfo info = { .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO };
+    VkResult result = device->vk.vkResetCommandPool(device->handle, cmd->pool, 0);
+    if (result == VK_SUCCESS)
+        result = device->vk.vkBeginCommandBuffer(cmd->buffer, &info);
+    if (result != VK_SUCCESS)
+        return dsvk_vk_fail(device, result, err, "beginning a command buffer");
+    cmd->error = (dsvk_error){ .status = DSVK_OK };
+    cmd->state = BEGUN;
+    cmd->touched = cmd->dirty = cmd->timed = false;
+    cmd->bound = VK_NULL_HANDLE;
+    cmd->dispatches = cmd->n_timings = 0;
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_cmd_create(dsvk_device *device, dsvk_cmd **out, dsvk_error *err) {
+    dsvk_status status;
+    VkResult result;
+    *out = NULL;
+    DSVK_TRY(dsvk_device_status(device, err));
+    dsvk_cmd *cmd = dsvk_alloc_zero(1, sizeof *cmd);
+    if (!cmd)
+        return dsvk_fail_nomem(err, sizeof *cmd);
+    cmd->device = device;
+    const VkCommandPoolCreateInfo pool = {
+        .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+        .queueFamilyIndex = device->physical.queue_family,
+    };
+    result = device->vk.vkCreateCommandPool(device->handle, &pool, NULL, &cmd->pool);
+    if (result == VK_SUCCESS) {
+        const VkCommandBufferAllocateInfo info = {
+            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+            .commandPool = cmd->pool,
+            .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+            .commandBufferCount = 1,
+        };
+        result = device->vk.vkAllocateCommandBuffers(device->handle, &info, &cmd->buffer);
+    }
+    if (result != VK_SUCCESS) {
+        status = dsvk_vk_fail(device, result, err, "making a command buffer");
+        goto fail;
+    }
+    DSVK_GOTO(begin(cmd, err));
+    *out = cmd;
+    return DSVK_OK;
+fail:
+    dsvk_cmd_destroy(cmd);
+    return status;
+}
+
+dsvk_status dsvk_cmd_begin(dsvk_cmd *cmd, dsvk_error *err) {
+    DSVK_TRY(dsvk_cmd_wait(cmd, err));
+    return begin(cmd, err);
+}
+
+/* When the submit does not end in time the pool is left to the driver, which still uses it. */
+void dsvk_cmd_destroy(dsvk_cmd *cmd) {
+    if (!cmd)
+        return;
+    dsvk_device *device = cmd->device;
+    dsvk_status status = dsvk_cmd_wait(cmd, NULL);
+    if (!dsvk_device_forked(device) && (status == DSVK_OK || atomic_load(&device->lost))) {
+        for (uint32_t i = 0; i < cmd->n_pools; i++)
+            device->vk.vkDestroyQueryPool(device->handle, cmd->queries[i], NULL);
+        if (cmd->pool)
+            device->vk.vkDestroyCommandPool(device->handle, cmd->pool, NULL);
+    }
+    dsvk_free(cmd->queries);
+    dsvk_free(cmd->timings);
+    dsvk_free(cmd);
+}
+
+/* ---- recording ---- */
+
+/* Called before anything is recorded; false when this recording has failed or is over. */
+static bool ready(dsvk_cmd *cmd) {
+    if (cmd->state != BEGUN)
+        dsvk_cmd_fail(cmd, DSVK_STATE, "recording after submit: dsvk_cmd_begin starts a new recording");
+    if (cmd->error.status != DSVK_OK)
+        return false;
+    if (!cmd->touched) {
+        cmd->touched = true;
+        cmd->started_us = dsvk_now_us();
+        cmd->timed = cmd->device->physical.timestamp_bits > 0 && atomic_load(&cmd->device->profile.on);
+        if (cmd->timed)
+            stamp(cmd, NULL, 0, 0);
+    }
+    return true;
+}
+
+static void recorded(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
+    cmd->dirty = true;
+    if (cmd->timed)
+        stamp(cmd, op, bytes, flops);
+}
+
+static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
+    const uint32_t *groups = info->groups, *most = cmd->device->limits.max_groups;
+    if (info->args_size > DSVK_PUSH_BYTES || info->args_size % 4)
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "op %s: %u bytes of arguments, the limit is %u in words of 4", info->op,
+                      info->args_size, DSVK_PUSH_BYTES);
+    if (groups[0] > most[0] || groups[1] > most[1] || groups[2] > most[2])
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "op %s: %u x %u x %u workgroups, the device allows %u x %u x %u", info->op,
+                      groups[0], groups[1], groups[2], most[0], most[1], most[2]);
+    return cmd->error.status == DSVK_OK;
+}
+
+void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
+    const dsvk_vk *vk = &cmd->device->vk;
+    VkPipeline pipeline;
+    dsvk_error error;
+    if (!ready(cmd) || !check_dispatch(cmd, info))
+        return;
+    if (!cmd->dry && (info->groups[0] == 0 || info->groups[1] == 0 || info->groups[2] == 0))
+        return;
+    dsvk_status status = dsvk_pipeline_get(cmd->device, info, &pipeline, &error);
+    if (status != DSVK_OK) {
+        dsvk_cmd_fail(cmd, status, "%s", error.message);
+        return;
+    }
+    if (cmd->dry)
+        return;
+    if (cmd->bound != pipeline)
+        vk->vkCmdBindPipeline(cmd->buffer, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+    cmd->bound = pipeline;
+    if (info->args_size)
+        vk->vkCmdPushConstants(cmd->buffer, cmd->device->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, info->args_size,
+                               info->args);
+    vk->vkCmdDispatch(cmd->buffer, info->groups[0], info->groups[1], info->groups[2]);
+    cmd->dispatches++;
+    recorded(cmd, info->op, info->bytes, info->flops);
+}
+
+static void barrier(dsvk_cmd *cmd, VkPipelineStageFlags2 host_stage, VkAccessFlags2 host_access) {
+    const VkMemoryBarrier2 memory = {
+        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
+        .srcStageMask = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT,
+        .srcAccessMask = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT,
+        .dstStageMask = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT | host_stage,
+        .dstAccessMask = VK_ACCESS_2_SHADER_READ_BIT | VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_READ_BIT |
+                         VK_ACCESS_2_TRANSFER_WRITE_BIT | host_access,
+    };
+    const VkDependencyInfo info = {
+        .sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
+        .memoryBarrierCount = 1,
+        .pMemoryBarriers = &memory,
+    };
+    cmd->device->vk.vkCmdPipelineBarrier2(cmd->buffer, &info);
+    cmd->dirty = false;
+}
+
+void dsvk_barrier(dsvk_cmd *cmd) {
+    if (ready(cmd) && !cmd->dry && cmd->dirty)
+        barrier(cmd, 0, 0);
+}
+
+static bool check_range(dsvk_cmd *cmd, const char *what, const dsvk_buffer *buffer, uint64_t offset, uint64_t bytes) {
+    if (!buffer->block || offset > buffer->size || bytes > buffer->size - offset)
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "%s: bytes %llu + %llu of a buffer of %llu", what, (unsigned long long)offset,
+                      (unsigned long long)bytes, (unsigned long long)buffer->size);
+    return cmd->error.status == DSVK_OK;
+}
+
+void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to, uint64_t to_offset,
+                   uint64_t bytes) {
+    if (!ready(cmd) || !check_range(cmd, "copy from", from, from_offset, bytes) ||
+        !check_range(cmd, "copy to", to, to_offset, bytes) || bytes == 0 || cmd->dry)
+        return;
+    const VkBufferCopy region = {
+        .srcOffset = from->offset + from_offset,
+        .dstOffset = to->offset + to_offset,
+        .size = bytes,
+    };
+    cmd->device->vk.vkCmdCopyBuffer(cmd->buffer, dsvk_buffer_handle(from), dsvk_buffer_handle(to), 1, &region);
+    recorded(cmd, "copy", 2 * bytes, 0);
+}
+
+void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64_t bytes, uint32_t word) {
+    if (!ready(cmd) || !check_range(cmd, "fill", to, offset, bytes))
+        return;
+    if (offset % 4 || bytes % 4)
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "fill: bytes %llu + %llu are not multiples of 4", (unsigned long long)offset,
+                      (unsigned long long)bytes);
+    if (cmd->error.status != DSVK_OK || bytes == 0 || cmd->dry)
+        return;
+    cmd->device->vk.vkCmdFillBuffer(cmd->buffer, dsvk_buffer_handle(to), to->offset + offset, bytes, word);
+    recorded(cmd, "fill", bytes, 0);
+}
+
+/* ---- submitting ---- */
+
+static dsvk_status hand_over(dsvk_cmd *cmd, dsvk_error *err) {
+    dsvk_device *device = cmd->device;
+    pthread_mutex_lock(&device->queue_lock);
+    const VkCommandBufferSubmitInfo buffer = {
+        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO,
+        .commandBuffer = cmd->buffer,
+    };
+    const VkSemaphoreSubmitInfo signal = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
+        .semaphore = device->timeline,
+        .value = device->submitted + 1,
+        .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
+    };
+    const VkSubmitInfo2 info = {
+        .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
+        .commandBufferInfoCount = 1,
+        .pCommandBufferInfos = &buffer,
+        .signalSemaphoreInfoCount = 1,
+        .pSignalSemaphoreInfos = &signal,
+    };
+    VkResult result = device->vk.vkQueueSubmit2(device->queue, 1, &info, VK_NULL_HANDLE);
+    if (result == VK_SUCCESS)
+        cmd->ticket = ++device->submitted;
+    pthread_mutex_unlock(&device->queue_lock);
+    return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkQueueSubmit2");
+}
+
+dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err) {
+    dsvk_device *device = cmd->device;
+    DSVK_TRY(dsvk_device_status(device, err));
+    if (cmd->state != BEGUN)
+        dsvk_cmd_fail(cmd, DSVK_STATE, "submitted twice: dsvk_cmd_begin starts a new recording");
+    if (cmd->error.status != DSVK_OK)
+        return dsvk_fail(err, cmd->error.status, "%s", cmd->error.message);
+    if (cmd->touched && !cmd->dry)
+        barrier(cmd, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
+    cmd->state = SUBMITTED;
+    VkResult result = device->vk.vkEndCommandBuffer(cmd->buffer);
+    if (result != VK_SUCCESS)
+        return dsvk_vk_fail(device, result, err, "vkEndCommandBuffer");
+    DSVK_TRY(hand_over(cmd, err));
+    if (atomic_load(&device->profile.on))
+        dsvk_profile_submit(device, cmd->dispatches, cmd->touched ? dsvk_now_us() - cmd->started_us : 0.0);
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err) {
+    DSVK_TRY(dsvk_device_status(cmd->device, err));
+    if (cmd->ticket == 0)
+        return DSVK_OK;
+    DSVK_TRY(dsvk_timeline_wait(cmd->device, cmd->ticket, DSVK_WAIT_SECONDS, err));
+    cmd->ticket = 0;
+    if (cmd->timed)
+        collect(cmd);
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err) {
+    DSVK_TRY(dsvk_cmd_submit(cmd, err));
+    return dsvk_cmd_wait(cmd, err);
+}
+
+/* ---- blocking transfers ---- */
+
+#define TRANSFER_BYTES ((uint64_t)4 << 20) /* of staging at a time */
+
+static dsvk_status check_transfer(const char *what, const dsvk_buffer *buffer, uint64_t offset, uint64_t bytes,
+                                  dsvk_error *err) {
+    if (!buffer->block || offset > buffer->size || bytes > buffer->size - offset)
+        return dsvk_fail(err, DSVK_INVALID, "%s: bytes %llu + %llu of a buffer of %llu", what, (unsigned long long)offset,
+                         (unsigned long long)bytes, (unsigned long long)buffer->size);
+    return DSVK_OK;
+}
+
+/* One piece between a device buffer and a host-visible one, run to its end. */
+static dsvk_status run_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to,
+                            uint64_t to_offset, uint64_t bytes, dsvk_error *err) {
+    DSVK_TRY(dsvk_cmd_begin(cmd, err));
+    dsvk_cmd_copy(cmd, from, from_offset, to, to_offset, bytes);
+    return dsvk_cmd_run(cmd, err);
+}
+
+/* Through a host-visible buffer, in pieces; exactly one of `in` and `out` is given. */
+static dsvk_status transfer(dsvk_device *device, const dsvk_buffer *buffer, uint64_t offset, const uint8_t *in,
+                            uint8_t *out, uint64_t bytes, dsvk_error *err) {
+    dsvk_status status;
+    dsvk_cmd *cmd = NULL;
+    dsvk_buffer host;
+    const uint64_t piece = bytes < TRANSFER_BYTES ? bytes : TRANSFER_BYTES;
+    DSVK_TRY(dsvk_buffer_create(device, in ? DSVK_STAGING : DSVK_READBACK, piece, "transfer", &host, err));
+    DSVK_GOTO(dsvk_cmd_create(device, &cmd, err));
+    for (uint64_t done = 0; done < bytes;) {
+        const uint64_t n = bytes - done < piece ? bytes - done : piece;
+        if (in) {
+            memcpy(host.host, in + done, n);
+            DSVK_GOTO(run_copy(cmd, &host, 0, buffer, offset + done, n, err));
+        } else {
+            DSVK_GOTO(run_copy(cmd, buffer, offset + done, &host, 0, n, err));
+            memcpy(out + done, host.host, n);
+        }
+        done += n;
+    }
+    status = DSVK_OK;
+fail:
+    dsvk_cmd_destroy(cmd);
+    dsvk_buffer_destroy(device, &host);
+    return status;
+}
+
+dsvk_status dsvk_buffer_write(dsvk_device *device, const dsvk_buffer *to, uint64_t offset, const void *data, uint64_t bytes,
+                              dsvk_error *err) {
+    DSVK_TRY(dsvk_device_status(device, err));
+    DSVK_TRY(check_transfer("dsvk_buffer_write", to, offset, bytes, err));
+    if (bytes == 0)
+        return DSVK_OK;
+    if (!to->host)
+        return transfer(device, to, offset, data, NULL, bytes, err);
+    memcpy((uint8_t *)to->host + offset, data, bytes);
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_buffer_read(dsvk_device *device, const dsvk_buffer *from, uint64_t offset, void *data, uint64_t bytes,
+                             dsvk_error *err) {
+    DSVK_TRY(dsvk_device_status(device, err));
+    DSVK_TRY(check_transfer("dsvk_buffer_read", from, offset, bytes, err));
+    if (bytes == 0)
+        return DSVK_OK;
+    /* Uncached mappings are read at a few hundred MB/s: a copy to cached memory wins. */
+    if (!from->host || (!dsvk_buffer_cached(from) && bytes > 4096))
+        return transfer(device, from, offset, NULL, data, bytes, err);
+    memcpy(data, (const uint8_t *)from->host + offset, bytes);
+    return dsvk_device_status(device, err);
+}

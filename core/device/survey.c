@@ -1,0 +1,346 @@
+/* What devices there are, what each offers, which of them we can use and why not the others, and which one is meant.
+ * Required: Vulkan 1.3 with bufferDeviceAddress, timelineSemaphore, scalarBlockLayout, a compute queue, and basic,
+ * arithmetic, ballot and shuffle subgroup operations in compute. Nothing else, so that every driver of the last years
+ * qualifies, software ones included. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device_internal.h"
+
+static const VkSubgroupFeatureFlags SUBGROUP_NEEDED = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
+                                                      VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+
+/* ---- reading one device ---- */
+
+static bool has_extension(const VkExtensionProperties *list, uint32_t n, const char *name) {
+    for (uint32_t i = 0; i < n; i++)
+        if (strcmp(list[i].extensionName, name) == 0)
+            return true;
+    return false;
+}
+
+static bool read_extensions(const dsvk_vk *vk, dsvk_physical *p) {
+    uint32_t n = 0;
+    if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, NULL) != VK_SUCCESS)
+        return true;
+    VkExtensionProperties *list = dsvk_alloc_zero(n, sizeof *list);
+    if (!list)
+        return false;
+    if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, list) == VK_SUCCESS) {
+        p->has_budget = has_extension(list, n, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+        p->has_cooperative_matrix = has_extension(list, n, "VK_KHR_cooperative_matrix");
+    }
+    dsvk_free(list);
+    return true;
+}
+
+static void read_properties(const dsvk_vk *vk, dsvk_physical *p) {
+    p->v11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES;
+    p->v12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES;
+    p->v13.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES;
+    p->v11.pNext = &p->v12;
+    p->v12.pNext = &p->v13;
+    VkPhysicalDeviceProperties2 properties = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &p->v11 };
+    vk->vkGetPhysicalDeviceProperties2(p->handle, &properties);
+    p->f11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES;
+    p->f12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES;
+    p->f13.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES;
+    p->f11.pNext = &p->f12;
+    p->f12.pNext = &p->f13;
+    VkPhysicalDeviceFeatures2 features = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &p->f11 };
+    vk->vkGetPhysicalDeviceFeatures2(p->handle, &features);
+    p->v11.pNext = p->v12.pNext = p->f11.pNext = p->f12.pNext = NULL; /* the struct is moved after this */
+}
+
+/* The largest device-local heap, and whether some coherent type of it can be mapped: so it is on integrated GPUs, CPUs
+ * and discrete cards with a resizable BAR. */
+static void read_memory(const dsvk_vk *vk, dsvk_physical *p) {
+    vk->vkGetPhysicalDeviceMemoryProperties(p->handle, &p->memory);
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < p->memory.memoryHeapCount; i++) {
+        const VkMemoryHeap *heap = &p->memory.memoryHeaps[i];
+        if ((heap->flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) && heap->size > largest) {
+            largest = heap->size;
+            p->main_heap = i;
+        }
+    }
+    const VkMemoryPropertyFlags mapped = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+                                         VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+    for (uint32_t i = 0; i < p->memory.memoryTypeCount; i++) {
+        const VkMemoryType *type = &p->memory.memoryTypes[i];
+        if (type->heapIndex == p->main_heap && (type->propertyFlags & mapped) == mapped)
+            p->unified = true;
+    }
+}
+
+/* A queue for compute alone leaves the graphics queue to the desktop; else the first that can compute. */
+static bool read_queues(const dsvk_vk *vk, dsvk_physical *p) {
+    VkQueueFamilyProperties families[64];
+    uint32_t n = DSVK_COUNT(families);
+    vk->vkGetPhysicalDeviceQueueFamilyProperties(p->handle, &n, families);
+    p->queue_family = UINT32_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) || families[i].queueCount == 0)
+            continue;
+        bool alone = !(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT);
+        if (p->queue_family == UINT32_MAX || alone) {
+            p->queue_family = i;
+            p->timestamp_bits = families[i].timestampValidBits;
+            if (alone)
+                break;
+        }
+    }
+    return p->queue_family != UINT32_MAX;
+}
+
+static void write_uuid(char *out, const uint8_t *uuid) {
+    for (int i = 0; i < 16; i++)
+        out += sprintf(out, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
+}
+
+/* Empty when the device is usable; else one clause for messages and JSON. */
+static void judge(dsvk_physical *p, bool has_queue) {
+    const uint32_t api = p->properties.apiVersion;
+    const VkSubgroupFeatureFlags missing = SUBGROUP_NEEDED & ~p->v11.subgroupSupportedOperations;
+    char *out = p->reason;
+    const size_t size = sizeof p->reason;
+    if (api < VK_API_VERSION_1_3)
+        snprintf(out, size, "has Vulkan %u.%u, 1.3 is needed", VK_API_VERSION_MAJOR(api), VK_API_VERSION_MINOR(api));
+    else if (!has_queue)
+        snprintf(out, size, "has no compute queue");
+    else if (!p->f12.bufferDeviceAddress)
+        snprintf(out, size, "lacks bufferDeviceAddress");
+    else if (!p->f12.timelineSemaphore)
+        snprintf(out, size, "lacks timelineSemaphore");
+    else if (!p->f12.scalarBlockLayout)
+        snprintf(out, size, "lacks scalarBlockLayout");
+    else if (!p->f13.synchronization2 || !p->f13.maintenance4)
+        snprintf(out, size, "lacks %s", p->f13.synchronization2 ? "maintenance4" : "synchronization2");
+    else if (!(p->v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT))
+        snprintf(out, size, "has no subgroup operations in compute");
+    else if (missing)
+        snprintf(out, size, "lacks subgroup operations:%s%s%s%s", missing & VK_SUBGROUP_FEATURE_BASIC_BIT ? " basic" : "",
+                 missing & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT ? " arithmetic" : "",
+                 missing & VK_SUBGROUP_FEATURE_BALLOT_BIT ? " ballot" : "",
+                 missing & VK_SUBGROUP_FEATURE_SHUFFLE_BIT ? " shuffle" : "");
+    else
+        p->usable = true;
+}
+
+static bool read_device(const dsvk_vk *vk, VkPhysicalDevice handle, dsvk_physical *p) {
+    memset(p, 0, sizeof *p);
+    p->handle = handle;
+    vk->vkGetPhysicalDeviceProperties(handle, &p->properties);
+    if (p->properties.apiVersion >= VK_API_VERSION_1_3)
+        read_properties(vk, p);
+    write_uuid(p->uuid, p->v11.deviceUUID);
+    read_memory(vk, p);
+    bool has_queue = read_queues(vk, p);
+    if (!read_extensions(vk, p))
+        return false;
+    judge(p, has_queue);
+    return true;
+}
+
+uint64_t dsvk_max_allocation(const dsvk_physical *p) {
+    uint64_t most = p->v11.maxMemoryAllocationSize;
+    if (p->v13.maxBufferSize && p->v13.maxBufferSize < most)
+        most = p->v13.maxBufferSize;
+    return most / DSVK_ALIGNMENT * DSVK_ALIGNMENT;
+}
+
+/* ---- all of them, in order ---- */
+
+static int rank(const dsvk_physical *p) {
+    if (!p->usable)
+        return 5;
+    switch (p->properties.deviceType) {
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return 0;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return 1;
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return 2;
+    case VK_PHYSICAL_DEVICE_TYPE_CPU: return 3;
+    default: return 4;
+    }
+}
+
+/* Stable: devices of one rank keep the loader's order. */
+static void sort_by_rank(dsvk_physical *devices, uint32_t n) {
+    for (uint32_t i = 1; i < n; i++) {
+        dsvk_physical moving = devices[i];
+        uint32_t at = i;
+        for (; at > 0 && rank(&devices[at - 1]) > rank(&moving); at--)
+            devices[at] = devices[at - 1];
+        devices[at] = moving;
+    }
+}
+
+dsvk_status dsvk_survey_make(const dsvk_vk *vk, dsvk_survey *survey, dsvk_error *err) {
+    VkPhysicalDevice handles[64];
+    uint32_t n = DSVK_COUNT(handles);
+    memset(survey, 0, sizeof *survey);
+    VkResult result = vk->vkEnumeratePhysicalDevices(vk->instance, &n, handles);
+    if (result == VK_ERROR_INITIALIZATION_FAILED)
+        n = 0; /* what loaders say when a driver is there and its hardware is not */
+    else if (result != VK_SUCCESS && result != VK_INCOMPLETE)
+        return dsvk_fail(err, dsvk_vk_result_status(result), "vkEnumeratePhysicalDevices failed: %s",
+                         dsvk_vk_result_name(result));
+    survey->devices = dsvk_alloc_zero(n, sizeof *survey->devices);
+    if (!survey->devices)
+        return dsvk_fail_nomem(err, n * sizeof *survey->devices);
+    for (survey->n = 0; survey->n < n; survey->n++) {
+        if (!read_device(vk, handles[survey->n], &survey->devices[survey->n])) {
+            dsvk_survey_free(survey);
+            return dsvk_fail_nomem(err, sizeof(VkExtensionProperties));
+        }
+    }
+    sort_by_rank(survey->devices, survey->n);
+    return DSVK_OK;
+}
+
+void dsvk_survey_free(dsvk_survey *survey) {
+    dsvk_free(survey->devices);
+    memset(survey, 0, sizeof *survey);
+}
+
+/* ---- choosing ---- */
+
+/* "0: NVIDIA ... (uuid); 1: llvmpipe ... (uuid): lacks ..." */
+static void list_devices(const dsvk_survey *survey, char *out, size_t size) {
+    size_t used = 0;
+    snprintf(out, size, "%s", survey->n ? "" : "none");
+    for (uint32_t i = 0; i < survey->n && used < size; i++) {
+        const dsvk_physical *p = &survey->devices[i];
+        used += (size_t)snprintf(out + used, size - used, "%s%u: %s (%s)%s%s", i ? "; " : "", i,
+                                 p->properties.deviceName, p->uuid, p->usable ? "" : " ", p->reason);
+    }
+}
+
+/* 32 hexadecimal digits, dashes wherever they are: the same digits as `uuid`. */
+static bool same_uuid(const char *text, const char *uuid) {
+    for (;;) {
+        while (*text == '-')
+            text++;
+        while (*uuid == '-')
+            uuid++;
+        if (tolower((unsigned char)*text) != *uuid)
+            return false;
+        if (!*uuid)
+            return true;
+        text++;
+        uuid++;
+    }
+}
+
+static bool contains(const char *text, const char *part) {
+    for (size_t n = strlen(part); *text; text++)
+        if (strncasecmp(text, part, n) == 0)
+            return true;
+    return false;
+}
+
+static dsvk_status no_device(const dsvk_survey *survey, dsvk_error *err) {
+    char list[700];
+    list_devices(survey, list, sizeof list);
+    return survey->n ? dsvk_fail(err, DSVK_NODEVICE, "no usable Vulkan device among: %s", list)
+                     : dsvk_fail(err, DSVK_NODEVICE, "the Vulkan loader has no driver with a device");
+}
+
+dsvk_status dsvk_survey_choose(const dsvk_survey *survey, const char *wanted, uint32_t *index, dsvk_error *err) {
+    char list[700], shown[128];
+    uint32_t found = UINT32_MAX, matches = 0;
+    if (!wanted || !*wanted) {
+        if (survey->n == 0 || !survey->devices[0].usable)
+            return no_device(survey, err);
+        *index = 0;
+        return DSVK_OK;
+    }
+    if (strlen(wanted) < 4 && strspn(wanted, "0123456789") == strlen(wanted) && (uint32_t)atoi(wanted) < survey->n) {
+        found = (uint32_t)atoi(wanted);
+        matches = 1;
+    }
+    for (int by_name = 0; by_name < 2 && matches == 0; by_name++)
+        for (uint32_t i = 0; i < survey->n; i++) {
+            const dsvk_physical *p = &survey->devices[i];
+            if (by_name ? contains(p->properties.deviceName, wanted) : same_uuid(wanted, p->uuid)) {
+                found = i;
+                matches++;
+            }
+        }
+    list_devices(survey, list, sizeof list);
+    dsvk_escape(shown, sizeof shown, wanted, strlen(wanted));
+    if (matches != 1)
+        return dsvk_fail(err, DSVK_INVALID, "device \"%s\" %s; there are: %s", shown,
+                         matches ? "fits more than one" : "is not there", list);
+    if (!survey->devices[found].usable)
+        return dsvk_fail(err, DSVK_NODEVICE, "device \"%s\" cannot be used: %s %s", shown,
+                         survey->devices[found].properties.deviceName, survey->devices[found].reason);
+    *index = found;
+    return DSVK_OK;
+}
+
+/* ---- JSON ---- */
+
+static const char *type_name(VkPhysicalDeviceType type) {
+    switch (type) {
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return "discrete";
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return "integrated";
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return "virtual";
+    case VK_PHYSICAL_DEVICE_TYPE_CPU: return "cpu";
+    default: return "other";
+    }
+}
+
+static json_t *features_json(const dsvk_physical *p) {
+    const VkPhysicalDeviceLimits *limits = &p->properties.limits;
+    return json_pack(
+        "{s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:I, s:f, s:I, s:I, s:I, s:[I,I,I], s:I}",
+        "fp16", (int)p->f12.shaderFloat16,
+        "int8", (int)p->f12.shaderInt8,
+        "storage8", (int)p->f12.storageBuffer8BitAccess,
+        "storage16", (int)p->f11.storageBuffer16BitAccess,
+        "dot8", (int)p->v13.integerDotProduct4x8BitPackedSignedAccelerated,
+        "cooperative_matrix", (int)p->has_cooperative_matrix,
+        "memory_budget", (int)p->has_budget,
+        "unified_memory", (int)p->unified,
+        "timestamp_bits", (json_int_t)p->timestamp_bits,
+        "timestamp_ns", (double)limits->timestampPeriod,
+        "max_workgroup", (json_int_t)limits->maxComputeWorkGroupInvocations,
+        "shared_memory", (json_int_t)limits->maxComputeSharedMemorySize,
+        "max_allocation", (json_int_t)dsvk_max_allocation(p),
+        "max_groups", (json_int_t)limits->maxComputeWorkGroupCount[0], (json_int_t)limits->maxComputeWorkGroupCount[1],
+        (json_int_t)limits->maxComputeWorkGroupCount[2],
+        "push_constants", (json_int_t)limits->maxPushConstantsSize);
+}
+
+static json_t *heaps_json(const dsvk_physical *p) {
+    json_t *heaps = json_array();
+    for (uint32_t i = 0; heaps && i < p->memory.memoryHeapCount; i++)
+        json_array_append_new(heaps, json_pack("{s:I, s:b}", "size", (json_int_t)p->memory.memoryHeaps[i].size,
+                                               "device_local",
+                                               (p->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) != 0));
+    return heaps;
+}
+
+json_t *dsvk_physical_json(const dsvk_physical *p) {
+    const uint32_t api = p->properties.apiVersion;
+    char api_text[32], driver[VK_MAX_DRIVER_NAME_SIZE + VK_MAX_DRIVER_INFO_SIZE + 1];
+    snprintf(api_text, sizeof api_text, "%u.%u.%u", VK_API_VERSION_MAJOR(api), VK_API_VERSION_MINOR(api),
+             VK_API_VERSION_PATCH(api));
+    snprintf(driver, sizeof driver, "%s%s%s", p->v12.driverName, p->v12.driverInfo[0] ? " " : "", p->v12.driverInfo);
+    uint32_t smallest = p->v13.minSubgroupSize ? p->v13.minSubgroupSize : p->v11.subgroupSize;
+    uint32_t largest = p->v13.maxSubgroupSize ? p->v13.maxSubgroupSize : p->v11.subgroupSize;
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:I, s:o, s:[I,I], s:o}",
+                     "name", p->properties.deviceName,
+                     "uuid", p->uuid,
+                     "type", type_name(p->properties.deviceType),
+                     "api", api_text,
+                     "driver", driver,
+                     "usable", (int)p->usable,
+                     "reason", p->reason,
+                     "memory", (json_int_t)p->memory.memoryHeaps[p->main_heap].size,
+                     "heaps", heaps_json(p),
+                     "subgroup", (json_int_t)smallest, (json_int_t)largest,
+                     "features", features_json(p));
+}
