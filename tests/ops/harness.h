@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TEST_MAX_BUFFERS 64
+#define TEST_MAX_BUFFERS 128
 
 typedef struct test {
     const char *name;

@@ -1,0 +1,186 @@
+/* indexer against plain loops. Tolerance: 2^-20 of the sum of the sizes of all terms: a score is a sum of up to 8,192 products
+ * in 32-bit floats, of which the running sums stay far below that bound.
+ * Edges: positions 0 .. 7 (0, 1 and 2 visible keys), the first and last key of a page, 255 .. 257 keys (a workgroup), several
+ * sequences in one step, 3, 8, 16, 32, 64 and 70 heads, key widths 32, 128 and 256, native and f32 keys, strides wider than
+ * the row; the model's width with 4,096 keys. Keys beyond the visible ones are NaN; scores beyond them stay untouched. */
+#include "harness.h"
+
+typedef struct shape {
+    uint32_t n_heads, index_dim, page_tokens;
+    bool native;
+} shape;
+
+typedef struct sequence {
+    uint32_t length;  /* tokens */
+    float *keys;      /* [length / 4][index_dim], decoded */
+    uint64_t *pages;  /* addresses */
+} sequence;
+
+#define PAGE_OFFSET 48u
+
+/* Random keys in pages that lie in memory in descending order, everything else 0xff: NaN in every format. */
+static sequence make_sequence(test *t, const shape *s, uint32_t length) {
+    const dsvk_row_format f = { .native = s->native, .head_dim = 512, .rope_dim = 64, .index_dim = s->index_dim };
+    const uint32_t capacity = s->page_tokens / 4, n_keys = length / 4, n_pages = length / s->page_tokens + 1;
+    const uint32_t codes = dsvk_key_code_bytes(&f), scales = dsvk_key_scale_bytes(&f);
+    const size_t page_bytes = dsvk_align(PAGE_OFFSET + (size_t)capacity * (codes + scales), 16);
+    uint8_t *memory = test_alloc(t, n_pages * page_bytes);
+    memset(memory, 0xff, n_pages * page_bytes);
+    sequence q = { .length = length,
+                   .keys = test_alloc(t, (size_t)(n_keys + 1) * s->index_dim * 4),
+                   .pages = test_alloc(t, n_pages * sizeof *q.pages) };
+    for (uint32_t j = 0; j < n_keys; j++) {
+        uint8_t *store = memory + (n_pages - 1 - j / capacity) * page_bytes + PAGE_OFFSET;
+        uint8_t *code = store + (size_t)(j % capacity) * codes;
+        if (s->native) {
+            for (uint32_t b = 0; b < codes; b++)
+                code[b] = (uint8_t)test_random(t);
+            for (uint32_t b = 0; b < s->index_dim / 32; b++)
+                store[(size_t)capacity * codes + (size_t)(j % capacity) * scales + b] = (uint8_t)(124 + test_below(t, 5));
+        } else {
+            for (uint32_t d = 0; d < s->index_dim; d++) {
+                const float v = test_normal(t);
+                memcpy(code + 4 * d, &v, 4);
+            }
+        }
+        ref_read_key(store, capacity, j % capacity, &f, q.keys + (size_t)j * s->index_dim);
+    }
+    const dsvk_buffer buffer = test_upload(t, memory, n_pages * page_bytes);
+    for (uint32_t i = 0; i < n_pages; i++)
+        q.pages[i] = buffer.addr + (n_pages - 1 - i) * page_bytes;
+    return q;
+}
+
+typedef struct step {
+    dsvk_indexer_params p;
+    struct dsvk_row *rows;
+    dsvk_buffer scores;
+    const float *iq, *weights;
+} step;
+
+/* The last rows[i] tokens of every sequence. */
+static step make_step(test *t, const shape *s, const sequence *sequences, const uint32_t *rows, uint32_t n_sequences) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_sequences; i++)
+        n += rows[i];
+    step st = { .rows = test_alloc(t, n * sizeof *st.rows) };
+    struct dsvk_seq *seqs = test_alloc(t, n_sequences * sizeof *seqs);
+    uint32_t t0 = 0, max_visible = 0;
+    for (uint32_t i = 0; i < n_sequences; i++) {
+        const uint32_t start = sequences[i].length - rows[i];
+        seqs[i] = (struct dsvk_seq){
+            .pages = test_upload(t, sequences[i].pages, (sequences[i].length / s->page_tokens + 1) * 8).addr,
+            .first = t0, .rows = rows[i], .start = start
+        };
+        for (uint32_t r = 0; r < rows[i]; r++)
+            st.rows[t0 + r] = (struct dsvk_row){ .position = start + r, .sequence = i, .first = t0 };
+        t0 += rows[i];
+        if (sequences[i].length / 4 > max_visible)
+            max_visible = sequences[i].length / 4;
+    }
+    const uint32_t iq_stride = s->n_heads * s->index_dim + 8, weights_stride = s->n_heads + 3;
+    st.iq = test_normals(t, (size_t)n * iq_stride, 1.0f);
+    st.weights = test_normals(t, (size_t)n * weights_stride, 1.0f);
+    const uint32_t scores_stride = (uint32_t)dsvk_align(max_visible, 4) + 4;
+    st.scores = test_output(t, (size_t)n * scores_stride * 4);
+    st.p = (dsvk_indexer_params){ .rows = test_upload(t, st.rows, n * sizeof *st.rows).addr,
+                                  .seqs = test_upload(t, seqs, n_sequences * sizeof *seqs).addr,
+                                  .iq = test_upload(t, st.iq, (size_t)n * iq_stride * 4).addr,
+                                  .weights = test_upload(t, st.weights, (size_t)n * weights_stride * 4).addr,
+                                  .scores = st.scores.addr,
+                                  .format = { .native = s->native, .head_dim = 512, .rope_dim = 64, .index_dim = s->index_dim },
+                                  .n = n,
+                                  .n_heads = s->n_heads,
+                                  .iq_stride = iq_stride,
+                                  .weights_stride = weights_stride,
+                                  .scores_stride = scores_stride,
+                                  .max_visible = max_visible,
+                                  .page_tokens = s->page_tokens,
+                                  .page_offset = PAGE_OFFSET,
+                                  .scale = 1.0f / sqrtf((float)(s->index_dim * s->n_heads)) };
+    return st;
+}
+
+/* One row alone must give the bits it gave among the others. */
+static void check_alone(test *t, const step *st, uint32_t r, const float *batch) {
+    dsvk_indexer_params p = st->p;
+    const dsvk_buffer scores = test_output(t, (size_t)p.scores_stride * 4);
+    p.rows += r * sizeof(struct dsvk_row);
+    p.iq = test_upload(t, st->iq + (size_t)r * p.iq_stride, p.iq_stride * 4).addr;
+    p.weights = test_upload(t, st->weights + (size_t)r * p.weights_stride, p.weights_stride * 4).addr;
+    p.scores = scores.addr;
+    p.n = 1;
+    p.max_visible = (st->rows[r].position + 1) / 4;
+    dsvk_indexer(t->cmd, &p);
+    if (test_run(t))
+        test_compare_words(t, "row alone", test_download(t, &scores), batch + (size_t)r * p.scores_stride, p.scores_stride);
+}
+
+static void check(test *t, shape s, const uint32_t *lengths, const uint32_t *rows, uint32_t n_sequences) {
+    test_case(t, "heads=%u dim=%u page=%u %s lengths=%u.. rows=%u..", s.n_heads, s.index_dim, s.page_tokens,
+              s.native ? "native" : "f32", lengths[0], rows[0]);
+    sequence sequences[4];
+    for (uint32_t i = 0; i < n_sequences; i++)
+        sequences[i] = make_sequence(t, &s, lengths[i]);
+    const step st = make_step(t, &s, sequences, rows, n_sequences);
+    const dsvk_indexer_params *p = &st.p;
+    dsvk_indexer(t->cmd, p);
+    if (!test_run(t))
+        return;
+    const float *got = test_download(t, &st.scores);
+    float *want = test_alloc(t, (size_t)p->scores_stride * 4), *magnitude = test_alloc(t, (size_t)p->scores_stride * 4);
+    for (uint32_t r = 0; r < p->n; r++) {
+        const uint32_t visible = (st.rows[r].position + 1) / 4;
+        ref_indexer(st.iq + (size_t)r * p->iq_stride, st.weights + (size_t)r * p->weights_stride,
+                    sequences[st.rows[r].sequence].keys, s.n_heads, s.index_dim, visible, p->scale, want, magnitude);
+        test_compare_sums(t, "scores", got + (size_t)r * p->scores_stride, want, magnitude, visible, 0x1p-20f);
+        bool untouched = true;
+        for (uint32_t j = visible; j < p->scores_stride; j++) {
+            uint32_t word;
+            memcpy(&word, &got[(size_t)r * p->scores_stride + j], 4);
+            untouched &= word == 0xffffffffu;
+        }
+        test_check(t, untouched, "row %u: scores behind the %u visible ones were written", r, visible);
+    }
+    check_alone(t, &st, 0, got);
+    if (p->n > 1)
+        check_alone(t, &st, p->n - 1, got);
+}
+
+static void record(dsvk_cmd *cmd, void *params) { dsvk_indexer(cmd, params); }
+
+static void bench(test *t, uint32_t length, uint32_t n) {
+    const shape s = { 64, 128, 4096, true };
+    test_case(t, "heads=64 dim=128 keys=%u rows=%u", length / 4, n);
+    const sequence q = make_sequence(t, &s, length);
+    step st = make_step(t, &s, &q, &n, 1);
+    test_bench(t, record, &st.p);
+}
+
+int main(int argc, char **argv) {
+    test t;
+    test_begin(&t, "indexer", argc, argv);
+    static const uint32_t heads[] = { 3, 8, 16, 32, 64, 70 };
+    static const uint32_t lengths[] = { 9, 130, 1031, 516 }, rows[] = { 9, 5, 12, 1 };
+    for (uint32_t i = 0; i < DSVK_COUNT(heads); i++)
+        for (int native = 0; native < 2; native++)
+            check(&t, (shape){ heads[i], 128, 128, native }, lengths, rows, 4);
+    check(&t, (shape){ 5, 32, 128, true }, lengths, rows, 4);
+    check(&t, (shape){ 5, 256, 64, true }, lengths, rows, 4);
+    check(&t, (shape){ 2, 64, 4, false }, lengths, rows, 4);
+    check(&t, (shape){ 64, 128, 4096, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 2 }, 1);
+
+    test_case(&t, "shapes");
+    dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .index_dim = 100 }, .n = 1, .n_heads = 4, .iq_stride = 400 });
+    test_run_fails(&t, "4 heads of 100 values");
+    dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .index_dim = 128 }, .n = 1, .n_heads = 4, .iq_stride = 512,
+                                                .weights_stride = 4, .max_visible = 9, .scores_stride = 8, .page_tokens = 128 });
+    test_run_fails(&t, "9 keys visible in scores of stride 8");
+
+    if (t.bench) {
+        bench(&t, 16384, 1);
+        bench(&t, 131072, 1);
+        bench(&t, 16384, 32);
+    }
+    return test_end(&t);
+}

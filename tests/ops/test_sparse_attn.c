@@ -1,0 +1,421 @@
+/* sparse_attn and sparse_attn_merge against plain loops, from rows stored where the engine stores them: the ring of the state,
+ * the store of the step, pages. What is not a row is 0xff, which is NaN in every format, so one wrong address shows.
+ * Tolerance: 2^-20 of sum |p row| / den * (1 + the terms of a score): scores are sums of up to 512 products in 32-bit floats,
+ * of which the running sums stay far below that bound, and p carries the score's absolute error as a relative one.
+ * Every case runs as one step with one split and with a split per segment, and tokens again alone: all bits equal.
+ * Edges: positions 0 .. 4, window - 1 .. window + 1; windows of 32 and 128; chunks of 200 rows from 0, 5, 127, 128 and 300;
+ * several sequences in one step; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
+ * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
+ * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths. */
+#include "harness.h"
+
+#define MAX_SEQUENCES 4
+#define RING_OFFSET 64u
+#define PAGE_OFFSET 32u
+
+typedef struct shape {
+    uint32_t n_heads, head_dim, rope_dim, window, slack, ratio, k, page_tokens;
+    bool native;
+    float q_scale;
+    float sink; /* 0: random */
+} shape;
+
+typedef struct sequence { /* everything that was ever stored of one session */
+    uint32_t length;
+    uint8_t *window_store; /* capacity length */
+    float *window_rows, *entries;
+    dsvk_addr pages;       /* array of page addresses, on the device */
+} sequence;
+
+typedef struct run { uint32_t sequence, start, rows; } run; /* of a step */
+
+typedef struct world {
+    shape s;
+    dsvk_row_format format;
+    sequence sequences[MAX_SEQUENCES];
+    float *angles; /* [positions][rope_dim / 2][2] */
+    dsvk_addr rope;
+    float *sink;
+    dsvk_addr sink_addr;
+    float *q;      /* of the whole step, [n][q_stride] */
+    int32_t *idx;  /* [n][k] */
+    uint32_t q_stride;
+} world;
+
+static size_t store_bytes(const dsvk_row_format *f, uint32_t capacity) {
+    return (size_t)capacity * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f));
+}
+
+static void copy_row(const dsvk_row_format *f, uint8_t *to, uint32_t to_capacity, uint32_t to_row, const uint8_t *from,
+                     uint32_t from_capacity, uint32_t from_row) {
+    const size_t codes = dsvk_row_code_bytes(f), scales = dsvk_row_scale_bytes(f);
+    memcpy(to + to_row * codes, from + from_row * codes, codes);
+    if (scales > 0)
+        memcpy(to + to_capacity * codes + to_row * scales, from + from_capacity * codes + from_row * scales, scales);
+}
+
+static void random_row(test *t, const dsvk_row_format *f, uint8_t *store, uint32_t capacity, uint32_t r) {
+    const uint32_t tail = f->head_dim - f->rope_dim;
+    uint8_t *codes = store + (size_t)r * dsvk_row_code_bytes(f);
+    uint8_t *scales = store + (size_t)capacity * dsvk_row_code_bytes(f) + (size_t)r * dsvk_row_scale_bytes(f);
+    if (!f->native) {
+        for (uint32_t d = 0; d < f->head_dim; d++) {
+            const float v = test_normal(t);
+            memcpy(codes + 4 * d, &v, 4);
+        }
+        return;
+    }
+    for (uint32_t d = 0; d < tail; d++) {
+        codes[d] = (uint8_t)test_random(t);
+        if ((codes[d] & 0x7f) == 0x7f)
+            codes[d] ^= 1;
+    }
+    for (uint32_t d = 0; d < f->rope_dim; d++) {
+        const uint16_t bits = ref_bf16_bits(test_normal(t));
+        memcpy(codes + tail + 2 * d, &bits, 2);
+    }
+    for (uint32_t b = 0; b < tail / 64; b++)
+        scales[b] = (uint8_t)(119 + test_below(t, 3));
+}
+
+/* A store of random rows, and the rows decoded. */
+static uint8_t *random_store(test *t, const dsvk_row_format *f, uint32_t capacity, float **rows) {
+    uint8_t *store = test_alloc(t, store_bytes(f, capacity));
+    *rows = test_alloc(t, (size_t)capacity * f->head_dim * 4);
+    for (uint32_t r = 0; r < capacity; r++) {
+        random_row(t, f, store, capacity, r);
+        ref_read_row(store, capacity, r, f, *rows + (size_t)r * f->head_dim);
+    }
+    return store;
+}
+
+/* The entries in pages that lie in memory in descending order. */
+static dsvk_addr upload_pages(test *t, const world *w, const uint8_t *entries, uint32_t n_entries, uint32_t length) {
+    const uint32_t capacity = w->s.page_tokens / w->s.ratio, n_pages = length / w->s.page_tokens + 1;
+    const size_t page_bytes = dsvk_align(PAGE_OFFSET + store_bytes(&w->format, capacity), 16);
+    uint8_t *memory = test_alloc(t, n_pages * page_bytes);
+    uint64_t *pages = test_alloc(t, n_pages * sizeof *pages);
+    memset(memory, 0xff, n_pages * page_bytes);
+    for (uint32_t j = 0; j < length / w->s.ratio; j++)
+        copy_row(&w->format, memory + (n_pages - 1 - j / capacity) * page_bytes + PAGE_OFFSET, capacity, j % capacity, entries,
+                 n_entries, j);
+    const dsvk_buffer buffer = test_upload(t, memory, n_pages * page_bytes);
+    for (uint32_t i = 0; i < n_pages; i++)
+        pages[i] = buffer.addr + (n_pages - 1 - i) * page_bytes;
+    return test_upload(t, pages, n_pages * sizeof *pages).addr;
+}
+
+static sequence make_sequence(test *t, const world *w, uint32_t length) {
+    sequence q = { .length = length };
+    q.window_store = random_store(t, &w->format, length, &q.window_rows);
+    if (w->s.ratio > 0) {
+        const uint32_t n_entries = length / w->s.ratio + 1;
+        const uint8_t *entries = random_store(t, &w->format, n_entries, &q.entries);
+        q.pages = upload_pages(t, w, entries, n_entries, length);
+    }
+    return q;
+}
+
+static void make_rope(test *t, world *w, uint32_t positions) {
+    const uint32_t n_pages = positions / DSVK_ROPE_PAGE + 1;
+    const size_t page = (size_t)DSVK_ROPE_PAGE * w->s.rope_dim;
+    uint64_t *pages = test_alloc(t, n_pages * sizeof *pages);
+    w->angles = test_alloc(t, n_pages * page * 4);
+    for (size_t i = 0; i < (size_t)(positions + 1) * w->s.rope_dim; i += 2) {
+        const double theta = 6.28318 * test_uniform(t);
+        w->angles[i] = (float)cos(theta);
+        w->angles[i + 1] = (float)sin(theta);
+    }
+    for (uint32_t i = 0; i < n_pages; i++)
+        pages[i] = test_upload(t, w->angles + i * page, page * 4).addr;
+    w->rope = test_upload(t, pages, n_pages * sizeof *pages).addr;
+}
+
+/* Ascending distinct entries, as topk writes them; by row: all that fit, half of them, none, and some that do not exist. */
+static void make_idx(test *t, const shape *s, uint32_t visible, uint32_t mode, int32_t *idx) {
+    uint32_t room = s->k < visible ? s->k : visible, n = 0;
+    if (mode == 1)
+        room /= 2;
+    if (mode == 2)
+        room = 0;
+    for (uint32_t j = 0; j < visible && n < room; j++)
+        if (test_below(t, visible - j) < room - n)
+            idx[n++] = (int32_t)j;
+    for (uint32_t i = n; i < s->k; i++)
+        idx[i] = mode == 3 ? (int32_t)(i % 2 ? visible : 0x7fffffff) : -1;
+    if (mode == 3 && n > 2)
+        idx[n / 2] = -5;
+}
+
+static world make_world(test *t, shape s, const run *runs, uint32_t n_runs) {
+    world w = { .s = s,
+                .format = { .native = s.native, .head_dim = s.head_dim, .rope_dim = s.rope_dim, .index_dim = 128 },
+                .q_stride = s.n_heads * s.head_dim + 12 };
+    uint32_t n = 0, longest = 0;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        const uint32_t length = runs[i].start + runs[i].rows;
+        w.sequences[i] = make_sequence(t, &w, length);
+        longest = length > longest ? length : longest;
+        n += runs[i].rows;
+    }
+    make_rope(t, &w, longest);
+    w.sink = test_normals(t, s.n_heads, 1.0f);
+    for (uint32_t h = 0; h < s.n_heads && s.sink != 0; h++)
+        w.sink[h] = h % 2 == 0 ? s.sink : -s.sink;
+    w.sink_addr = test_upload(t, w.sink, s.n_heads * 4).addr;
+    w.q = test_normals(t, (size_t)n * w.q_stride, s.q_scale);
+    w.idx = test_alloc(t, (size_t)n * (s.k + 1) * 4);
+    uint32_t r = 0;
+    for (uint32_t i = 0; i < n_runs; i++)
+        for (uint32_t p = runs[i].start; p < runs[i].start + runs[i].rows; p++, r++)
+            make_idx(t, &s, (p + 1) / 4, n > 1 ? r % 4 : 0, w.idx + (size_t)r * s.k);
+    return w;
+}
+
+/* A step over `runs`, whose first token is row `row` of w->q and w->idx; the state is what it must be before the step. */
+static dsvk_sparse_attn_params make_step(test *t, const world *w, const run *runs, uint32_t n_runs, uint32_t row) {
+    const shape *s = &w->s;
+    const dsvk_row_format *f = &w->format;
+    const uint32_t ring = s->window + s->slack;
+    const size_t state_bytes = dsvk_align(RING_OFFSET + store_bytes(f, ring), 16);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_runs; i++)
+        n += runs[i].rows;
+    const uint32_t capacity = n + 3;
+    uint8_t *states = test_alloc(t, n_runs * state_bytes), *store = test_alloc(t, store_bytes(f, capacity));
+    struct dsvk_row *rows = test_alloc(t, n * sizeof *rows);
+    struct dsvk_seq *seqs = test_alloc(t, n_runs * sizeof *seqs);
+    memset(states, 0xff, n_runs * state_bytes);
+    memset(store, 0xff, store_bytes(f, capacity));
+    for (uint32_t i = 0, first = 0; i < n_runs; first += runs[i++].rows) {
+        const sequence *q = &w->sequences[runs[i].sequence];
+        const uint32_t start = runs[i].start;
+        for (uint32_t p = start > ring ? start - ring : 0; p < start; p++)
+            copy_row(f, states + i * state_bytes + RING_OFFSET, ring, p % ring, q->window_store, q->length, p);
+        for (uint32_t r = 0; r < runs[i].rows; r++) {
+            copy_row(f, store, capacity, first + r, q->window_store, q->length, start + r);
+            rows[first + r] = (struct dsvk_row){ .position = start + r, .sequence = i, .first = first };
+        }
+        seqs[i] = (struct dsvk_seq){ .pages = q->pages, .first = first, .rows = runs[i].rows, .start = start };
+    }
+    const dsvk_buffer state = test_upload(t, states, n_runs * state_bytes);
+    for (uint32_t i = 0; i < n_runs; i++)
+        seqs[i].state = state.addr + i * state_bytes;
+    return (dsvk_sparse_attn_params){ .rows = test_upload(t, rows, n * sizeof *rows).addr,
+                                      .seqs = test_upload(t, seqs, n_runs * sizeof *seqs).addr,
+                                      .rope = w->rope,
+                                      .q = test_upload(t, w->q + (size_t)row * w->q_stride, (size_t)n * w->q_stride * 4).addr,
+                                      .step_store = test_upload(t, store, store_bytes(f, capacity)).addr,
+                                      .idx = test_upload(t, w->idx + (size_t)row * s->k, (size_t)n * s->k * 4).addr,
+                                      .sink = w->sink_addr,
+                                      .format = *f,
+                                      .n = n,
+                                      .n_heads = s->n_heads,
+                                      .q_stride = w->q_stride,
+                                      .step_capacity = capacity,
+                                      .window = s->window,
+                                      .ratio = s->ratio,
+                                      .k = s->k,
+                                      .ring_offset = RING_OFFSET,
+                                      .ring_capacity = ring,
+                                      .page_tokens = s->page_tokens,
+                                      .page_offset = PAGE_OFFSET,
+                                      .scale = 1.0f / sqrtf((float)s->head_dim) };
+}
+
+static void record(dsvk_cmd *cmd, void *params) {
+    dsvk_sparse_attn(cmd, params);
+    dsvk_barrier(cmd);
+    dsvk_sparse_attn_merge(cmd, params);
+}
+
+/* The step's result [n][n_heads * head_dim], or NULL. */
+static const float *compute(test *t, dsvk_sparse_attn_params p, uint32_t n_splits) {
+    const size_t values = (size_t)p.n * p.n_heads * p.format.head_dim;
+    p.n_splits = n_splits;
+    const dsvk_buffer out = test_output(t, values * 4);
+    const dsvk_buffer scratch = test_output(t, dsvk_sparse_attn_scratch(p.n, n_splits, p.n_heads, p.format.head_dim));
+    p.out = out.addr;
+    p.partial = scratch.addr;
+    record(t->cmd, &p);
+    if (!test_run(t))
+        return NULL;
+    test_download(t, &scratch);
+    return test_download(t, &out);
+}
+
+static uint32_t longest_list(const world *w, const run *runs, uint32_t n_runs) {
+    uint32_t most = 1;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        const uint32_t entries = w->s.ratio == 4 ? w->s.k : w->s.ratio > 0 ? (runs[i].start + runs[i].rows) / w->s.ratio : 0;
+        if (w->s.window + entries > most)
+            most = w->s.window + entries;
+    }
+    return most;
+}
+
+static void compare(test *t, const world *w, const run *runs, uint32_t n_runs, const float *got) {
+    const shape *s = &w->s;
+    const size_t width = (size_t)s->n_heads * s->head_dim;
+    float *want = test_alloc(t, width * 4), *magnitude = test_alloc(t, width * 4);
+    uint32_t row = 0;
+    for (uint32_t i = 0; i < n_runs; i++)
+        for (uint32_t r = 0; r < runs[i].rows; r++, row++) {
+            const sequence *q = &w->sequences[runs[i].sequence];
+            char what[32];
+            const ref_sparse_attn_case c = { .q = w->q + (size_t)row * w->q_stride,
+                                             .window_rows = q->window_rows,
+                                             .entries = q->entries,
+                                             .idx = w->idx + (size_t)row * s->k,
+                                             .sink = w->sink,
+                                             .angles = w->angles + (size_t)(runs[i].start + r) * s->rope_dim,
+                                             .position = runs[i].start + r,
+                                             .window = s->window,
+                                             .ratio = s->ratio,
+                                             .k = s->k,
+                                             .n_heads = s->n_heads,
+                                             .head_dim = s->head_dim,
+                                             .rope_dim = s->rope_dim,
+                                             .scale = 1.0f / sqrtf((float)s->head_dim) };
+            ref_sparse_attn(&c, want, magnitude);
+            snprintf(what, sizeof what, "row %u (position %u)", row, c.position);
+            test_compare_sums(t, what, got + row * width, want, magnitude, width, 0x1p-20f);
+        }
+}
+
+static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
+    test_case(t, "heads=%u dim=%u rope=%u window=%u+%u ratio=%u k=%u page=%u %s q=%g sink=%g from %u rows %u runs %u", s.n_heads,
+              s.head_dim, s.rope_dim, s.window, s.slack, s.ratio, s.k, s.page_tokens, s.native ? "native" : "f32", s.q_scale,
+              s.sink, runs[0].start, runs[0].rows, n_runs);
+    const world w = make_world(t, s, runs, n_runs);
+    const dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
+    const size_t width = (size_t)s.n_heads * s.head_dim;
+    const uint32_t splits = dsvk_sparse_attn_splits(1, longest_list(&w, runs, n_runs));
+    const float *one = compute(t, p, 1);
+    const float *many = compute(t, p, splits);
+    if (one == NULL || many == NULL)
+        return;
+    compare(t, &w, runs, n_runs, one);
+    test_compare_words(t, "splits", many, one, p.n * width);
+    /* the last row of every run, alone, when everything before it is in the ring */
+    for (uint32_t i = 0, row = 0; i < n_runs; i++) {
+        row += runs[i].rows;
+        const run alone = { runs[i].sequence, runs[i].start + runs[i].rows - 1, 1 };
+        const dsvk_sparse_attn_params single = make_step(t, &w, &alone, 1, row - 1);
+        const float *got = compute(t, single, i % 2 == 0 ? splits : 1);
+        if (got != NULL)
+            test_compare_words(t, "row alone", got, one + (row - 1) * width, width);
+    }
+}
+
+static void check_chunks(test *t) {
+    static const uint32_t starts[] = { 0, 5, 127, 128, 300 }, ratios[] = { 0, 4, 128 };
+    for (uint32_t i = 0; i < DSVK_COUNT(starts); i++)
+        for (uint32_t r = 0; r < DSVK_COUNT(ratios); r++) {
+            const bool wide = (i + r) % 2 == 0;
+            check(t,
+                  (shape){ .n_heads = 3, .head_dim = 128, .rope_dim = 64, .window = wide ? 128 : 32, .slack = wide ? 0 : 3,
+                           .ratio = ratios[r], .k = 40, .page_tokens = 128, .native = r != 1 || wide, .q_scale = 1 + 7 * wide },
+                  &(run){ 0, starts[i], 200 }, 1);
+        }
+}
+
+static void check_widths(test *t) {
+    static const struct { uint32_t heads, dim, rope; } widths[] = { { 1, 64, 64 }, { 4, 128, 64 }, { 17, 192, 64 },
+                                                                   { 64, 256, 128 }, { 5, 512, 64 } };
+    static const run runs[] = { { 0, 0, 5 }, { 1, 31, 3 }, { 2, 700, 2 }, { 3, 254, 4 } };
+    for (uint32_t i = 0; i < DSVK_COUNT(widths); i++)
+        for (int native = 0; native < 2; native++) {
+            shape s = { .n_heads = widths[i].heads, .head_dim = widths[i].dim, .rope_dim = widths[i].rope, .window = 32,
+                        .slack = 3, .ratio = 4, .k = 33, .page_tokens = 128, .native = native, .q_scale = 2 };
+            check(t, s, runs, 4);
+            s.ratio = 128;
+            check(t, s, runs, 4);
+        }
+}
+
+static void check_values(test *t) {
+    static const float sinks[] = { -1e30f, 60, 1e4f };
+    shape s = { .n_heads = 4, .head_dim = 128, .rope_dim = 64, .window = 32, .ratio = 4, .k = 40, .page_tokens = 128,
+                .native = true, .q_scale = 30 };
+    for (uint32_t i = 0; i < DSVK_COUNT(sinks); i++) {
+        s.sink = sinks[i];
+        check(t, s, &(run){ 0, 0, 70 }, 1);
+    }
+}
+
+/* A NaN in one window row: NaN in all values of the tokens that see it, in none of the others. */
+static void check_nan(test *t) {
+    const shape s = { .n_heads = 3, .head_dim = 128, .rope_dim = 64, .window = 32, .page_tokens = 128, .native = true,
+                      .q_scale = 1 };
+    const run all = { 0, 0, 90 };
+    test_case(t, "NaN in the row of position 40");
+    world w = make_world(t, s, &all, 1);
+    sequence *q = &w.sequences[0];
+    q->window_store[(size_t)40 * dsvk_row_code_bytes(&w.format) + 7] = 0x7f;
+    ref_read_row(q->window_store, q->length, 40, &w.format, q->window_rows + (size_t)40 * s.head_dim);
+    const float *got = compute(t, make_step(t, &w, &all, 1, 0), 1);
+    if (got != NULL)
+        compare(t, &w, &all, 1, got);
+}
+
+static void check_models(test *t) {
+    shape s = { .n_heads = 64, .head_dim = 512, .rope_dim = 64, .window = 128, .ratio = 4, .k = 512, .page_tokens = 128,
+                .native = true, .q_scale = 1 };
+    check(t, s, (run[]){ { 0, 2600, 1 }, { 1, 4094, 3 } }, 2);
+    s.n_heads = 128;
+    s.k = 1024;
+    check(t, s, &(run){ 0, 5000, 1 }, 1);
+    s.ratio = 128;
+    check(t, s, &(run){ 0, 5000, 1 }, 1);
+}
+
+static void check_refusals(test *t) {
+    dsvk_sparse_attn_params p = { .format = { .head_dim = 640, .rope_dim = 64 }, .n = 1, .n_heads = 2, .n_splits = 1 };
+    test_case(t, "shapes");
+    dsvk_sparse_attn(t->cmd, &p);
+    test_run_fails(t, "heads of 640 values");
+    p.format.head_dim = 128;
+    p.q_stride = 254;
+    dsvk_sparse_attn(t->cmd, &p);
+    test_run_fails(t, "queries of stride 254");
+    p.q_stride = 256, p.window = 128, p.ring_capacity = 128, p.step_capacity = 1, p.ratio = 128, p.page_tokens = 64;
+    dsvk_sparse_attn(t->cmd, &p);
+    test_run_fails(t, "pages of 64 tokens at ratio 128");
+    p.n_splits = 0;
+    dsvk_sparse_attn_merge(t->cmd, &p);
+    test_run_fails(t, "0 splits");
+}
+
+static void bench(test *t, uint32_t n_heads, uint32_t k, uint32_t n) {
+    const shape s = { .n_heads = n_heads, .head_dim = 512, .rope_dim = 64, .window = 128, .ratio = 4, .k = k,
+                      .page_tokens = 4096, .native = true, .q_scale = 1 };
+    const run r = { 0, 4 * k + 8, n };
+    const uint32_t n_splits = dsvk_sparse_attn_splits(n, s.window + k);
+    test_case(t, "heads=%u dim=512 rows=128+%u n=%u splits=%u", n_heads, k, n, n_splits);
+    const world w = make_world(t, s, &r, 1);
+    for (size_t i = 0; i < (size_t)n * k; i++)
+        w.idx[i] = (int32_t)(i % k);
+    dsvk_sparse_attn_params p = make_step(t, &w, &r, 1, 0);
+    p.n_splits = n_splits;
+    p.out = test_output(t, (size_t)n * n_heads * 512 * 4).addr;
+    p.partial = test_output(t, dsvk_sparse_attn_scratch(n, n_splits, n_heads, 512)).addr;
+    test_bench(t, record, &p);
+}
+
+int main(int argc, char **argv) {
+    test t;
+    test_begin(&t, "sparse_attn", argc, argv);
+    check_chunks(&t);
+    check_widths(&t);
+    check_values(&t);
+    check_nan(&t);
+    check_models(&t);
+    check_refusals(&t);
+    if (t.bench) {
+        bench(&t, 64, 512, 1);
+        bench(&t, 64, 512, 32);
+        bench(&t, 128, 1024, 1);
+    }
+    return test_end(&t);
+}
