@@ -1,48 +1,18 @@
-/* JSON through jansson, behind the limits of faults M03-M05: depth is checked by a scan before the (recursive) parser
- * sees the text, duplicate keys are errors however they are escaped, and every message carries a byte offset. */
+/* JSON through jansson, behind the limits of faults M03-M05: json_reader.c proves the text sound, with its own messages,
+ * before the (recursive) parser sees it. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
-
-/* Depth of nesting, counted without recursion. Strings are skipped; whether the text is JSON at all is jansson's say. */
-static bool too_deep(const char *text, size_t n, size_t *offset) {
-    uint32_t depth = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < n; i++) {
-        char c = text[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            if (++depth > DSVK_JSON_DEPTH) {
-                *offset = i;
-                return true;
-            }
-        } else if ((c == '}' || c == ']') && depth > 0) {
-            depth--;
-        }
-    }
-    return false;
-}
+#include "json_reader.h"
 
 dsvk_status dsvk_json_parse(json_t **root, const char *text, size_t n, const char *what, dsvk_error *err) {
-    size_t offset;
     if (n > INT_MAX)
         return dsvk_fail(err, DSVK_LIMIT, "%s: %zu bytes of JSON, the limit is %d", what, n, INT_MAX);
-    const char *nul = memchr(text, 0, n);
-    if (nul)
-        return dsvk_fail(err, DSVK_FORMAT, "%s: NUL byte at offset %zu", what, (size_t)(nul - text));
-    if (too_deep(text, n, &offset))
-        return dsvk_fail(err, DSVK_LIMIT, "%s: nested deeper than %d at offset %zu", what, DSVK_JSON_DEPTH, offset);
+    DSVK_TRY(dsvk_json_check(text, n, what, err));
     json_error_t e;
-    json_t *parsed = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
-    if (!parsed) {
+    json_t *parsed = json_loadb(text, n, 0, &e);
+    if (!parsed) { /* memory, or a number beyond what jansson's types hold */
         if (json_error_code(&e) == json_error_out_of_memory)
             return dsvk_fail_nomem(err, n);
         char reason[200];

@@ -107,7 +107,7 @@ struct check {
 };
 
 static dsvk_status bad(struct check *c, size_t offset, const char *reason) {
-    return dsvk_fail(c->err, DSVK_FORMAT, "%s: %s at byte %zu", c->what, reason, offset);
+    return dsvk_fail(c->err, DSVK_FORMAT, "%s: %s at offset %zu", c->what, reason, offset);
 }
 
 static void skip_space(struct check *c) {
@@ -235,7 +235,7 @@ static dsvk_status check_word(struct check *c) {
 
 static dsvk_status push_key(struct check *c, size_t offset) {
     if (c->at - offset - 2 > DSVK_JSON_KEY_LIMIT)
-        return dsvk_fail(c->err, DSVK_LIMIT, "%s: key of %zu bytes at byte %zu, the limit is %u", c->what,
+        return dsvk_fail(c->err, DSVK_LIMIT, "%s: key of %zu bytes at offset %zu, the limit is %u", c->what,
                          c->at - offset - 2, offset, DSVK_JSON_KEY_LIMIT);
     if (c->n_keys == c->key_capacity) {
         size_t capacity = c->key_capacity ? c->key_capacity * 2 : 64;
@@ -272,7 +272,7 @@ static dsvk_status check_duplicates(struct check *c, size_t first) {
             size_t length = dsvk_json_string((dsvk_json_value) { text + keys[i].offset, c->n - keys[i].offset }, key,
                                              sizeof key);
             dsvk_escape(shown, sizeof shown, key, length < sizeof key ? length : sizeof key - 1);
-            return dsvk_fail(c->err, DSVK_FORMAT, "%s: duplicate key \"%s\" at byte %u, first at byte %u", c->what, shown,
+            return dsvk_fail(c->err, DSVK_FORMAT, "%s: duplicate key \"%s\" at offset %u, first at offset %u", c->what, shown,
                              keys[i].offset, keys[i - 1].offset);
         }
     }
@@ -282,7 +282,7 @@ static dsvk_status check_duplicates(struct check *c, size_t first) {
 
 static dsvk_status open_level(struct check *c) {
     if (c->depth == DSVK_JSON_DEPTH)
-        return dsvk_fail(c->err, DSVK_LIMIT, "%s: nested deeper than %d at byte %zu", c->what, DSVK_JSON_DEPTH, c->at);
+        return dsvk_fail(c->err, DSVK_LIMIT, "%s: nested deeper than %d at offset %zu", c->what, DSVK_JSON_DEPTH, c->at);
     c->levels[c->depth].object = c->text[c->at] == '{';
     c->levels[c->depth].first_key = c->n_keys;
     c->depth++;

@@ -339,7 +339,7 @@ static dsvk_status read_header_size(const dsvk_file *file, uint64_t *size, dsvk_
     if (length > file->size - 8)
         return dsvk_fail(err, DSVK_FORMAT, "%s: expected at least %" PRIu64 " bytes (a header of %" PRIu64 "), the file has %"
                          PRIu64, file->path, length + 8, length, file->size);
-    return dsvk_fail(err, DSVK_FORMAT, "%s: the header begins with byte 0x%02x at byte 8 instead of '{'", file->path, head[8]);
+    return dsvk_fail(err, DSVK_FORMAT, "%s: the header begins with byte 0x%02x at offset 8 instead of '{'", file->path, head[8]);
 }
 
 /* M03: one object, then nothing but spaces. */
@@ -349,7 +349,7 @@ static dsvk_status check_header_text(const dsvk_file *file, const char *text, si
     DSVK_TRY(dsvk_json_check(text, n, what, err));
     for (size_t i = dsvk_json_root(text, n).n; i < n; i++)
         if (text[i] != ' ')
-            return dsvk_fail(err, DSVK_FORMAT, "%s: byte 0x%02x after the JSON at byte %zu", what, (unsigned char)text[i], i);
+            return dsvk_fail(err, DSVK_FORMAT, "%s: byte 0x%02x after the JSON at offset %zu", what, (unsigned char)text[i], i);
     return DSVK_OK;
 }
 
