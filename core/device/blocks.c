@@ -42,6 +42,11 @@ const char *dsvk_purpose_name(dsvk_purpose purpose) {
 
 /* ---- which memory types serve a purpose ---- */
 
+static bool shares_host_memory(const dsvk_physical *physical) {
+    const VkPhysicalDeviceType type = physical->properties.deviceType;
+    return type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU || type == VK_PHYSICAL_DEVICE_TYPE_CPU;
+}
+
 /* Higher is better; -1: does not serve. */
 static int type_score(const dsvk_physical *physical, dsvk_purpose purpose, uint32_t index) {
     const VkMemoryType *type = &physical->memory.memoryTypes[index];
@@ -58,10 +63,10 @@ static int type_score(const dsvk_physical *physical, dsvk_purpose purpose, uint3
     if (purpose == DSVK_READBACK)
         return mapped ? (local ? 0 : 1) + (cached ? 2 : 0) : -1;
     if (!local || type->heapIndex != physical->main_heap)
-        return -1;
+        return shares_host_memory(physical) && mapped ? 0 : -1; /* behind a small carve-out there is the rest */
     if (physical->unified)
-        return mapped ? 1 + cached : 0;
-    return mapped ? 0 : 1;
+        return mapped ? 2 + cached : 1;
+    return mapped ? 1 : 2;
 }
 
 static void choose_types(const dsvk_physical *physical, dsvk_purpose purpose, dsvk_pool *pool) {
@@ -400,6 +405,20 @@ dsvk_status dsvk_buffer_create(dsvk_device *device, dsvk_purpose purpose, uint64
     return status;
 }
 
+/* One empty block stays for what comes and goes, so that sessions do not allocate each time; weights come seldom and
+ * large. A hung device may still be using its memory. */
+static bool keep_empty(const dsvk_device *device, dsvk_purpose purpose, const dsvk_block *block) {
+    const dsvk_pool *pool = &device->pools[purpose];
+    if (atomic_load(&device->hung))
+        return true;
+    if (purpose == DSVK_WEIGHTS || block->usable > pool->block_limit)
+        return false;
+    for (const dsvk_block *other = pool->blocks; other; other = other->next)
+        if (other != block && other->n_buffers == 0)
+            return false;
+    return true;
+}
+
 void dsvk_buffer_destroy(dsvk_device *device, dsvk_buffer *buffer) {
     dsvk_block *block = buffer->block;
     if (!block)
@@ -410,11 +429,7 @@ void dsvk_buffer_destroy(dsvk_device *device, dsvk_buffer *buffer) {
         const uint64_t size = taken(buffer->size);
         return_range(block, buffer->offset, size);
         pool->used -= size;
-        /* One empty block stays, so that sessions that come and go do not allocate each time. */
-        bool spare = block->usable <= pool->block_limit;
-        for (dsvk_block *other = pool->blocks; other && spare; other = other->next)
-            spare = other == block || other->n_buffers > 0;
-        if (block->n_buffers == 0 && !spare)
+        if (block->n_buffers == 0 && !keep_empty(device, buffer->purpose, block))
             pool_remove(device, pool, block);
         pthread_mutex_unlock(&device->memory_lock);
     }
@@ -483,6 +498,8 @@ void dsvk_pools_close(dsvk_device *device, bool on_device) {
 
 dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_error *err) {
     DSVK_TRY(dsvk_device_status(device, err));
+    if (!json)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_memory: json is NULL");
     json_t *root = json_object();
     pthread_mutex_lock(&device->memory_lock);
     for (int p = 0; p < DSVK_PURPOSE_COUNT; p++) {

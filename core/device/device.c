@@ -22,9 +22,8 @@ dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err) {
     if (dsvk_device_forked(device))
         return dsvk_fail(err, DSVK_STATE, "the device was opened by process %ld, not by its forked child %ld",
                          (long)device->pid, (long)getpid());
-    if (atomic_load(&device->lost)) { /* the message is complete before the flag is set */
+    if (atomic_load(&device->lost)) /* the message is complete before the flag is set */
         return dsvk_fail(err, DSVK_DEVLOST, "%s", device->lost_message);
-    }
     return DSVK_OK;
 }
 
@@ -82,18 +81,36 @@ uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_
 
 /* ---- the timeline ---- */
 
-dsvk_status dsvk_timeline_wait(dsvk_device *device, uint64_t value, uint32_t seconds, dsvk_error *err) {
-    DSVK_TRY(dsvk_device_status(device, err));
+static VkResult wait_value(dsvk_device *device, uint64_t value, uint32_t seconds) {
     const VkSemaphoreWaitInfo info = {
         .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
         .semaphoreCount = 1,
         .pSemaphores = &device->timeline,
         .pValues = &value,
     };
-    VkResult result = device->vk.vkWaitSemaphores(device->handle, &info, seconds * UINT64_C(1000000000));
-    if (result == VK_TIMEOUT)
+    return device->vk.vkWaitSemaphores(device->handle, &info, seconds * UINT64_C(1000000000));
+}
+
+dsvk_status dsvk_timeline_wait(dsvk_device *device, uint64_t value, uint32_t seconds, dsvk_error *err) {
+    DSVK_TRY(dsvk_device_status(device, err));
+    VkResult result = wait_value(device, value, seconds);
+    if (result == VK_TIMEOUT) {
+        atomic_store(&device->hung, true);
         return dsvk_device_lose(device, err, "a submit did not finish within %u s", seconds);
+    }
     return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkWaitSemaphores");
+}
+
+bool dsvk_at_rest(dsvk_device *device, uint64_t value, uint32_t seconds) {
+    if (dsvk_device_forked(device))
+        return false;
+    if (!device->timeline || value == 0 || (atomic_load(&device->lost) && !atomic_load(&device->hung)))
+        return true;
+    VkResult result = wait_value(device, value, seconds);
+    if (result != VK_TIMEOUT)
+        return true;
+    atomic_store(&device->hung, true);
+    return false;
 }
 
 /* ---- opening ---- */
@@ -240,11 +257,7 @@ dsvk_device *dsvk_device_retain(dsvk_device *device) {
 /* Accepts a half-opened device. When the queue does not come to rest in time its objects are left to the driver: to
  * destroy what the device still uses is worse than to leak it. */
 static void free_device(dsvk_device *device) {
-    const bool forked = dsvk_device_forked(device);
-    bool at_rest = !forked;
-    if (!forked && device->timeline && device->submitted && !atomic_load(&device->lost))
-        at_rest = dsvk_timeline_wait(device, device->submitted, DSVK_CLOSE_SECONDS, NULL) == DSVK_OK ||
-                  atomic_load(&device->lost);
+    const bool at_rest = dsvk_at_rest(device, device->submitted, DSVK_CLOSE_SECONDS);
     dsvk_pipelines_close(device, at_rest);
     dsvk_pools_close(device, at_rest);
     if (at_rest && device->timeline)
@@ -275,6 +288,8 @@ const dsvk_device_limits *dsvk_device_get_limits(const dsvk_device *device) { re
 
 dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *err) {
     DSVK_TRY(dsvk_device_status(device, err));
+    if (!json)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_describe: json is NULL");
     json_t *root = dsvk_physical_json(&device->physical);
     if (root) {
         json_object_set_new(root, "validation", json_boolean(device->vk.validation != NULL));

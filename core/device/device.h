@@ -49,7 +49,7 @@ const char *dsvk_purpose_name(dsvk_purpose purpose);                        /* "
 typedef struct dsvk_cmd dsvk_cmd;
 
 typedef struct dsvk_dispatch_info {
-    const char *op;            /* the op's name, for profiles ("rms_norm") */
+    const char *op;            /* the op's name, for profiles ("rms_norm"); kept by pointer: a string literal */
     const char *shader;        /* shaders/<shader>.comp ("rms_norm") */
     const uint32_t *constants; /* [n_constants] specialization constants; index = constant id */
     uint32_t n_constants;
@@ -59,7 +59,8 @@ typedef struct dsvk_dispatch_info {
     uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles; 0: unknown */
 } dsvk_dispatch_info;
 
-/* A new recording in the begun state. The first error of any recording call sticks and is reported by submit. */
+/* A new recording in the begun state, to be destroyed before its device is closed. The first error of any recording call
+ * sticks and is reported by submit. */
 dsvk_status dsvk_cmd_create(dsvk_device *device, dsvk_cmd **cmd, dsvk_error *err);
 void dsvk_cmd_destroy(dsvk_cmd *cmd); /* waits (bounded) for a running submit first; accepts NULL */
 dsvk_status dsvk_cmd_begin(dsvk_cmd *cmd, dsvk_error *err); /* starts a recording anew; waits for the previous submit */
@@ -68,7 +69,8 @@ void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry);
 dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd);
 void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info);
-/* Everything recorded before it is complete and visible to everything after it (dispatches, copies, host reads). */
+/* Everything recorded before it is complete and visible to everything after it. Every submit ends with one that covers
+ * the host's reads after wait as well. */
 void dsvk_barrier(dsvk_cmd *cmd);
 void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to, uint64_t to_offset,
                    uint64_t bytes);

@@ -122,6 +122,7 @@ struct dsvk_device {
     uint64_t submitted;         /* the last value handed to the queue */
 
     atomic_bool lost;           /* sticky (D08) */
+    atomic_bool hung;           /* lost because a wait ran out: the device may still be using its objects */
     pthread_mutex_t lost_lock;
     char lost_message[256];
 
@@ -147,6 +148,8 @@ dsvk_status dsvk_device_lose(dsvk_device *device, dsvk_error *err, const char *f
 void dsvk_set_name(dsvk_device *device, VkObjectType type, uint64_t object, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 bool dsvk_device_forked(const dsvk_device *device); /* in a child of the process that opened it */
+/* Whether the device no longer uses what was submitted up to `value`, after at most `seconds`: it may be destroyed. */
+bool dsvk_at_rest(dsvk_device *device, uint64_t value, uint32_t seconds);
 /* Until the timeline reaches `value`, at most `seconds`; then DEVLOST. */
 dsvk_status dsvk_timeline_wait(dsvk_device *device, uint64_t value, uint32_t seconds, dsvk_error *err);
 

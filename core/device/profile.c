@@ -80,6 +80,8 @@ static json_t *report(const dsvk_device *device) {
 
 dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err) {
     DSVK_TRY(dsvk_device_status(device, err));
+    if (!json)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_profile_end: json is NULL");
     dsvk_profile *profile = &device->profile;
     pthread_mutex_lock(&profile->lock);
     bool was_on = atomic_exchange(&profile->on, false);

@@ -180,8 +180,8 @@ void dsvk_cmd_destroy(dsvk_cmd *cmd) {
     if (!cmd)
         return;
     dsvk_device *device = cmd->device;
-    dsvk_status status = dsvk_cmd_wait(cmd, NULL);
-    if (!dsvk_device_forked(device) && (status == DSVK_OK || atomic_load(&device->lost))) {
+    dsvk_cmd_wait(cmd, NULL); /* books its profile too */
+    if (dsvk_at_rest(device, cmd->ticket, 0)) {
         for (uint32_t i = 0; i < cmd->n_pools; i++)
             device->vk.vkDestroyQueryPool(device->handle, cmd->queries[i], NULL);
         if (cmd->pool)
@@ -345,7 +345,7 @@ dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err) {
         dsvk_cmd_fail(cmd, DSVK_STATE, "submitted twice: dsvk_cmd_begin starts a new recording");
     if (cmd->error.status != DSVK_OK)
         return dsvk_fail(err, cmd->error.status, "%s", cmd->error.message);
-    if (cmd->touched && !cmd->dry)
+    if (cmd->touched)
         barrier(cmd, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
     cmd->state = SUBMITTED;
     VkResult result = device->vk.vkEndCommandBuffer(cmd->buffer);

@@ -1,5 +1,6 @@
 /* Opening the Vulkan loader, making an instance, filling the function table. Owns the dlopen handle, the instance and
- * the validation messenger, and releases them in that order reversed. */
+ * the validation messenger, and releases them in that order reversed. Each device has its own, so that nothing here is
+ * shared by two of them. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -128,6 +129,16 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
     return VK_FALSE;
 }
 
+static VkDebugUtilsMessengerCreateInfoEXT messenger_info(dsvk_validation *validation) {
+    return (VkDebugUtilsMessengerCreateInfoEXT){
+        .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
+        .messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT,
+        .messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT,
+        .pfnUserCallback = on_message,
+        .pUserData = validation,
+    };
+}
+
 static dsvk_status create_instance(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *err) {
     const VkApplicationInfo application = {
         .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
@@ -135,13 +146,7 @@ static dsvk_status create_instance(dsvk_vk *vk, dsvk_validation *validation, dsv
         .engineVersion = VK_MAKE_API_VERSION(0, DSVK_VERSION_MAJOR, DSVK_VERSION_MINOR, DSVK_VERSION_PATCH),
         .apiVersion = VK_API_VERSION_1_3,
     };
-    const VkDebugUtilsMessengerCreateInfoEXT messenger = {
-        .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
-        .messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT,
-        .messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT,
-        .pfnUserCallback = on_message,
-        .pUserData = validation,
-    };
+    const VkDebugUtilsMessengerCreateInfoEXT messenger = messenger_info(validation);
     const VkValidationFeatureEnableEXT enable[] = { VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT };
     const VkValidationFeaturesEXT features = {
         .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT,
@@ -173,13 +178,7 @@ static dsvk_status create_instance(dsvk_vk *vk, dsvk_validation *validation, dsv
 }
 
 static dsvk_status create_messenger(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *err) {
-    const VkDebugUtilsMessengerCreateInfoEXT info = {
-        .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
-        .messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT,
-        .messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT,
-        .pfnUserCallback = on_message,
-        .pUserData = validation,
-    };
+    const VkDebugUtilsMessengerCreateInfoEXT info = messenger_info(validation);
     VkResult result = vk->vkCreateDebugUtilsMessengerEXT
                           ? vk->vkCreateDebugUtilsMessengerEXT(vk->instance, &info, NULL, &vk->messenger)
                           : VK_ERROR_EXTENSION_NOT_PRESENT;
