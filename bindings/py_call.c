@@ -1,0 +1,53 @@
+/* Long calls: the lock is released around them, and taken back for a moment whenever the library reports progress, so
+ * that Ctrl-C and the caller's callback are served. A Python exception raised there stops the call (the library returns
+ * DSVK_CANCELLED) and is what the caller sees.
+ *
+ * The library reports progress in the thread that made the call. The call belonging to a report is therefore found
+ * through a thread's own list and not through `user`: two threads may reach for one session at the same time, and the one
+ * that is turned away with DSVK_BUSY must not touch the other's thread state. */
+#include "py_dsvk.h"
+
+static _Thread_local py_call *innermost;
+
+void py_call_begin(py_call *call, PyObject *progress) {
+    call->progress = progress;
+    Py_XINCREF(progress);
+    call->outer = innermost;
+    innermost = call;
+    call->thread = PyEval_SaveThread();
+}
+
+bool py_call_end(py_call *call, const py_state *state, dsvk_status status, const dsvk_error *err) {
+    PyEval_RestoreThread(call->thread);
+    innermost = call->outer;
+    Py_XDECREF(call->progress);
+    if (PyErr_Occurred())
+        return false;
+    if (status == DSVK_OK)
+        return true;
+    if (err->status == status) {
+        py_raise(state, err);
+    } else {
+        py_raise_status(state, status, dsvk_status_text(status));
+    }
+    return false;
+}
+
+int py_call_progress(void *user, const char *stage, uint64_t done, uint64_t total) {
+    (void)user;
+    py_call *call = innermost;
+    if (call == NULL)
+        return 0;
+    PyEval_RestoreThread(call->thread);
+    bool go_on = !PyErr_Occurred() && PyErr_CheckSignals() == 0;
+    if (go_on && call->progress != NULL) {
+        PyObject *result = PyObject_CallFunction(call->progress, "sKK", stage ? stage : "", (unsigned long long)done,
+                                                 (unsigned long long)total);
+        go_on = result != NULL;
+        Py_XDECREF(result);
+    }
+    call->thread = PyEval_SaveThread();
+    return go_on ? 0 : 1;
+}
+
+bool py_call_running(void) { return innermost != NULL; }

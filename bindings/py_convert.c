@@ -1,0 +1,229 @@
+/* Python values to the numbers of dsvk.h and back. Messages name the argument and both values (faults A07). */
+#include <limits.h>
+#include <string.h>
+
+#include "py_dsvk.h"
+
+PyObject *py_json(const py_state *state, char *json) {
+    PyObject *text = json ? py_text(json, strlen(json)) : NULL;
+    dsvk_free(json);
+    if (text == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_SystemError, "dsvk: a report without text");
+        return NULL;
+    }
+    PyObject *value = PyObject_CallFunctionObjArgs(state->json_loads, text, NULL);
+    Py_DECREF(text);
+    return value;
+}
+
+PyObject *py_text(const char *text, size_t n) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)n, "replace"); }
+
+/* A number 0 .. most; a NULL value is 0. */
+static bool unsigned_number(PyObject *value, const char *name, unsigned long long most, unsigned long long *out) {
+    *out = 0;
+    if (value == NULL)
+        return true;
+    PyObject *index = PyNumber_Index(value);
+    if (index == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s: expected an integer, got %R", name, value);
+        return false;
+    }
+    unsigned long long number = PyLong_AsUnsignedLongLong(index);
+    Py_DECREF(index);
+    if (PyErr_Occurred() || number > most) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "%s: expected 0 .. %llu, got %R", name, most, value);
+        return false;
+    }
+    *out = number;
+    return true;
+}
+
+bool py_u32(PyObject *value, const char *name, uint32_t *out) {
+    unsigned long long number;
+    bool ok = unsigned_number(value, name, UINT32_MAX, &number);
+    *out = (uint32_t)number;
+    return ok;
+}
+
+bool py_u64(PyObject *value, const char *name, uint64_t *out) {
+    unsigned long long number;
+    bool ok = unsigned_number(value, name, UINT64_MAX, &number);
+    *out = number;
+    return ok;
+}
+
+bool py_callable(PyObject *value, const char *name, PyObject **out) {
+    *out = NULL;
+    if (value == NULL || value == Py_None)
+        return true;
+    if (!PyCallable_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected a callable (stage, done, total) or None, got %R", name, value);
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+/* ---- tokens ---- */
+
+static bool id_in_range(long long id, const char *name, Py_ssize_t i) {
+    if (id >= INT32_MIN && id <= INT32_MAX)
+        return true;
+    PyErr_Format(PyExc_ValueError, "%s[%zd]: %lld is no token id (32 bits)", name, i, id);
+    return false;
+}
+
+static int32_t *new_ids(Py_ssize_t n) {
+    int32_t *ids = PyMem_Malloc(((size_t)n + 1) * sizeof *ids); /* + 1: an empty list has an address too */
+    if (ids == NULL)
+        PyErr_NoMemory();
+    return ids;
+}
+
+/* The byte width of a signed integer format ("i", "<q", ...), or 0. */
+static int integer_width(const char *format, Py_ssize_t itemsize) {
+    if (format == NULL)
+        return 0;
+    if (*format == '@' || *format == '=' || *format == '<')
+        format++;
+    bool integer = strlen(format) == 1 && strchr("ilq", *format) != NULL;
+    return integer && (itemsize == 4 || itemsize == 8) ? (int)itemsize : 0;
+}
+
+static bool tokens_of_view(const Py_buffer *view, const char *name, int32_t **ids, Py_ssize_t *n) {
+    int width = integer_width(view->format, view->itemsize);
+    if (width == 0) {
+        PyErr_Format(PyExc_TypeError, "%s: expected int32 or int64, got items of %zd bytes with format '%s'", name,
+                     view->itemsize, view->format ? view->format : "B");
+        return false;
+    }
+    if (view->ndim != 1) {
+        PyErr_Format(PyExc_ValueError, "%s: expected 1 dimension, got %d", name, view->ndim);
+        return false;
+    }
+    Py_ssize_t count = view->shape[0];
+    if (count > 1 && view->strides[0] != width) {
+        PyErr_Format(PyExc_ValueError, "%s: expected contiguous items, %d bytes apart, got %zd bytes apart", name, width,
+                     view->strides[0]);
+        return false;
+    }
+    int32_t *copy = new_ids(count);
+    if (copy == NULL)
+        return false;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        long long id;
+        if (width == 4) {
+            copy[i] = ((const int32_t *)view->buf)[i];
+            continue;
+        }
+        id = ((const int64_t *)view->buf)[i];
+        if (!id_in_range(id, name, i)) {
+            PyMem_Free(copy);
+            return false;
+        }
+        copy[i] = (int32_t)id;
+    }
+    *ids = copy;
+    *n = count;
+    return true;
+}
+
+static bool tokens_of_list(PyObject *list, const char *name, int32_t **ids, Py_ssize_t *n) {
+    Py_ssize_t count = PyList_Size(list);
+    int32_t *copy = new_ids(count);
+    if (copy == NULL)
+        return false;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyList_GetItem(list, i);
+        PyObject *index = item ? PyNumber_Index(item) : NULL;
+        if (index == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s[%zd]: expected an integer, got %R", name, i, item ? item : Py_None);
+            PyMem_Free(copy);
+            return false;
+        }
+        int overflow;
+        long long id = PyLong_AsLongLongAndOverflow(index, &overflow);
+        Py_DECREF(index);
+        if (overflow != 0)
+            id = LLONG_MAX;
+        if (!id_in_range(id, name, i)) {
+            PyMem_Free(copy);
+            return false;
+        }
+        copy[i] = (int32_t)id;
+    }
+    *ids = copy;
+    *n = count;
+    return true;
+}
+
+bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n) {
+    *ids = NULL;
+    *n = 0;
+    if (PyUnicode_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected token ids, got str (encode it with the tokenizer)", name);
+        return false;
+    }
+    if (PyObject_CheckBuffer(value)) {
+        Py_buffer view;
+        if (PyObject_GetBuffer(value, &view, PyBUF_FORMAT | PyBUF_STRIDES) < 0)
+            return false;
+        bool ok = tokens_of_view(&view, name, ids, n);
+        PyBuffer_Release(&view);
+        return ok;
+    }
+    PyObject *list = PySequence_List(value); /* our own copy: nothing can resize it while we read */
+    if (list == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "%s: expected a sequence of ids or a buffer of int32 or int64, got %R", name,
+                         Py_TYPE(value));
+        return false;
+    }
+    bool ok = tokens_of_list(list, name, ids, n);
+    Py_DECREF(list);
+    return ok;
+}
+
+PyObject *py_token_list(const int32_t *ids, size_t n) {
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        PyObject *id = PyLong_FromLong(ids[i]);
+        if (id == NULL || PyList_SetItem(list, (Py_ssize_t)i, id) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* ---- budgets ---- */
+
+static const char *const purpose_names[DSVK_PURPOSE_COUNT] = {
+    [DSVK_WEIGHTS] = "weights", [DSVK_CACHE] = "cache",       [DSVK_SCRATCH] = "scratch",
+    [DSVK_STAGING] = "staging", [DSVK_READBACK] = "readback",
+};
+
+bool py_budgets(PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]) {
+    memset(out, 0, DSVK_PURPOSE_COUNT * sizeof *out);
+    if (budgets == NULL || budgets == Py_None)
+        return true;
+    if (!PyDict_Check(budgets)) {
+        PyErr_Format(PyExc_TypeError, "budgets: expected a dict of purpose to bytes, got %R", Py_TYPE(budgets));
+        return false;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(budgets, &position, &key, &value)) {
+        int purpose = 0;
+        while (purpose < DSVK_PURPOSE_COUNT &&
+               !(PyUnicode_Check(key) && PyUnicode_CompareWithASCIIString(key, purpose_names[purpose]) == 0))
+            purpose++;
+        if (purpose == DSVK_PURPOSE_COUNT) {
+            PyErr_Format(PyExc_ValueError, "budgets: expected weights, cache, scratch, staging or readback, got %R", key);
+            return false;
+        }
+        if (!py_u64(value, purpose_names[purpose], &out[purpose]))
+            return false;
+    }
+    return true;
+}

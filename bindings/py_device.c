@@ -1,0 +1,200 @@
+/* dsvk.Device: one Vulkan device with its budgets. Models keep the device they were opened on. */
+#include <string.h>
+
+#include "py_dsvk.h"
+
+static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)args, (void)kwargs;
+    py_state *state = py_state_of(type);
+    allocfunc alloc = PyType_GetSlot(type, Py_tp_alloc);
+    py_device *self = state ? (py_device *)alloc(type, 0) : NULL;
+    if (self != NULL)
+        self->state = state;
+    return (PyObject *)self;
+}
+
+/* "0", a UUID or part of a name; an int is an index. NULL with no exception: the best device. */
+static PyObject *choice_text(PyObject *choice) {
+    if (choice == NULL || choice == Py_None)
+        return NULL;
+    if (PyLong_Check(choice))
+        return PyObject_Str(choice);
+    if (PyUnicode_Check(choice))
+        return Py_NewRef(choice);
+    PyErr_Format(PyExc_TypeError, "choice: expected an index, a UUID or part of a name, got %R", choice);
+    return NULL;
+}
+
+static int device_open(py_device *self, const dsvk_device_options *options) {
+    dsvk_device *handle = NULL;
+    dsvk_error err = {0};
+    py_call call;
+    py_call_begin(&call, NULL);
+    dsvk_status status = dsvk_device_open(&handle, options, &err);
+    if (!py_call_end(&call, self->state, status, &err)) {
+        dsvk_device_close(handle);
+        return -1;
+    }
+    self->handle = handle;
+    return 0;
+}
+
+static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", NULL};
+    py_device *self = (py_device *)object;
+    PyObject *choice = NULL, *cache_dir = NULL, *budgets = NULL, *max_allocation = NULL, *text = NULL, *folder = NULL;
+    int validation = 0, result = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpO:Device", names, &choice, &cache_dir, &budgets, &validation,
+                                     &max_allocation))
+        return -1;
+    if (self->handle != NULL) {
+        py_raise_status(self->state, DSVK_STATE, "the device is already open");
+        return -1;
+    }
+    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation};
+    if (!py_budgets(budgets, options.budget) || !py_u64(max_allocation, "max_allocation", &options.max_allocation))
+        return -1;
+    text = choice_text(choice);
+    if (PyErr_Occurred() || (text != NULL && (options.device = PyUnicode_AsUTF8AndSize(text, NULL)) == NULL))
+        goto done;
+    if (cache_dir != NULL && cache_dir != Py_None) {
+        if (!PyUnicode_FSConverter(cache_dir, &folder))
+            goto done;
+        options.cache_dir = PyBytes_AsString(folder);
+    }
+    result = device_open(self, &options);
+done:
+    Py_XDECREF(text);
+    Py_XDECREF(folder);
+    return result;
+}
+
+static void device_dealloc(PyObject *object) {
+    dsvk_device_close(((py_device *)object)->handle);
+    py_object_free(object);
+}
+
+PyDoc_STRVAR(close_doc, "close()\n--\n\nGives the device back; models opened on it keep it alive until they are closed.\n"
+                        "Raises BusyError while a model is being loaded on it. Closing twice is allowed.");
+
+static PyObject *device_close(PyObject *object, PyObject *nothing) {
+    (void)nothing;
+    py_device *self = (py_device *)object;
+    if (self->users > 0)
+        return py_raise_status(self->state, DSVK_BUSY, "the device is in use by another call");
+    dsvk_device *handle = self->handle;
+    self->handle = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    dsvk_device_close(handle);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+typedef dsvk_status (*report_fn)(dsvk_device *device, char **json, dsvk_error *err);
+
+static PyObject *device_report(PyObject *object, report_fn report) {
+    py_device *self = (py_device *)object;
+    if (!PY_ENTER(self, "the device"))
+        return NULL;
+    char *json = NULL;
+    dsvk_error err = {0};
+    py_call call;
+    py_call_begin(&call, NULL);
+    dsvk_status status = report(self->handle, &json, &err);
+    bool ok = py_call_end(&call, self->state, status, &err);
+    self->users--;
+    if (!ok) {
+        dsvk_free(json);
+        return NULL;
+    }
+    return py_json(self->state, json);
+}
+
+PyDoc_STRVAR(memory_doc,
+             "memory()\n--\n\nBytes by purpose: a dict of weights, cache, scratch, staging, readback, each with used, peak,\n"
+             "budget and blocks, and heap with size and free.");
+
+static PyObject *device_memory(PyObject *self, PyObject *nothing) {
+    (void)nothing;
+    return device_report(self, dsvk_device_memory);
+}
+
+static PyObject *device_info(PyObject *self, void *nothing) {
+    (void)nothing;
+    return device_report(self, dsvk_device_describe);
+}
+
+PyDoc_STRVAR(profile_begin_doc, "profile_begin()\n--\n\nFrom here every dispatch is timed on the device; see profile().");
+
+static PyObject *device_profile_begin(PyObject *object, PyObject *nothing) {
+    (void)nothing;
+    py_device *self = (py_device *)object;
+    if (!PY_ENTER(self, "the device"))
+        return NULL;
+    dsvk_error err = {0};
+    py_call call;
+    py_call_begin(&call, NULL);
+    dsvk_status status = dsvk_device_profile_begin(self->handle, &err);
+    bool ok = py_call_end(&call, self->state, status, &err);
+    self->users--;
+    return ok ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(profile_end_doc,
+             "profile_end()\n--\n\nEnds what profile_begin started. Returns a dict: timestamps, submits, dispatches, host_us,\n"
+             "device_us and ops, a list of dicts with name, calls, us, bytes and flops.");
+
+static PyObject *device_profile_end(PyObject *self, PyObject *nothing) {
+    (void)nothing;
+    return device_report(self, dsvk_device_profile_end);
+}
+
+static PyObject *device_enter(PyObject *self, PyObject *nothing) {
+    (void)nothing;
+    return Py_NewRef(self);
+}
+
+static PyObject *device_exit(PyObject *self, PyObject *exception) {
+    (void)exception;
+    return device_close(self, NULL);
+}
+
+static PyObject *device_closed(PyObject *self, void *nothing) {
+    (void)nothing;
+    return PyBool_FromLong(((py_device *)self)->handle == NULL);
+}
+
+static PyMethodDef device_methods[] = {
+    {"close", device_close, METH_NOARGS, close_doc},
+    {"memory", device_memory, METH_NOARGS, memory_doc},
+    {"profile_begin", device_profile_begin, METH_NOARGS, profile_begin_doc},
+    {"profile_end", device_profile_end, METH_NOARGS, profile_end_doc},
+    {"__enter__", device_enter, METH_NOARGS, NULL},
+    {"__exit__", device_exit, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef device_getset[] = {
+    {"info", device_info, NULL, "What dsvk.devices() says about this device: a dict.", NULL},
+    {"closed", device_closed, NULL, "True after close().", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(device_doc,
+             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0)\n--\n\n"
+             "Opens a Vulkan device. choice: an index, a UUID or part of a name that fits one device; None for the best.\n"
+             "cache_dir: folder for compiled pipelines, '' for none. budgets: bytes by purpose, for instance\n"
+             "{'weights': 8 << 30}. validation: turn on the Khronos validation layer. Raises NoDeviceError, InvalidError.");
+
+static PyType_Slot device_slots[] = {
+    {Py_tp_doc, (void *)device_doc}, {Py_tp_new, device_new},         {Py_tp_init, device_init},
+    {Py_tp_dealloc, device_dealloc}, {Py_tp_methods, device_methods}, {Py_tp_getset, device_getset},
+    {0, NULL},
+};
+
+PyType_Spec py_device_spec = {
+    .name = "dsvk._dsvk.Device",
+    .basicsize = sizeof(py_device),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = device_slots,
+};

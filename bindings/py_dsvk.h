@@ -1,0 +1,141 @@
+/* What the files of the Python extension share: the module's state, its objects, and the helpers around every method's
+ * four steps: check arguments -> release the lock -> one call into dsvk.h -> convert the result or raise.
+ *
+ * Objects are created closed (handle NULL) and then opened by __init__, so a failure in between is harmless. `users`
+ * counts the calls running on a handle; it changes only with the lock held, and close refuses or waits while it is not
+ * zero, so no call ever runs on a freed handle. */
+#ifndef DSVK_PY_DSVK_H
+#define DSVK_PY_DSVK_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dsvk.h"
+
+#define PY_STATUS_COUNT 14 /* entries of DSVK_STATUS_LIST; py_error.c checks it */
+
+typedef struct py_state {
+    PyObject *error;                     /* dsvk.Error */
+    PyObject *errors[PY_STATUS_COUNT];   /* one subclass per status; [DSVK_OK] stays NULL */
+    PyObject *json_loads;
+    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array;
+} py_state;
+
+typedef struct py_device {
+    PyObject_HEAD
+    py_state *state; /* lives as long as the type, which lives as long as the object */
+    dsvk_device *handle;
+    int users;
+} py_device;
+
+typedef struct py_model {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_model *handle;
+    int users;
+    py_device *device; /* owned */
+} py_model;
+
+typedef struct py_tokenizer {
+    PyObject_HEAD
+    py_state *state;
+    const dsvk_tokenizer *handle;
+    int users;
+    py_model *model; /* owned; the handle belongs to this model and dies with its handle. NULL: the handle is ours */
+} py_tokenizer;
+
+typedef struct py_decoder {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_decoder *handle;
+    py_tokenizer *tokenizer; /* owned */
+} py_decoder;
+
+typedef struct py_session {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_session *handle;
+    int users;
+    py_model *model;    /* owned; the library keeps the weights even when this one is closed */
+    Py_ssize_t n_vocab; /* width of a row of logits */
+    PyObject *progress; /* owned callable, or NULL */
+} py_session;
+
+/* float32 numbers of shape [n] or [rows, columns], contiguous. */
+typedef struct py_array {
+    PyObject_HEAD
+    PyObject *base; /* owned array whose numbers these are, or NULL: `data` is ours */
+    float *data;
+    int n_dims;
+    Py_ssize_t shape[2], strides[2]; /* numbers; bytes */
+} py_array;
+
+/* py_module.c */
+py_state *py_state_of(PyTypeObject *type); /* of our type or a class derived from it */
+PyTypeObject *py_add_type(PyObject *module, PyType_Spec *spec, const char *name);
+void py_object_free(PyObject *self); /* tp_free, and the reference every object of a heap type holds to its type */
+
+/* py_error.c */
+int py_errors_add(PyObject *module, py_state *state);
+/* Raises the class of err->status with its sentence; returns NULL. */
+PyObject *py_raise(const py_state *state, const dsvk_error *err);
+/* The same for failures found here. */
+PyObject *py_raise_status(const py_state *state, dsvk_status status, const char *message);
+
+/* py_call.c: a call into the library that may take long. The lock is released between begin and end; `progress` (a
+ * callable taking stage, done, total, or NULL) and pending signals are served from py_call_progress, which the library
+ * calls in the same thread. */
+typedef struct py_call {
+    PyThreadState *thread;
+    PyObject *progress;
+    struct py_call *outer;
+} py_call;
+void py_call_begin(py_call *call, PyObject *progress);
+/* Takes the lock back. False with an exception set: `status` was not OK, or Python code failed in between. */
+bool py_call_end(py_call *call, const py_state *state, dsvk_status status, const dsvk_error *err);
+int py_call_progress(void *user, const char *stage, uint64_t done, uint64_t total);
+bool py_call_running(void); /* true inside a progress callback: this thread is in a call */
+
+/* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot. */
+PyObject *py_json(const py_state *state, char *json);       /* releases json */
+PyObject *py_text(const char *text, size_t n);              /* UTF-8 with U+FFFD for what is none */
+bool py_u32(PyObject *value, const char *name, uint32_t *out);
+bool py_u64(PyObject *value, const char *name, uint64_t *out);
+bool py_callable(PyObject *value, const char *name, PyObject **out); /* borrowed; None -> NULL */
+/* ids from a sequence of integers or a contiguous buffer of int32 or int64; PyMem_Free them. */
+bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n);
+PyObject *py_token_list(const int32_t *ids, size_t n);
+bool py_budgets(PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]);
+
+/* py_model.c */
+typedef struct py_model_arguments {
+    PyObject *cache, *strict, *verify, *threads, *max_chunk, *page_tokens, *progress;
+} py_model_arguments;
+/* Fills options, and *progress with a borrowed callable or NULL. */
+bool py_model_options(const py_model_arguments *from, dsvk_model_options *options, PyObject **progress);
+
+/* py_array.c */
+py_array *py_array_new(const py_state *state, Py_ssize_t rows, Py_ssize_t columns); /* rows -1: one dimension */
+/* Where a call writes its numbers: the caller's `out`, or a new array when that is None. */
+typedef struct py_output {
+    PyObject *object; /* owned; the call's result */
+    float *data;
+    Py_buffer view;   /* of the caller's `out`; view.obj NULL otherwise */
+} py_output;
+bool py_output_open(py_output *output, const py_state *state, PyObject *out, const char *name, Py_ssize_t rows,
+                    Py_ssize_t columns);
+PyObject *py_output_close(py_output *output, bool ok); /* the result, or NULL when the call failed */
+
+/* Opens a handle for one call: raises StateError when it is closed. Balanced by `object->users--`. */
+#define PY_ENTER(self, what)                                                                         \
+    (((self)->handle != NULL) ? ((self)->users++, true)                                              \
+                              : (py_raise_status((self)->state, DSVK_STATE, what " is closed"), false))
+
+extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec;
+PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs);
+extern const char py_decode_batch_doc[];
+
+#endif

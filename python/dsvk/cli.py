@@ -1,0 +1,246 @@
+"""The dsvk command.
+
+    dsvk devices                       every Vulkan device and whether it can be used
+    dsvk generate MODEL PROMPT         continue a text; MODEL is a folder, or "nano"
+    dsvk plan MODEL                    what would be allocated where, from the configuration alone
+    dsvk verify MODEL                  read and check every tensor
+    dsvk tokenize MODEL TEXT           the token ids of a text
+
+Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
+130 stopped by Ctrl-C.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+
+import dsvk
+from dsvk import _dsvk
+from dsvk.model import end_ids
+from dsvk.tables import cell, size, text_table
+
+
+def note(text: str = "") -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def out(text: str, end: str = "\n") -> None:
+    print(text, end=end, flush=True)
+
+
+# ---- devices ----
+
+def devices(args: argparse.Namespace) -> None:
+    survey = _dsvk.survey()
+    found = survey["devices"]
+    if args.json:
+        out(json.dumps(found, indent=2))
+        return
+    if not found:
+        raise dsvk.NoDeviceError(f"no Vulkan device: {survey['loader']}")
+    rows = [{"#": d["index"], "device": d["name"], "type": d["type"], "Vulkan": d["api"], "memory": size(d["memory"]),
+             "subgroup": cell(d["subgroup"]), "usable": "chosen" if d.get("chosen") else cell(d["usable"]),
+             "reason": d.get("reason") or ""} for d in found]
+    out(text_table(rows))
+
+
+# ---- generate ----
+
+def numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise dsvk.InvalidError(f"--ids: expected numbers, got {text[:60]!r}") from None
+
+
+def rate(tokens: int, seconds: float) -> str:
+    return f"{tokens} tokens in {seconds:.2f} s" + (f" ({tokens / seconds:.1f} tokens/s)" if seconds > 0 else "")
+
+
+def summary(device: dsvk.Device, load_seconds: float, prefill: tuple[int, float], decode: tuple[int, float],
+            session_memory: dict) -> None:
+    """What newcomers ask: on what, how fast, how much memory."""
+    memory = {name: entry for name, entry in device.memory().items() if "used" in entry}
+    peak = ", ".join(f"{name} {size(entry['peak'])}" for name, entry in memory.items())
+    info = device.info
+    note(f"device   {info['name']} ({info['type']}), {info['driver']}")
+    note(f"load     {load_seconds:.2f} s")
+    note(f"prefill  {rate(*prefill)}")
+    note(f"decode   {rate(*decode)}")
+    note(f"memory   {size(sum(entry['peak'] for entry in memory.values()))} at most on the device: {peak}")
+    session_bytes = sum(value for value in session_memory.values() if isinstance(value, (int, float)))
+    if session_bytes:
+        note(f"session  {size(session_bytes)}")
+
+
+def generate_ids(model: dsvk.Model, args: argparse.Namespace, options: dict, load_seconds: float) -> None:
+    """Token ids in, token ids out: for checkpoints without a tokenizer."""
+    prompt = numbers(args.prompt)
+    ends = end_ids(model.config)
+    with model.session(context=args.context) as session:
+        start = time.perf_counter()
+        session.sync(prompt)
+        prefilled = time.perf_counter()
+        n = 0
+        for ids in session.stream(args.max_tokens, stop=ends, **options):
+            out(" ".join(map(str, ids)), end=" ")
+            n += len(ids)
+        out("")
+        summary(model.device, load_seconds, (len(prompt), prefilled - start), (n, time.perf_counter() - prefilled),
+                session.memory)
+
+
+def generate_text(model: dsvk.Model, args: argparse.Namespace, options: dict, load_seconds: float) -> None:
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    with model.generate(prompt, max_tokens=args.max_tokens, stream=True, stop=args.stop, bos=not args.no_bos,
+                        **options) as generation:
+        try:
+            if args.echo:
+                out(prompt, end="")
+            for piece in generation:
+                out(piece, end="")
+        finally:
+            out("")
+        summary(model.device, load_seconds, (len(generation.prompt_tokens), generation.prefill_seconds),
+                (len(generation.tokens), generation.decode_seconds), generation.memory)
+
+
+def generate(args: argparse.Namespace) -> None:
+    seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
+    options = {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p,
+               "seed": seed}
+    start = time.perf_counter()
+    with dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
+        run = generate_ids if args.ids else generate_text
+        run(model, args, options, time.perf_counter() - start)
+
+
+# ---- plan, verify, tokenize ----
+
+def show_report(report: dict) -> None:
+    """Any report: its plain entries first, then each list of rows as a table."""
+    for name, value in report.items():
+        if not isinstance(value, (dict, list)):
+            out(f"{name:<12} {cell(value)}")
+    for name, value in report.items():
+        if isinstance(value, dict) and value:
+            out(f"\n{name}")
+            for key, entry in value.items():
+                out(f"  {key:<12} {size(entry) if isinstance(entry, (int, float)) and entry >= 1024 else cell(entry)}")
+        elif isinstance(value, list) and value:
+            out(f"\n{name}")
+            out(text_table(value) if all(isinstance(row, dict) for row in value) else "\n".join(map(cell, value)))
+
+
+def plan(args: argparse.Namespace) -> None:
+    device = dsvk.Device(args.device) if args.device is not None else None
+    report = dsvk.plan(args.model, context=args.context, device=device, cache=args.cache)
+    if args.json:
+        out(json.dumps(report, indent=2))
+    else:
+        show_report(report)
+
+
+def verify(args: argparse.Namespace) -> None:
+    report = dsvk.verify(args.model, progress=sys.stderr.isatty(), strict=args.strict)
+    if args.json:
+        out(json.dumps(report, indent=2))
+    else:
+        show_report(report)
+        note("no fault found")
+
+
+def tokenize(args: argparse.Namespace) -> None:
+    tokenizer = dsvk.Tokenizer(dsvk.locate(args.model))
+    text = sys.stdin.read() if args.text == "-" else args.text
+    if args.decode:
+        out(tokenizer.decode(numbers(text)))
+        return
+    ids = tokenizer.encode(text, special=args.special)
+    if args.json:
+        out(json.dumps(ids))
+    else:
+        out(" ".join(map(str, ids)))
+
+
+# ---- the command line ----
+
+def add_device(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--device", metavar="D", help=f"index, UUID or part of a device's name ({what})")
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", choices=("native", "f32"), default="native", help="format of the KV cache")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dsvk", description="DeepSeek-V4 inference on any Vulkan device.")
+    parser.add_argument("--version", action="version", version=f"dsvk {dsvk.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = commands.add_parser("devices", help="every Vulkan device and whether it can be used")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(run=devices)
+
+    p = commands.add_parser("generate", help="continue a text")
+    p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
+    p.add_argument("prompt", metavar="PROMPT", help='the text to continue; "-" reads it from stdin')
+    p.add_argument("--max-tokens", type=int, default=256, metavar="N")
+    p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: always the most likely token")
+    p.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    p.add_argument("--top-k", type=int, default=0, metavar="K")
+    p.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    p.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text")
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
+    p.add_argument("--no-bos", action="store_true", help="no begin token before the prompt")
+    p.add_argument("--echo", action="store_true", help="print the prompt too")
+    p.add_argument("--ids", action="store_true", help="PROMPT is token ids, and ids are printed")
+    p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens, with --ids (0: the model's largest)")
+    add_device(p, "default: the best")
+    add_cache(p)
+    p.set_defaults(run=generate)
+
+    p = commands.add_parser("plan", help="what would be allocated where, from the configuration alone")
+    p.add_argument("model", metavar="MODEL", help='a model folder, its config.json, or "nano"')
+    p.add_argument("--context", type=int, default=0, metavar="N", help="tokens (0: the model's largest)")
+    p.add_argument("--json", action="store_true")
+    add_device(p, "default: none is opened")
+    add_cache(p)
+    p.set_defaults(run=plan)
+
+    p = commands.add_parser("verify", help="read and check every tensor")
+    p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
+    p.add_argument("--strict", action="store_true", help="tensors the model does not know are an error")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(run=verify)
+
+    p = commands.add_parser("tokenize", help="the token ids of a text")
+    p.add_argument("model", metavar="MODEL", help='a folder with a tokenizer.json, that file, or "nano"')
+    p.add_argument("text", metavar="TEXT", help='"-" reads it from stdin')
+    p.add_argument("--special", action="store_true", help="text of special tokens becomes their ids")
+    p.add_argument("--decode", action="store_true", help="TEXT is token ids; print their text")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(run=tokenize)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a character the terminal lacks is no reason to stop
+    args = arguments().parse_args(argv)
+    try:
+        args.run(args)
+        return 0
+    except KeyboardInterrupt:
+        note("dsvk: stopped")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either
+        return 1
+    except (dsvk.Error, OSError, ValueError, MemoryError) as error:
+        note(f"dsvk: {type(error).__name__}: {error}" if not str(error) else f"dsvk: {error}")
+        return 1

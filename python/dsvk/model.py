@@ -1,0 +1,155 @@
+"""dsvk.Model, and what can be asked about a model without loading it."""
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Iterable, Sequence, Union
+
+from . import _dsvk
+from .device import Device
+from .generation import Generation, Prompt
+from .progress import Progress, Shown
+from .session import Pace, Session, room_for, sampling
+from .tables import html_table, size
+
+ModelPath = Union[str, "os.PathLike[str]"]
+
+
+def locate(path: ModelPath) -> Path:
+    """The folder of a model: "nano" is the small one that comes with the package (unless a folder has that name)."""
+    if path == "nano" and not os.path.exists(path):
+        return Path(__file__).parent / "nano"
+    return Path(path)
+
+
+def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache: str = "native", max_chunk: int = 0,
+         page_tokens: int = 0) -> dict:
+    return _dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens)
+
+
+def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict:
+    with Shown(progress) as callback:
+        return _dsvk.verify(locate(path), callback, strict, threads)
+
+
+plan.__doc__, verify.__doc__ = _dsvk.plan.__doc__, _dsvk.verify.__doc__
+
+
+class Model(_dsvk.Model):
+    """Immutable weights on a device, shared by any number of sessions.
+
+    path: a folder in the published safetensors layout, or "nano" for the small model that comes with the package.
+    device: a Device, or what Device takes as its choice; None for the best one. budgets: bytes by purpose for the device
+    opened here. progress: True for a bar, or a callable (stage, done, total) in bytes. cache: "native" (FP8 and FP4 rows,
+    lossless against the published code) or "f32". strict: unknown tensors are an error. verify: NaN or infinity in a
+    weight is an error. max_chunk: most rows of one forward pass. page_tokens: tokens per cache page.
+    Raises FormatError, UnsupportedError, FileError for the files; NoDeviceError, DeviceMemoryError for the device.
+    """
+
+    def __init__(self, path: ModelPath, device: Device | str | int | None = None, budgets: dict[str, int] | None = None,
+                 progress: Progress = None, cache: str = "native", strict: bool = False, verify: bool = False,
+                 max_chunk: int = 0, page_tokens: int = 0, threads: int = 0):
+        if isinstance(device, _dsvk.Device):
+            if budgets:
+                raise _dsvk.InvalidError("budgets belong to the device: pass them to dsvk.Device")
+            self._own_device = None
+        else:
+            device = self._own_device = Device(device, budgets=budgets)
+        with Shown(progress) as callback:
+            super().__init__(locate(path), device, callback, cache, strict, verify, max_chunk, page_tokens, threads)
+
+    def close(self) -> None:
+        """Lets go of the weights; they are freed when the last session of the model is closed."""
+        super().close()
+        if self._own_device is not None:
+            self._own_device.close()
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def session(self, context: int = 0, mtp: bool = False, progress: Progress = None) -> Session:
+        """A new empty timeline. context: most tokens, 0 for the model's largest; mtp: keep MTP logits available."""
+        return Session(self, context, mtp, progress if callable(progress) else None)
+
+    def prompt_tokens(self, prompt: Prompt, bos: bool = True) -> list[int]:
+        """The ids generate starts from: a text's with the begin token in front unless bos is false; ids as they are."""
+        if not isinstance(prompt, (str, bytes, bytearray)):
+            return list(prompt)
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise _dsvk.UnsupportedError("the model has no tokenizer.json: give the prompt as token ids")
+        begin = self.config.get("bos_token_id") if bos else None
+        return ([] if begin is None else [begin]) + tokenizer.encode(prompt)
+
+    def generate(self, prompt: Prompt, max_tokens: int = 256, stream: bool = False, *, temperature: float = 1.0,
+                 top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0, seed: int | None = None,
+                 stop: str | int | Iterable[str | int] = (), bos: bool = True) -> str | Generation:
+        """Continues a text: str, or with stream=True an iterator of pieces of it, whole characters only.
+
+        prompt: text (special tokens in it stay ordinary text), or ids. temperature 1 and top_p 1 are what the model card
+        recommends; 0 takes the most likely token. seed: None draws one. stop: texts or ids that end the generation and are
+        not part of the result; the model's own end token always does. Raises LimitError when the prompt is more than the
+        context; a context that fills up ends the text.
+        """
+        stops = [stop] if isinstance(stop, (str, int)) else list(stop)
+        config, tokens = self.config, self.prompt_tokens(prompt, bos)
+        if not tokens:
+            raise _dsvk.InvalidError("the prompt is empty")
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise _dsvk.UnsupportedError("the model has no tokenizer.json: use session() for token ids")
+        largest = config["max_position_embeddings"]
+        if len(tokens) > largest:
+            raise _dsvk.LimitError(f"{len(tokens)} tokens are more than the context of {largest}")
+        max_tokens = max(0, min(max_tokens, largest - len(tokens)))
+        options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
+                   "seed": secrets.randbits(64) if seed is None else seed}
+        generation = Generation(self.session(context=len(tokens) + max_tokens), tokenizer.decoder(), tokens, max_tokens,
+                                options, end_ids(config) + [s for s in stops if isinstance(s, int)],
+                                [s for s in stops if isinstance(s, str)])
+        return generation if stream else "".join(generation)
+
+    def decode(self, sessions: Sequence[Session], n: int, *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,
+               min_p: float = 0.0, seed: int | Sequence[int] = 0, stop: Iterable[int] = ()) -> list[list[int]]:
+        """Session.decode for many different sessions of this model at once, one row each per step, which costs little
+        more than one of them alone. seed: one for all, or one per session. Returns a list of ids per session."""
+        sessions = list(sessions)
+        seeds = [seed] * len(sessions) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(sessions):
+            raise _dsvk.InvalidError(f"seed: expected one per session, {len(sessions)}, got {len(seeds)}")
+        stop = list(stop)
+        for session in sessions:
+            room_for(session, n)
+        rows: list[list[int]] = [[] for _ in sessions]
+        running, pace = list(range(len(sessions))), Pace()
+        while n > 0 and running:
+            wanted = min(n, pace.tokens)
+            options = [sampling(temperature, top_p, top_k, min_p, seeds[i], stop) for i in running]
+            start = time.perf_counter()
+            new = _dsvk.decode_batch([sessions[i] for i in running], wanted, options)
+            pace.measured(wanted, time.perf_counter() - start)
+            for i, ids in zip(running, new):
+                rows[i] += ids
+            running = [i for i, ids in zip(running, new) if len(ids) == wanted and ids[-1] not in stop]
+            n -= wanted
+        return rows
+
+    def __repr__(self) -> str:
+        return "<dsvk.Model closed>" if self.closed else f"<dsvk.Model {self.report['path']!r} on {self.device!r}>"
+
+    def _repr_html_(self) -> str:
+        if self.closed:
+            return "<i>dsvk.Model closed</i>"
+        config, report = self.config, self.report
+        names = ("num_hidden_layers", "hidden_size", "n_routed_experts", "num_experts_per_tok", "vocab_size",
+                 "max_position_embeddings")
+        rows = [{"": name, "value": config[name]} for name in names if name in config]
+        return html_table(rows, caption=f"{report['path']}: {size(report['bytes'])}")
+
+
+def end_ids(config: dict) -> list[int]:
+    """The end token ids of a configuration, which may name none, one or several."""
+    end = config.get("eos_token_id")
+    return list(end) if isinstance(end, list) else [] if end is None else [end]
