@@ -14,7 +14,7 @@ float ref_e2m1(uint8_t nibble);
 uint8_t ref_e2m1_bits(float x);    /* clamps to 6, nearest even */
 float ref_ue8m0(uint8_t byte);     /* 255 is NaN */
 
-/* ---- matrices as files hold them (ref_matrix.c) ---- */
+/* ---- matrices as files hold them (ref_matmul.c) ---- */
 typedef struct ref_matrix {
     dsvk_weight_type type;
     uint32_t n_out, n_in;
@@ -22,6 +22,10 @@ typedef struct ref_matrix {
     const void *scales; /* FP8: f32 [ceil(n_out / 16), ceil(n_in / 128)]; FP4: ue8m0 bytes [n_out, n_in / 32]; else NULL */
 } ref_matrix;
 float ref_weight(const ref_matrix *m, uint32_t o, uint32_t i);
+/* Sum over the inputs of x[i] * W[o][i], and in *magnitude the sum of the absolute products. */
+double ref_dot(const ref_matrix *m, uint32_t o, const float *x, double *magnitude);
+/* silu(min(a, limit)) * clamp(b, -limit, limit), limit 0: no clamp (4.10). */
+double ref_swiglu(double a, double b, double limit);
 /* The tiled layout of ops.h, dsvk_matrix_bytes bytes; the rows and inputs that pad it are zero. */
 void ref_pack_tiles(const ref_matrix *m, void *blob);
 
@@ -79,8 +83,6 @@ void ref_hadamard_wide(double *x, uint32_t n);
 void ref_store_row(const dsvk_row_format *f, const float *line, void *store, uint32_t capacity, uint32_t row);
 /* Encodes index_dim values, already transformed, as row `row` of an index key store. */
 void ref_store_key(const dsvk_row_format *f, const float *line, void *store, uint32_t capacity, uint32_t row);
-void ref_load_row(const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row, float *line);
-void ref_load_key(const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row, float *line);
 void ref_quant_index(const dsvk_row_format *f, float *head, uint32_t position); /* one head, in place */
 
 /* ---- compressor and rings (ref_kv_compress.c, ref_ring_store.c) ---- */

@@ -83,36 +83,6 @@ void ref_store_key(const dsvk_row_format *f, const float *line, void *store, uin
     }
 }
 
-void ref_load_row(const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row, float *line) {
-    const uint8_t *codes = (const uint8_t *)store + (size_t)row * dsvk_row_code_bytes(f);
-    const uint8_t *scales =
-        (const uint8_t *)store + (size_t)capacity * dsvk_row_code_bytes(f) + (size_t)row * dsvk_row_scale_bytes(f);
-    const uint32_t plain = f->head_dim - f->rope_dim;
-    if (!f->native) {
-        memcpy(line, codes, 4 * f->head_dim);
-        return;
-    }
-    for (uint32_t i = 0; i < plain; i++)
-        line[i] = ref_e4m3(codes[i]) * ref_ue8m0(scales[i / 64]);
-    for (uint32_t i = 0; i < f->rope_dim; i++) {
-        uint16_t bits;
-        memcpy(&bits, codes + plain + 2 * i, 2);
-        line[plain + i] = ref_bf16(bits);
-    }
-}
-
-void ref_load_key(const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row, float *line) {
-    const uint8_t *codes = (const uint8_t *)store + (size_t)row * dsvk_key_code_bytes(f);
-    const uint8_t *scales =
-        (const uint8_t *)store + (size_t)capacity * dsvk_key_code_bytes(f) + (size_t)row * dsvk_key_scale_bytes(f);
-    if (!f->native) {
-        memcpy(line, codes, 4 * f->index_dim);
-        return;
-    }
-    for (uint32_t i = 0; i < f->index_dim; i++)
-        line[i] = ref_e2m1(codes[i / 2] >> (4 * (i & 1)) & 15) * ref_ue8m0(scales[i / 32]);
-}
-
 void ref_quant_index(const dsvk_row_format *f, float *head, uint32_t position) {
     ref_rope(head, f->index_dim, f->rope_dim, position);
     ref_hadamard(head, f->index_dim);
