@@ -24,6 +24,7 @@ const uint QUADS = 1u << TYPE;                           /* groups of four input
 const uint MAX_ROWS = 8u;
 const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which bounds shared memory */
 const uint SPLITS = 32u;
+const float UNIT = TYPE == TYPE_FP8 ? E4M3_UNIT : E2M1_UNIT; /* of decoded codes; not part of the scale, which it could overflow */
 
 shared float partial[PASS_ROWS * SPLITS * 32u];
 
@@ -45,17 +46,16 @@ vec4 decode_quad(uvec4 word, uint quad) {
     return uintBitsToFloat(word);
 }
 
-/* The scales of weight word k for the lane's four output rows, with the decoder's unit. */
+/* The scales of weight word k for the lane's four output rows. */
 vec4 word_scales(uvec2 scales, uint tile, uint words, uint k, uint lane) {
     if (TYPE == TYPE_FP8) {
         const uint at = (tile * ((words + 7u) / 8u) + k / 8u) * 2u;
-        const float low = Floats(scales).v[at] * E4M3_UNIT, high = Floats(scales).v[at + 1u] * E4M3_UNIT;
-        return vec4(low, low, high, high);
+        return vec4(Floats(scales).v[at], Floats(scales).v[at], Floats(scales).v[at + 1u], Floats(scales).v[at + 1u]);
     }
     const uint at = (tile * ((words + 3u) / 4u) + k / 4u) * 32u + lane;
     vec4 result;
     [[unroll]] for (uint j = 0u; j < 4u; j++)
-        result[j] = ue8m0((Words(scales).v[at + 8u * j] >> (k % 4u * 8u)) & 255u) * E2M1_UNIT;
+        result[j] = ue8m0((Words(scales).v[at + 8u * j] >> (k % 4u * 8u)) & 255u);
     return result;
 }
 
@@ -87,7 +87,7 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const u
         }
         const vec4 scale = TYPE >= TYPE_FP8 ? word_scales(scales, tile, words, k, lane) : vec4(1.0);
         [[unroll]] for (uint r = 0u; r < ROWS; r++)
-            total[r] = TYPE >= TYPE_FP8 ? fma(part[r], scale, total[r]) : part[r];
+            total[r] = TYPE >= TYPE_FP8 ? fma(part[r] * UNIT, scale, total[r]) : part[r];
     }
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         sums[r] = total[r];

@@ -42,9 +42,24 @@ void test_begin(test *t, const char *name, int argc, char **argv) {
     printf("%s: seed %016llx\n", name, (unsigned long long)t->random);
 }
 
+static void check_validation(test *t) {
+    char *text = NULL, first[512] = "";
+    dsvk_error err = { 0 };
+    if (dsvk_device_describe(t->device, &text, &err) != DSVK_OK)
+        stop("describe", &err);
+    json_t *root = json_loads(text, 0, NULL);
+    test_check(t, json_is_true(json_object_get(root, "validation")), "the validation layer is not installed");
+    json_decref(root);
+    dsvk_free(text);
+    const uint32_t messages = dsvk_device_validation_messages(t->device, first, sizeof first);
+    test_check(t, messages == 0, "%u validation messages, the first: %s", messages, first);
+}
+
 int test_end(test *t) {
     test_case_end(t);
     dsvk_cmd_destroy(t->cmd);
+    if (t->validation)
+        check_validation(t);
     dsvk_device_close(t->device);
     printf("%s: %u passed, %u failed\n", t->name, t->passed, t->failed);
     return t->failed > 0;

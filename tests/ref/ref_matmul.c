@@ -1,6 +1,8 @@
-/* Matrices in the order of the file, and the scalar packer of the tiled layout: what the loader's upload must produce. */
+/* Matrices in the order of the file, their product with a row, and the scalar packer of the tiled layout: what the loader
+ * must produce. */
 #include "ref.h"
 
+#include <math.h>
 #include <string.h>
 
 static uint32_t bits_per_input(dsvk_weight_type type) {
@@ -28,6 +30,25 @@ float ref_weight(const ref_matrix *m, uint32_t o, uint32_t i) {
     }
     }
     return 0;
+}
+
+double ref_dot(const ref_matrix *m, uint32_t o, const float *x, double *magnitude) {
+    double sum = 0, absolute = 0;
+    for (uint32_t i = 0; i < m->n_in; i++) {
+        const double product = (double)x[i] * ref_weight(m, o, i);
+        sum += product;
+        absolute += fabs(product);
+    }
+    *magnitude = absolute;
+    return sum;
+}
+
+double ref_swiglu(double a, double b, double limit) {
+    if (limit > 0) {
+        a = a > limit ? limit : a;
+        b = b > limit ? limit : b < -limit ? -limit : b;
+    }
+    return a / (1 + exp(-a)) * b;
 }
 
 void ref_pack_tiles(const ref_matrix *m, void *blob) {
