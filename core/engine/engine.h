@@ -1,0 +1,159 @@
+/* Inside of a model and a session. A model is immutable weights and one workspace; a step (one forward pass over rows of any
+ * mix of sessions) takes the model's step lock, so sessions on different threads take turns. */
+#ifndef DSVK_ENGINE_H
+#define DSVK_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "cache.h"
+#include "loader.h"
+#include "weights.h"
+
+/* ---- workspace of a step ---- */
+
+/* Scratch on the device for n rows; addresses into one buffer. All f32 unless said. */
+typedef struct dsvk_scratch {
+    dsvk_buffer buffer;
+    uint32_t rows;           /* n it is large enough for */
+    uint64_t scores_bytes;   /* of the score area; rows are scored in groups that fit */
+    uint32_t positions;      /* largest number of positions it is large enough for */
+    dsvk_addr x;             /* [n, 4, D] the streams */
+    dsvk_addr a;             /* [n, D] a sublayer's normalised input */
+    dsvk_addr post, comb;    /* [n, 4], [n, 4, 4] */
+    dsvk_addr partials;      /* [n, chunks, 25] */
+    dsvk_addr qa_kv;         /* [n, Rq + dh] */
+    dsvk_addr compress;      /* [n, compress_stride] */
+    dsvk_addr qr;            /* [n, Rq] */
+    dsvk_addr q;             /* [n, H dh + Hi di] */
+    dsvk_addr scores;        /* [rows of a group, visible] */
+    dsvk_addr idx;           /* i32 [n, Ki] */
+    dsvk_addr attn;          /* partial attention */
+    dsvk_addr o;             /* [n, H dh] */
+    dsvk_addr u;             /* [n, G Ro] */
+    dsvk_addr y;             /* [n, A + 1, D] */
+    dsvk_addr gate;          /* [n, gate_stride] */
+    dsvk_addr expert_idx;    /* u32 [n, A] */
+    dsvk_addr expert_weight; /* [n, A] */
+    dsvk_addr pairs, tiles;  /* u32 [n A], uvec4 */
+    dsvk_addr h;             /* [n A, I] */
+    dsvk_addr shared_h;      /* [n, I] */
+    dsvk_addr store;         /* row store of n rows */
+    dsvk_addr mtp_x, mtp_in; /* [n, 4, D] each, when the model has the MTP block */
+    dsvk_addr mtp_e;         /* [n, D] */
+} dsvk_scratch;
+
+/* Rows of one forward pass as the host prepared them, in memory the device reads. */
+typedef struct dsvk_step {
+    uint32_t n;              /* rows */
+    uint32_t n_seqs;
+    uint32_t positions;      /* largest position + 1 */
+    dsvk_addr rows, seqs;    /* dsvk_row [n], dsvk_seq [n_seqs] */
+} dsvk_step;
+
+/* The host side of a step: arrays in one mapped buffer, and what comes back in another. */
+typedef struct dsvk_inbox {
+    dsvk_buffer buffer;      /* STAGING */
+    uint32_t capacity;       /* rows */
+    struct dsvk_row *rows, *mtp_rows;   /* [capacity] */
+    struct dsvk_seq *seqs, *mtp_seqs;   /* [capacity] */
+    uint32_t *select, *mtp_select, *source; /* [capacity] */
+    struct dsvk_sample_row *sample;     /* [capacity] */
+} dsvk_inbox;
+
+struct dsvk_model {
+    atomic_int references;
+    dsvk_device *device;
+    dsvk_config config;
+    dsvk_weights weights;
+    dsvk_cache_layout layout;
+    dsvk_rope_table rope[2];  /* [0] window layers, [1] layers with a ratio */
+    dsvk_buffer *buffers;     /* [n_buffers] */
+    uint32_t n_buffers;
+    uint64_t weight_bytes;
+    dsvk_buffer constants;    /* post = 1 [4], comb = identity [4, 4] */
+    bool mtp;
+    dsvk_model_options options; /* resolved */
+    char *path;
+    json_t *report;
+    dsvk_tokenizer *tokenizer;
+
+    pthread_mutex_t step_lock; /* everything below */
+    bool step_lock_made;
+    dsvk_scratch scratch;
+    dsvk_inbox inbox;
+    dsvk_buffer outbox;       /* READBACK */
+    dsvk_buffer logits;       /* SCRATCH, f32 [rows][vocab] */
+    dsvk_cmd *cmd;
+    uint32_t layers_per_submit;
+};
+
+#define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
+
+struct dsvk_session {
+    dsvk_model *model;
+    uint64_t context;
+    bool mtp;
+    dsvk_progress_fn progress;
+    void *user;
+    dsvk_buffer state;
+    dsvk_buffer *pages;      /* [max_pages] */
+    uint32_t n_pages, max_pages;
+    dsvk_buffer page_table;  /* dsvk_addr [max_pages] */
+    dsvk_buffer logits;      /* f32 [vocab], after the last token */
+    dsvk_buffer mtp_logits;  /* f32 [vocab], MTP sessions */
+    bool have_logits, have_mtp_logits;
+    int32_t *tokens;         /* [capacity] the timeline */
+    uint64_t n, capacity;
+    uint64_t high;           /* most tokens the rings have ever seen since they were empty: bounds rollback */
+    atomic_flag busy;
+    atomic_bool cancel;
+};
+
+/* ---- forward pass (forward.c): records, never waits ---- */
+
+dsvk_status dsvk_scratch_reserve(dsvk_model *model, uint32_t n, uint32_t positions, dsvk_error *err);
+uint64_t dsvk_scratch_bytes(dsvk_model *model, uint32_t n, uint32_t positions); /* what reserve would allocate */
+void dsvk_scratch_free(dsvk_model *model);
+/* Embedding and the first reductions; then every layer 0 .. L-1 in order; then the head and the MTP block on chosen rows. */
+void dsvk_forward_begin(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step);
+void dsvk_forward_layer(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer);
+/* logits f32 [n, vocab] of rows select[0 .. n-1] (u32 on the device), n <= DSVK_LOGIT_ROWS. `mtp`: of the MTP block's streams. */
+void dsvk_forward_head(dsvk_model *model, dsvk_cmd *cmd, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp);
+/* 4.13 on pairs (streams of position t, token t + 1) after the last layer of `step`: row i of `pairs` has token t + 1 and
+ * position t; source[i] names the row of `step` with the streams, or 0x80000000 | slot of the session's kept ones. Then keeps
+ * the streams of the step's last rows. The head (mtp) reads the result; the main head must have been recorded before. */
+void dsvk_forward_mtp(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, const dsvk_step *pairs, dsvk_addr source);
+
+/* ---- steps (step.c): prepare, submit, wait ---- */
+
+/* One run of new tokens of one session in a step. */
+typedef struct dsvk_run {
+    dsvk_session *session;
+    const int32_t *tokens;   /* [n], appended at the session's end */
+    uint32_t n;
+} dsvk_run;
+
+/* What a step gives besides the sessions' own last logits, which stay on the device; every field may be NULL. */
+typedef struct dsvk_step_result {
+    float *logits;           /* host f32 [sum n, vocab], in the order of runs */
+    float *mtp_logits;       /* the same of the MTP block; NaN where there is no pair */
+    const dsvk_sample_options *sample; /* [n_runs] how to choose the token after each run, */
+    int32_t *ids;            /* [n_runs] and what was chosen */
+} dsvk_step_result;
+
+/* Grows each session's pages, runs the rows of all runs through the model in one step, and appends the tokens. The sum of n is
+ * at most options.max_chunk. Fails before anything ran: sessions as before. Fails later: their timelines are empty. */
+dsvk_status dsvk_step_run(dsvk_model *model, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
+                          dsvk_error *err);
+/* Chooses the next id of every session from its last logits: ids [n]. */
+dsvk_status dsvk_step_sample(dsvk_model *model, dsvk_session *const *sessions, uint32_t n, const dsvk_sample_options *options,
+                             int32_t *ids, dsvk_error *err);
+dsvk_status dsvk_step_open(dsvk_model *model, dsvk_error *err);
+void dsvk_step_close(dsvk_model *model);
+
+dsvk_model *dsvk_model_retain(dsvk_model *model);
+/* Checks the options (NULL: all defaults) and puts the defaults in. */
+dsvk_status dsvk_model_resolve(dsvk_model_options *out, const dsvk_model_options *in, dsvk_error *err);
+
+#endif

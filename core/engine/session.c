@@ -1,0 +1,385 @@
+/* A session: one timeline of tokens. The public calls check their arguments, take the session (one call at a time, else
+ * BUSY), and turn what the caller wants into steps. */
+#include <string.h>
+
+#include "engine.h"
+
+/* ---- opening ---- */
+
+static dsvk_status open_buffers(dsvk_session *s, dsvk_error *err) {
+    dsvk_device *device = s->model->device;
+    uint64_t logits = s->model->config.vocab_size * sizeof(float);
+    s->max_pages = (uint32_t)dsvk_ceil_div(s->context, s->model->layout.page_tokens);
+    s->pages = dsvk_alloc_zero(s->max_pages, sizeof *s->pages);
+    if (!s->pages)
+        return dsvk_fail_nomem(err, s->max_pages * sizeof *s->pages);
+    DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, s->model->layout.state_bytes, "session state", &s->state, err));
+    DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, s->max_pages * sizeof(dsvk_addr), "session page table", &s->page_table,
+                                err));
+    DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, logits, "session logits", &s->logits, err));
+    if (s->mtp)
+        DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, logits, "session MTP logits", &s->mtp_logits, err));
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const dsvk_session_options *options,
+                              dsvk_error *err) {
+    if (!session || !model)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_session_open: session and model must not be NULL");
+    *session = NULL;
+    if (options && options->size != sizeof *options)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_session_options has size %zu, this library's is %zu", options->size,
+                         sizeof *options);
+    uint64_t most = model->config.max_positions, context = options && options->context ? options->context : most;
+    if (context > most)
+        return dsvk_fail(err, DSVK_INVALID, "a context of %llu tokens was asked for, the model has %llu positions",
+                         (unsigned long long)context, (unsigned long long)most);
+    if (options && options->mtp && !model->mtp)
+        return dsvk_fail(err, DSVK_INVALID, "mtp was asked for, the model has no MTP block");
+    DSVK_TRY(dsvk_device_status(model->device, err));
+    dsvk_session *s = dsvk_alloc_zero(1, sizeof *s);
+    if (!s)
+        return dsvk_fail_nomem(err, sizeof *s);
+    s->model = dsvk_model_retain(model);
+    s->context = context;
+    s->mtp = options && options->mtp;
+    s->progress = options ? options->progress : NULL;
+    s->user = options ? options->user : NULL;
+    atomic_flag_clear(&s->busy);
+    dsvk_status status = open_buffers(s, err);
+    if (status != DSVK_OK) {
+        dsvk_session_close(s);
+        return status;
+    }
+    *session = s;
+    return DSVK_OK;
+}
+
+void dsvk_session_close(dsvk_session *s) {
+    if (!s)
+        return;
+    dsvk_device *device = s->model->device;
+    for (uint32_t i = 0; i < s->n_pages; i++)
+        dsvk_buffer_destroy(device, &s->pages[i]);
+    dsvk_buffer_destroy(device, &s->state);
+    dsvk_buffer_destroy(device, &s->page_table);
+    dsvk_buffer_destroy(device, &s->logits);
+    dsvk_buffer_destroy(device, &s->mtp_logits);
+    dsvk_free(s->pages);
+    dsvk_free(s->tokens);
+    dsvk_model_close(s->model);
+    dsvk_free(s);
+}
+
+/* ---- one call at a time ---- */
+
+static dsvk_status take(dsvk_session *s, const char *call, dsvk_error *err) {
+    if (!s)
+        return dsvk_fail(err, DSVK_INVALID, "%s: session must not be NULL", call);
+    if (atomic_flag_test_and_set(&s->busy))
+        return dsvk_fail(err, DSVK_BUSY, "%s: another call is running on this session", call);
+    atomic_store(&s->cancel, false);
+    dsvk_status status = dsvk_device_status(s->model->device, err);
+    if (status != DSVK_OK)
+        atomic_flag_clear(&s->busy);
+    return status;
+}
+
+static void give_back(dsvk_session *s) { atomic_flag_clear(&s->busy); }
+
+void dsvk_session_cancel(dsvk_session *s) {
+    if (s)
+        atomic_store(&s->cancel, true);
+}
+
+uint64_t dsvk_session_position(const dsvk_session *s) { return s ? s->n : 0; }
+uint64_t dsvk_session_context(const dsvk_session *s) { return s ? s->context : 0; }
+
+dsvk_status dsvk_session_tokens(const dsvk_session *s, int32_t *tokens, dsvk_error *err) {
+    if (!s || (!tokens && s->n))
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_session_tokens: session and tokens must not be NULL");
+    if (s->n)
+        memcpy(tokens, s->tokens, s->n * sizeof *tokens);
+    return DSVK_OK;
+}
+
+static dsvk_status check_tokens(const dsvk_session *s, const int32_t *tokens, size_t n, dsvk_error *err) {
+    if (!tokens && n)
+        return dsvk_fail(err, DSVK_INVALID, "tokens must not be NULL when there are %zu of them", n);
+    uint32_t vocab = s->model->config.vocab_size;
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= vocab)
+            return dsvk_fail(err, DSVK_INVALID, "token %zu is %d, the vocabulary has ids 0 to %u", i, tokens[i], vocab - 1);
+    return DSVK_OK;
+}
+
+static dsvk_status check_fits(const dsvk_session *s, uint64_t n, dsvk_error *err) {
+    if (n > s->context) /* T11: both counts, before any compute */
+        return dsvk_fail(err, DSVK_LIMIT, "%llu tokens do not fit this session's context of %llu", (unsigned long long)n,
+                         (unsigned long long)s->context);
+    return DSVK_OK;
+}
+
+/* ---- extending and taking back ---- */
+
+static dsvk_status stopped(dsvk_session *s, const char *stage, uint64_t done, uint64_t total, dsvk_error *err) {
+    bool stop = atomic_load(&s->cancel);
+    if (s->progress)
+        stop |= s->progress(s->user, stage, done, total) != 0;
+    if (stop)
+        return dsvk_fail(err, DSVK_CANCELLED, "cancelled after %llu of %llu tokens; the session stands at token %llu",
+                         (unsigned long long)done, (unsigned long long)total, (unsigned long long)s->n);
+    return DSVK_OK;
+}
+
+/* Appends tokens in chunks; between two of them the caller can stop it. */
+static dsvk_status extend(dsvk_session *s, const int32_t *tokens, uint64_t n, uint32_t chunk, float *logits, float *mtp_logits,
+                          dsvk_error *err) {
+    uint64_t vocab = s->model->config.vocab_size;
+    for (uint64_t done = 0; done < n;) {
+        uint32_t rows = n - done < chunk ? (uint32_t)(n - done) : chunk;
+        dsvk_run run = { s, tokens + done, rows };
+        dsvk_step_result result = { .logits = logits ? logits + done * vocab : NULL,
+                                    .mtp_logits = mtp_logits ? mtp_logits + done * vocab : NULL };
+        DSVK_TRY(dsvk_step_run(s->model, &run, 1, &result, err));
+        done += rows;
+        if (done < n || s->progress)
+            DSVK_TRY(stopped(s, "tokens", done, n, err));
+    }
+    return DSVK_OK;
+}
+
+/* Takes the timeline back to its first n tokens if the rings still reach, else empties it. */
+static void roll_back(dsvk_session *s, uint64_t n) {
+    if (s->high - n > DSVK_ROLLBACK)
+        n = 0;
+    if (n == 0)
+        s->high = 0;
+    if (n != s->n)
+        s->have_logits = s->have_mtp_logits = false;
+    s->n = n;
+}
+
+static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
+    DSVK_TRY(check_tokens(s, tokens, n, err));
+    DSVK_TRY(check_fits(s, n, err));
+    uint64_t common = 0;
+    while (common < n && common < s->n && tokens[common] == s->tokens[common])
+        common++;
+    if (common == n && n > 0 && !(s->n == n && s->have_logits))
+        common = n - 1; /* the last token runs again for its logits */
+    if (common < s->n)
+        roll_back(s, common);
+    return extend(s, tokens + s->n, n - s->n, s->model->options.max_chunk, NULL, NULL, err);
+}
+
+dsvk_status dsvk_session_sync(dsvk_session *s, const int32_t *tokens, size_t n, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_sync", err));
+    dsvk_status status = sync(s, tokens, n, err);
+    give_back(s);
+    return status;
+}
+
+static dsvk_status evaluate(dsvk_session *s, const int32_t *tokens, size_t n, size_t chunk, float *logits, float *mtp_logits,
+                            dsvk_error *err) {
+    uint32_t most = s->model->options.max_chunk;
+    DSVK_TRY(check_tokens(s, tokens, n, err));
+    DSVK_TRY(check_fits(s, s->n + n, err));
+    if (chunk > most)
+        return dsvk_fail(err, DSVK_INVALID, "a chunk of %zu tokens was asked for, the model was opened with max_chunk %u", chunk,
+                         most);
+    if (mtp_logits && !s->mtp)
+        return dsvk_fail(err, DSVK_INVALID, "MTP logits were asked for, the session was opened without mtp");
+    return extend(s, tokens, n, chunk ? (uint32_t)chunk : most, logits, mtp_logits, err);
+}
+
+dsvk_status dsvk_session_evaluate(dsvk_session *s, const int32_t *tokens, size_t n, size_t chunk, float *logits,
+                                  float *mtp_logits, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_evaluate", err));
+    dsvk_status status = evaluate(s, tokens, n, chunk, logits, mtp_logits, err);
+    give_back(s);
+    return status;
+}
+
+/* ---- logits ---- */
+
+static dsvk_status read_logits(dsvk_session *s, bool mtp, float *out, dsvk_error *err) {
+    if (!out)
+        return dsvk_fail(err, DSVK_INVALID, "out must not be NULL");
+    if (mtp && !s->mtp)
+        return dsvk_fail(err, DSVK_INVALID, "MTP logits were asked for, the session was opened without mtp");
+    if (mtp ? !s->have_mtp_logits : !s->have_logits)
+        return dsvk_fail(err, DSVK_STATE, "there are no %slogits: the session has %llu tokens", mtp ? "MTP " : "",
+                         (unsigned long long)s->n);
+    return dsvk_buffer_read(s->model->device, mtp ? &s->mtp_logits : &s->logits, 0, out,
+                            s->model->config.vocab_size * sizeof *out, err);
+}
+
+dsvk_status dsvk_session_logits(dsvk_session *s, float *out, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_logits", err));
+    dsvk_status status = read_logits(s, false, out, err);
+    give_back(s);
+    return status;
+}
+
+dsvk_status dsvk_session_mtp_logits(dsvk_session *s, float *out, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_mtp_logits", err));
+    dsvk_status status = read_logits(s, true, out, err);
+    give_back(s);
+    return status;
+}
+
+/* ---- decoding ---- */
+
+static dsvk_status check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
+    if (o->size != sizeof *o)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_sample_options has size %zu, this library's is %zu", o->size, sizeof *o);
+    if (!(o->temperature >= 0 && o->temperature <= 1e6f))
+        return dsvk_fail(err, DSVK_INVALID, "temperature is %g, allowed are 0 to 1000000", (double)o->temperature);
+    if (!(o->top_p >= 0 && o->top_p <= 1))
+        return dsvk_fail(err, DSVK_INVALID, "top_p is %g, allowed are 0 to 1", (double)o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1))
+        return dsvk_fail(err, DSVK_INVALID, "min_p is %g, allowed are 0 to 1", (double)o->min_p);
+    if (!o->stop && o->n_stop)
+        return dsvk_fail(err, DSVK_INVALID, "stop must not be NULL when n_stop is %zu", o->n_stop);
+    return DSVK_OK;
+}
+
+static bool stops(const dsvk_sample_options *o, int32_t id) {
+    for (size_t i = 0; o && i < o->n_stop; i++)
+        if (o->stop[i] == id)
+            return true;
+    return false;
+}
+
+/* A batch being decoded: the sequences still running, side by side. */
+typedef struct batch {
+    dsvk_session **sessions;      /* [running] */
+    dsvk_sample_options *options; /* [running] */
+    dsvk_run *runs;               /* [running] */
+    int32_t *ids;                 /* [running] chosen next */
+    uint32_t *slot;               /* [running] index in the caller's arrays */
+    uint32_t running;
+} batch;
+
+static dsvk_status batch_open(batch *b, dsvk_session *const *sessions, size_t n, const dsvk_sample_options *options,
+                              dsvk_error *err) {
+    b->sessions = dsvk_alloc_zero(n, sizeof *b->sessions);
+    b->options = dsvk_alloc_zero(n, sizeof *b->options);
+    b->runs = dsvk_alloc_zero(n, sizeof *b->runs);
+    b->ids = dsvk_alloc_zero(n, sizeof *b->ids);
+    b->slot = dsvk_alloc_zero(n, sizeof *b->slot);
+    if (!b->sessions || !b->options || !b->runs || !b->ids || !b->slot)
+        return dsvk_fail_nomem(err, n * sizeof *b->options);
+    for (size_t i = 0; i < n; i++) {
+        b->sessions[i] = sessions[i];
+        b->slot[i] = (uint32_t)i;
+        if (options)
+            b->options[i] = options[i];
+    }
+    b->running = (uint32_t)n;
+    return DSVK_OK;
+}
+
+static void batch_close(batch *b) {
+    dsvk_free(b->sessions);
+    dsvk_free(b->options);
+    dsvk_free(b->runs);
+    dsvk_free(b->ids);
+    dsvk_free(b->slot);
+}
+
+/* Takes out the sequences whose last id was a stop; b->ids of the others move along. */
+static void drop_stopped(batch *b, const int32_t *out, const size_t *n_out, size_t n) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < b->running; i++) {
+        uint32_t slot = b->slot[i];
+        if (stops(&b->options[i], out[slot * n + n_out[slot] - 1]))
+            continue;
+        b->sessions[kept] = b->sessions[i];
+        b->options[kept] = b->options[i];
+        b->ids[kept] = b->ids[i];
+        b->slot[kept++] = slot;
+    }
+    b->running = kept;
+}
+
+static dsvk_status decode_steps(batch *b, size_t n, int32_t *out, size_t *n_out, dsvk_error *err) {
+    dsvk_model *m = b->sessions[0]->model;
+    DSVK_TRY(dsvk_step_sample(m, b->sessions, b->running, b->options, b->ids, err));
+    for (size_t step = 0; step < n && b->running > 0; step++) {
+        for (uint32_t i = 0; i < b->running; i++) { /* the id of this step is in its place before the step chooses the next */
+            int32_t *id = &out[b->slot[i] * n + step];
+            *id = b->ids[i];
+            b->runs[i] = (dsvk_run){ b->sessions[i], id, 1 };
+        }
+        bool again = step + 1 < n;
+        dsvk_step_result result = { .sample = again ? b->options : NULL, .ids = again ? b->ids : NULL };
+        DSVK_TRY(dsvk_step_run(m, b->runs, b->running, &result, err));
+        for (uint32_t i = 0; i < b->running; i++)
+            n_out[b->slot[i]]++;
+        for (uint32_t i = 0; i < b->running; i++)
+            DSVK_TRY(stopped(b->sessions[i], "decode", step + 1, n, err));
+        drop_stopped(b, out, n_out, n);
+    }
+    return DSVK_OK;
+}
+
+static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions, size_t n, const dsvk_sample_options *options,
+                               dsvk_error *err) {
+    const dsvk_model *m = sessions[0]->model;
+    if (n_sessions > m->options.max_chunk)
+        return dsvk_fail(err, DSVK_INVALID, "%zu sessions in one batch, the model was opened with max_chunk %u", n_sessions,
+                         m->options.max_chunk);
+    for (size_t i = 0; i < n_sessions; i++) {
+        const dsvk_session *s = sessions[i];
+        if (s->model != m)
+            return dsvk_fail(err, DSVK_INVALID, "session %zu of the batch belongs to another model", i);
+        if (!s->have_logits)
+            return dsvk_fail(err, DSVK_STATE, "session %zu has no tokens to continue from", i);
+        DSVK_TRY(check_fits(s, s->n + n, err));
+        if (options)
+            DSVK_TRY(check_sampling(&options[i], err));
+    }
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, size_t n, const dsvk_sample_options *options,
+                              int32_t *out, size_t *n_out, dsvk_error *err) {
+    if (!sessions || !n_out || (!out && n) || n_sessions == 0)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_decode_batch: sessions, out and n_out must not be NULL or empty");
+    size_t taken = 0;
+    dsvk_status status = DSVK_OK;
+    batch b = { 0 };
+    memset(n_out, 0, n_sessions * sizeof *n_out);
+    while (status == DSVK_OK && taken < n_sessions) { /* the same session twice is BUSY at its second place */
+        status = take(sessions[taken], "dsvk_decode_batch", err);
+        taken += status == DSVK_OK;
+    }
+    if (status == DSVK_OK)
+        status = check_batch(sessions, n_sessions, n, options, err);
+    if (status == DSVK_OK)
+        status = batch_open(&b, sessions, n_sessions, options, err);
+    if (status == DSVK_OK && n > 0)
+        status = decode_steps(&b, n, out, n_out, err);
+    batch_close(&b);
+    for (size_t i = 0; i < taken; i++)
+        give_back(sessions[i]);
+    return status;
+}
+
+dsvk_status dsvk_session_decode(dsvk_session *s, size_t n, const dsvk_sample_options *options, int32_t *out, size_t *n_out,
+                                dsvk_error *err) {
+    return dsvk_decode_batch(&s, 1, n, options, out, n_out, err);
+}
+
+dsvk_status dsvk_session_memory(const dsvk_session *s, char **json, dsvk_error *err) {
+    if (!s || !json)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_session_memory: session and json must not be NULL");
+    uint64_t logits = s->logits.size + s->mtp_logits.size;
+    return dsvk_json_text(json_pack("{s:I, s:I, s:I, s:I, s:I}", "state", (json_int_t)s->state.size, "pages",
+                                    (json_int_t)(s->n_pages * s->model->layout.page_bytes), "page_table",
+                                    (json_int_t)s->page_table.size, "logits", (json_int_t)logits, "page_tokens",
+                                    (json_int_t)s->model->layout.page_tokens),
+                          json, err);
+}

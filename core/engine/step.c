@@ -1,0 +1,405 @@
+/* One step: rows of any mix of sessions go through the model together. The host writes rows, sequences and choices into an
+ * inbox the device reads; a submit covers as many layers as keep it near 100 ms (faults D10), measured and corrected. */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine.h"
+
+#define SUBMIT_AIM_S 0.1
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- inbox and outbox ---- */
+
+typedef struct part {
+    void **host;
+    uint64_t each;
+} part;
+
+static dsvk_status inbox_reserve(dsvk_model *m, uint32_t rows, dsvk_error *err) {
+    dsvk_inbox *in = &m->inbox;
+    if (rows <= in->capacity)
+        return DSVK_OK;
+    uint32_t capacity = in->capacity ? in->capacity : 32;
+    while (capacity < rows)
+        capacity *= 2;
+    dsvk_inbox next = { .capacity = capacity };
+    part parts[] = {
+        { (void **)&next.rows, sizeof *next.rows },       { (void **)&next.mtp_rows, sizeof *next.mtp_rows },
+        { (void **)&next.seqs, sizeof *next.seqs },       { (void **)&next.mtp_seqs, sizeof *next.mtp_seqs },
+        { (void **)&next.select, sizeof *next.select },   { (void **)&next.mtp_select, sizeof *next.mtp_select },
+        { (void **)&next.source, sizeof *next.source },   { (void **)&next.sample, sizeof *next.sample },
+    };
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < DSVK_COUNT(parts); i++)
+        bytes += dsvk_align(parts[i].each * capacity, 256);
+    dsvk_buffer_destroy(m->device, &in->buffer);
+    memset(in, 0, sizeof *in);
+    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_STAGING, bytes, "step inbox", &next.buffer, err));
+    char *at = next.buffer.host;
+    for (size_t i = 0; i < DSVK_COUNT(parts); i++) {
+        *parts[i].host = at;
+        at += dsvk_align(parts[i].each * capacity, 256);
+    }
+    *in = next;
+    return DSVK_OK;
+}
+
+static dsvk_addr inbox_addr(const dsvk_model *m, const void *host) {
+    return m->inbox.buffer.addr + (uint64_t)((const char *)host - (const char *)m->inbox.buffer.host);
+}
+
+dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
+    uint64_t logits = (uint64_t)DSVK_LOGIT_ROWS * m->config.vocab_size * sizeof(float);
+    m->layers_per_submit = 1;
+    if (pthread_mutex_init(&m->step_lock, NULL) != 0)
+        return dsvk_fail(err, DSVK_NOMEM, "a lock could not be made");
+    m->step_lock_made = true;
+    DSVK_TRY(dsvk_cmd_create(m->device, &m->cmd, err));
+    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, logits, "logits", &m->logits, err));
+    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_READBACK, logits, "logits readback", &m->outbox, err));
+    return inbox_reserve(m, 32, err);
+}
+
+void dsvk_step_close(dsvk_model *m) {
+    dsvk_cmd_destroy(m->cmd);
+    dsvk_scratch_free(m);
+    dsvk_buffer_destroy(m->device, &m->inbox.buffer);
+    dsvk_buffer_destroy(m->device, &m->outbox);
+    dsvk_buffer_destroy(m->device, &m->logits);
+    if (m->step_lock_made)
+        pthread_mutex_destroy(&m->step_lock);
+}
+
+/* ---- preparing ---- */
+
+static dsvk_status grow_pages(dsvk_session *s, uint64_t tokens, dsvk_error *err) {
+    dsvk_device *device = s->model->device;
+    uint32_t need = (uint32_t)dsvk_ceil_div(tokens, s->model->layout.page_tokens);
+    while (s->n_pages < need) {
+        dsvk_buffer page = { 0 };
+        DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, s->model->layout.page_bytes, "cache page", &page, err));
+        dsvk_status status = dsvk_buffer_write(device, &s->page_table, s->n_pages * sizeof(dsvk_addr), &page.addr,
+                                               sizeof page.addr, err);
+        if (status != DSVK_OK) {
+            dsvk_buffer_destroy(device, &page);
+            return status;
+        }
+        s->pages[s->n_pages++] = page;
+    }
+    return DSVK_OK;
+}
+
+static dsvk_status grow_tokens(dsvk_session *s, uint64_t n, dsvk_error *err) {
+    if (n <= s->capacity)
+        return DSVK_OK;
+    uint64_t capacity = s->capacity ? s->capacity : 1024;
+    while (capacity < n)
+        capacity *= 2;
+    int32_t *tokens = dsvk_realloc(s->tokens, capacity * sizeof *tokens);
+    if (!tokens)
+        return dsvk_fail_nomem(err, capacity * sizeof *tokens);
+    s->tokens = tokens;
+    s->capacity = capacity;
+    return DSVK_OK;
+}
+
+/* Everything that can fail before the device is touched. */
+static dsvk_status prepare(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsvk_step *step, dsvk_error *err) {
+    *step = (dsvk_step){ .n_seqs = n_runs };
+    for (uint32_t i = 0; i < n_runs; i++) {
+        dsvk_session *s = runs[i].session;
+        uint64_t end = s->n + runs[i].n;
+        if (end > s->context)
+            return dsvk_fail(err, DSVK_LIMIT, "%llu tokens would not fit this session's context of %llu",
+                             (unsigned long long)end, (unsigned long long)s->context);
+        DSVK_TRY(grow_tokens(s, end, err));
+        DSVK_TRY(grow_pages(s, end, err));
+        step->n += runs[i].n;
+        step->positions = end > step->positions ? (uint32_t)end : step->positions;
+    }
+    DSVK_TRY(dsvk_rope_table_cover(&m->rope[0], m->device, step->positions, err));
+    DSVK_TRY(dsvk_rope_table_cover(&m->rope[1], m->device, step->positions, err));
+    DSVK_TRY(dsvk_scratch_reserve(m, step->n, step->positions, err));
+    DSVK_TRY(inbox_reserve(m, step->n, err));
+    step->rows = inbox_addr(m, m->inbox.rows);
+    step->seqs = inbox_addr(m, m->inbox.seqs);
+    return DSVK_OK;
+}
+
+static void fill_rows(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs) {
+    uint32_t row = 0;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        const dsvk_session *s = runs[i].session;
+        uint32_t first = row, start = (uint32_t)s->n;
+        m->inbox.seqs[i] = (struct dsvk_seq){ .state = s->state.addr, .pages = s->page_table.addr, .first = first,
+                                              .rows = runs[i].n, .start = start };
+        for (uint32_t j = 0; j < runs[i].n; j++, row++)
+            m->inbox.rows[row] = (struct dsvk_row){ .token = (uint32_t)runs[i].tokens[j], .position = start + j,
+                                                    .sequence = i, .first = first };
+    }
+}
+
+/* Pairs (streams of t, token t + 1) for the MTP block of the sessions that keep it; a session's first token ever has none. */
+static void fill_pairs(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, const dsvk_step *step, dsvk_step *pairs) {
+    uint32_t row = 0, main_row = 0;
+    *pairs = (dsvk_step){ .positions = step->positions, .rows = inbox_addr(m, m->inbox.mtp_rows),
+                          .seqs = inbox_addr(m, m->inbox.mtp_seqs) };
+    for (uint32_t i = 0; i < n_runs; main_row += runs[i].n, i++) {
+        const dsvk_session *s = runs[i].session;
+        uint32_t skip = s->n == 0, first = row, start = (uint32_t)s->n + skip - 1;
+        if (!s->mtp || runs[i].n <= skip)
+            continue;
+        m->inbox.mtp_seqs[pairs->n_seqs] = (struct dsvk_seq){ .state = s->state.addr, .pages = s->page_table.addr,
+                                                              .first = first, .rows = runs[i].n - skip, .start = start };
+        for (uint32_t j = skip; j < runs[i].n; j++, row++) {
+            m->inbox.mtp_rows[row] = (struct dsvk_row){ .token = (uint32_t)runs[i].tokens[j], .position = start + row - first,
+                                                        .sequence = pairs->n_seqs, .first = first };
+            m->inbox.source[row] = j == 0 ? 0x80000000u | start % (DSVK_ROLLBACK + 1) : main_row + j - 1;
+        }
+        pairs->n_seqs++;
+    }
+    pairs->n = row;
+}
+
+/* ---- running ---- */
+
+/* A step in flight: what is recorded and not yet submitted, and how long the last submit took. */
+typedef struct flight {
+    dsvk_model *m;
+    double began;
+    uint32_t layers; /* recorded since the last submit */
+} flight;
+
+static dsvk_status take_off(flight *f, dsvk_error *err) {
+    f->layers = 0;
+    f->began = now_s();
+    return dsvk_cmd_begin(f->m->cmd, err);
+}
+
+static dsvk_status land(flight *f, dsvk_error *err) {
+    DSVK_TRY(dsvk_cmd_run(f->m->cmd, err));
+    double seconds = now_s() - f->began;
+    if (f->layers > 0) {
+        uint32_t most = f->m->config.n_layers;
+        if (seconds > SUBMIT_AIM_S)
+            f->m->layers_per_submit = (uint32_t)fmax(1, f->layers * SUBMIT_AIM_S / seconds);
+        else if (seconds < SUBMIT_AIM_S / 2 && f->m->layers_per_submit < most)
+            f->m->layers_per_submit *= 2;
+    }
+    return DSVK_OK;
+}
+
+static dsvk_status run_layers(flight *f, const dsvk_step *step, dsvk_error *err) {
+    DSVK_TRY(take_off(f, err));
+    dsvk_forward_begin(f->m, f->m->cmd, step);
+    for (uint32_t l = 0; l < f->m->config.n_layers; l++) {
+        if (f->layers >= f->m->layers_per_submit) {
+            DSVK_TRY(land(f, err));
+            DSVK_TRY(take_off(f, err));
+        }
+        dsvk_forward_layer(f->m, f->m->cmd, step, l);
+        f->layers++;
+    }
+    return DSVK_OK;
+}
+
+/* The head on rows select[0 .. n-1] in groups. Rows marked as a session's last are copied to it; `host` gets all of them. */
+typedef struct head_rows {
+    const uint32_t *select;      /* in the inbox */
+    uint32_t n;
+    const dsvk_buffer **keep;    /* [n] where row i is to be kept on the device, or NULL */
+    float *host;                 /* f32 [n, vocab] or NULL */
+    bool mtp;
+    const struct dsvk_sample_row *sample; /* in the inbox [n], or NULL */
+    int32_t *ids;                /* [n] */
+} head_rows;
+
+static dsvk_status run_head(flight *f, const head_rows *h, dsvk_error *err) {
+    dsvk_model *m = f->m;
+    uint64_t row_bytes = m->config.vocab_size * sizeof(float);
+    for (uint32_t first = 0; first < h->n; first += DSVK_LOGIT_ROWS) {
+        uint32_t n = h->n - first < DSVK_LOGIT_ROWS ? h->n - first : DSVK_LOGIT_ROWS;
+        bool more = h->host || h->sample;
+        dsvk_forward_head(m, m->cmd, inbox_addr(m, h->select + first), n, m->logits.addr, h->mtp);
+        for (uint32_t i = 0; i < n; i++)
+            if (h->keep[first + i])
+                dsvk_cmd_copy(m->cmd, &m->logits, i * row_bytes, h->keep[first + i], 0, row_bytes);
+        if (h->host)
+            dsvk_cmd_copy(m->cmd, &m->logits, 0, &m->outbox, 0, n * row_bytes);
+        if (h->sample)
+            dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = m->logits.addr, .options = inbox_addr(m, h->sample + first),
+                                                       .out = m->outbox.addr, .n = n, .vocab = m->config.vocab_size });
+        dsvk_barrier(m->cmd);
+        if (!more)
+            continue;
+        DSVK_TRY(land(f, err));
+        if (h->host)
+            memcpy(h->host + (uint64_t)first * m->config.vocab_size, m->outbox.host, n * row_bytes);
+        if (h->sample)
+            memcpy(h->ids + first, m->outbox.host, n * sizeof *h->ids);
+        DSVK_TRY(take_off(f, err));
+    }
+    return DSVK_OK;
+}
+
+static void fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *o, uint64_t position) {
+    *row = (struct dsvk_sample_row){ .position = (uint32_t)position };
+    if (!o)
+        return;
+    row->temperature = o->temperature;
+    row->top_p = o->top_p;
+    row->min_p = o->min_p;
+    row->top_k = o->top_k;
+    row->seed_lo = (uint32_t)o->seed;
+    row->seed_hi = (uint32_t)(o->seed >> 32);
+}
+
+static dsvk_status check_ids(const int32_t *ids, uint32_t n, uint32_t vocab, dsvk_error *err) {
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
+            return dsvk_fail(err, DSVK_NUMERIC, "the logits of sequence %u have no finite value to choose from", i);
+    return DSVK_OK;
+}
+
+/* Heads of the main model: every row when the caller wants logits, else each run's last. */
+static dsvk_status finish_main(flight *f, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
+                               const dsvk_buffer **keep, dsvk_error *err) {
+    dsvk_model *m = f->m;
+    uint32_t n = 0, row = 0;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        for (uint32_t j = 0; j < runs[i].n; j++, row++) {
+            bool last = j + 1 == runs[i].n;
+            if (!last && !result->logits)
+                continue;
+            keep[n] = last ? &runs[i].session->logits : NULL;
+            m->inbox.select[n++] = row;
+        }
+    }
+    bool sample = result->sample && result->ids && !result->logits;
+    for (uint32_t i = 0; sample && i < n_runs; i++)
+        fill_sample(&m->inbox.sample[i], &result->sample[i], runs[i].session->n + runs[i].n);
+    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .keep = keep, .host = result->logits,
+                                     .sample = sample ? m->inbox.sample : NULL, .ids = result->ids }, err);
+}
+
+/* The MTP block: every pair's logits when wanted, else each session's last. */
+static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, const dsvk_step *step,
+                              const dsvk_step_result *result, const dsvk_buffer **keep, dsvk_error *err) {
+    dsvk_model *m = f->m;
+    dsvk_step pairs;
+    fill_pairs(m, runs, n_runs, step, &pairs);
+    dsvk_forward_mtp(m, m->cmd, step, &pairs, inbox_addr(m, m->inbox.source));
+    uint32_t n = 0, row = 0;
+    uint64_t out = 0, vocab = m->config.vocab_size;
+    float *host = result->mtp_logits;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        uint32_t skip = runs[i].session->n == 0;
+        for (uint32_t j = 0; j < runs[i].n; j++, out++) {
+            bool pair = runs[i].session->mtp && j >= skip;
+            if (host && !pair)
+                for (uint64_t v = 0; v < vocab; v++)
+                    host[out * vocab + v] = NAN;
+            if (!pair)
+                continue;
+            bool last = j + 1 == runs[i].n;
+            keep[n] = last ? &runs[i].session->mtp_logits : NULL;
+            if (last || host)
+                m->inbox.mtp_select[n++] = row;
+            row++;
+        }
+    }
+    if (host && out != n && n_runs > 1)
+        return dsvk_fail(err, DSVK_INVALID, "MTP logits of several sequences at once need every sequence to have begun");
+    return run_head(f, &(head_rows){ .select = m->inbox.mtp_select, .n = n, .keep = keep,
+                                     .host = host ? host + (out - n) * vocab : NULL, .mtp = true }, err);
+}
+
+static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, const dsvk_step *step,
+                       const dsvk_step_result *result, const dsvk_buffer **keep, dsvk_error *err) {
+    flight f = { .m = m };
+    bool mtp = false;
+    for (uint32_t i = 0; i < n_runs; i++)
+        mtp |= runs[i].session->mtp;
+    DSVK_TRY(run_layers(&f, step, err));
+    DSVK_TRY(finish_main(&f, runs, n_runs, result, keep, err));
+    if (mtp)
+        DSVK_TRY(finish_mtp(&f, runs, n_runs, step, result, keep, err));
+    if (dsvk_cmd_dispatches(m->cmd) > 0)
+        DSVK_TRY(land(&f, err));
+    return DSVK_OK;
+}
+
+static void append(const dsvk_run *run) {
+    dsvk_session *s = run->session;
+    s->have_mtp_logits = s->mtp && s->n + run->n > 1;
+    memcpy(s->tokens + s->n, run->tokens, run->n * sizeof *run->tokens);
+    s->n += run->n;
+    s->high = s->n > s->high ? s->n : s->high;
+    s->have_logits = true;
+}
+
+dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
+                          dsvk_error *err) {
+    dsvk_step step;
+    const dsvk_buffer **keep = NULL;
+    dsvk_step_result none = { 0 };
+    result = result ? result : &none;
+    pthread_mutex_lock(&m->step_lock);
+    dsvk_status status = prepare(m, runs, n_runs, &step, err);
+    if (status == DSVK_OK) {
+        keep = dsvk_alloc_zero(step.n, sizeof *keep);
+        status = keep ? DSVK_OK : dsvk_fail_nomem(err, step.n * sizeof *keep);
+    }
+    if (status == DSVK_OK) {
+        fill_rows(m, runs, n_runs);
+        status = fly(m, runs, n_runs, &step, result, keep, err);
+        for (uint32_t i = 0; i < n_runs; i++) {
+            if (status == DSVK_OK)
+                append(&runs[i]);
+            else /* the rings may hold part of this step: only an empty timeline is certain */
+                runs[i].session->n = runs[i].session->high = 0, runs[i].session->have_logits = false;
+        }
+    }
+    dsvk_free(keep);
+    pthread_mutex_unlock(&m->step_lock);
+    if (status == DSVK_OK && result->sample && result->ids && !result->logits)
+        status = check_ids(result->ids, n_runs, m->config.vocab_size, err);
+    return status;
+}
+
+/* ---- sampling from kept logits ---- */
+
+static dsvk_status sample_group(dsvk_model *m, dsvk_session *const *sessions, uint32_t n, const dsvk_sample_options *options,
+                                int32_t *ids, dsvk_error *err) {
+    uint64_t row_bytes = m->config.vocab_size * sizeof(float);
+    DSVK_TRY(dsvk_cmd_begin(m->cmd, err));
+    for (uint32_t i = 0; i < n; i++) {
+        fill_sample(&m->inbox.sample[i], options ? &options[i] : NULL, sessions[i]->n);
+        dsvk_cmd_copy(m->cmd, &sessions[i]->logits, 0, &m->logits, i * row_bytes, row_bytes);
+    }
+    dsvk_barrier(m->cmd);
+    dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = m->logits.addr, .options = inbox_addr(m, m->inbox.sample),
+                                               .out = m->outbox.addr, .n = n, .vocab = m->config.vocab_size });
+    dsvk_barrier(m->cmd);
+    DSVK_TRY(dsvk_cmd_run(m->cmd, err));
+    memcpy(ids, m->outbox.host, n * sizeof *ids);
+    return check_ids(ids, n, m->config.vocab_size, err);
+}
+
+dsvk_status dsvk_step_sample(dsvk_model *m, dsvk_session *const *sessions, uint32_t n, const dsvk_sample_options *options,
+                             int32_t *ids, dsvk_error *err) {
+    dsvk_status status = DSVK_OK;
+    pthread_mutex_lock(&m->step_lock);
+    for (uint32_t first = 0; status == DSVK_OK && first < n; first += DSVK_LOGIT_ROWS) {
+        uint32_t group = n - first < DSVK_LOGIT_ROWS ? n - first : DSVK_LOGIT_ROWS;
+        status = sample_group(m, sessions + first, group, options ? options + first : NULL, ids + first, err);
+    }
+    pthread_mutex_unlock(&m->step_lock);
+    return status;
+}
