@@ -50,7 +50,7 @@ class Sinkhorn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        kept = ctx.saved_tensors
+        kept, g = ctx.saved_tensors, g.contiguous()
         for step in reversed(range(len(kept) // 2)):
             y, inverse = kept[2 * step], kept[2 * step + 1]
             g = (g - (g * y).sum(step % 2, keepdim=True)) * inverse
@@ -60,15 +60,24 @@ class Sinkhorn(torch.autograd.Function):
 def hyper_connection(self, streams):
     """Replaces DeepseekV4HyperConnection.forward: streams [b, s, 4, D] -> post [b, s, 4], comb [b, s, 4, 4], x [b, s, D]."""
     b, s, hc, _ = streams.shape
-    mix = F.linear(self.input_norm(streams.flatten(2)), self.fn)
+    with torch.autocast("cpu", enabled=False):
+        mix = F.linear(self.input_norm(streams.flatten(2)), self.fn)
     pre, post, comb = mix.split([hc, hc, hc * hc], -1)
     pre_base, post_base, comb_base = self.base.split([hc, hc, hc * hc])
     pre = torch.sigmoid(pre * self.scale[0] + pre_base) + self.hc_eps
     post = 2 * torch.sigmoid(post * self.scale[1] + post_base)
     comb = torch.softmax((comb * self.scale[2] + comb_base).view(b * s, hc, hc), -1) + self.hc_eps
     comb = Sinkhorn.apply(comb.permute(1, 2, 0).contiguous(), self.hc_sinkhorn_iters, self.hc_eps)
-    comb = comb.permute(2, 0, 1).reshape(b, s, hc, hc)
+    comb = comb.permute(2, 1, 0).contiguous().view(b, s, hc, hc).mT     # the layer multiplies by its transpose
     return post, comb, (pre.unsqueeze(-2) @ streams).squeeze(-2)
+
+
+def index_scores(self, q, keys, hidden):
+    """Replaces DeepseekV4IndexerScorer.forward: q [b, s, heads, d], keys [b, t, d] -> [b, s, t] in one product per sequence."""
+    b, s, heads, d = q.shape
+    scores = F.relu(q.reshape(b, s * heads, d) @ keys.mT) * self.softmax_scale
+    weights = self.weights_proj(hidden) * self.weights_scaling
+    return (weights.unsqueeze(-2) @ scores.view(b, s, heads, -1)).squeeze(-2)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -91,7 +100,7 @@ class Mtp(nn.Module):
 
     def forward(self, streams, next_embedding, **positions):
         x = self.e_proj(self.enorm(next_embedding)).unsqueeze(2) + self.h_proj(self.hnorm(streams))
-        return self.norm(self.hc_head(self.block(x, **positions)))
+        return self.norm(self.hc_head(self.block(x.float(), **positions)))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -99,9 +108,9 @@ class Mtp(nn.Module):
 # ---------------------------------------------------------------------------------------------------------------
 
 class Nano(nn.Module):
-    def __init__(self, config, dropout=0.0):
+    def __init__(self, config, dropout=0.0, half=False):
         super().__init__()
-        self.config = config
+        self.config, self.half = config, half
         self.main = DeepseekV4ForCausalLM(transformers_config(config))
         self.mtp = nn.ModuleList(Mtp(config) for _ in range(config["num_nextn_predict_layers"]))
         self.dropout, self.cache_quant = dropout, False
@@ -109,6 +118,8 @@ class Nano(nn.Module):
         for module in self.modules():
             if isinstance(module, v4.DeepseekV4HyperConnection):
                 module.forward = hyper_connection.__get__(module)
+            elif isinstance(module, v4.DeepseekV4IndexerScorer):
+                module.forward = index_scores.__get__(module)
             elif isinstance(module, v4.DeepseekV4DecoderLayer):
                 module.self_attn.register_forward_hook(lambda m, args, out: (self.drop(out[0]), out[1]))
                 module.mlp.register_forward_hook(lambda m, args, out: self.drop(out))
@@ -123,25 +134,33 @@ class Nano(nn.Module):
     # ---- forward ----
 
     def forward(self, ids):
-        """ids [b, s] -> logits of token t+1 [b, s, V], logits of token t+2 [b, s-1, V] (None without an MTP block)."""
+        """ids [b, s] -> logits of token t+1 [b, s, V], logits of token t+2 [b, s-1, V] (None without an MTP block).
+
+        With `half`, matrix products of a training step run in BF16; everything between them stays in float32.
+        """
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half and self.training):
+            logits, ahead = self.predict(ids)
+        return logits.float(), None if ahead is None else ahead.float()
+
+    def predict(self, ids):
         self.index_losses, self.expert_load = [], {}
         main = self.main.model
-        embedding, positions = main.embed_tokens(ids), self.positions(ids.shape[1])
+        embedding, positions = main.embed_tokens(ids), self.positions(*ids.shape)
         streams = embedding.unsqueeze(2).expand(-1, -1, self.config["hc_mult"], -1).contiguous()
         for layer in main.layers:
             streams = layer(streams, input_ids=ids, **positions)
         logits = self.main.lm_head(main.norm(main.hc_head(streams)))
         if not self.mtp:
             return logits, None
-        ahead = self.mtp[0](streams[:, :-1], embedding[:, 1:], **self.positions(ids.shape[1] - 1))
+        ahead = self.mtp[0](streams[:, :-1], embedding[:, 1:], **self.positions(ids.shape[0], ids.shape[1] - 1))
         return logits, self.main.lm_head(ahead)
 
-    def positions(self, n):
+    def positions(self, batch, n):
         """RoPE tables and the additive sliding-window mask for positions 0 .. n-1."""
         pos = torch.arange(n).unsqueeze(0)
         distance = pos.T - pos
         seen = (distance >= 0) & (distance < self.config["sliding_window"])
-        mask = torch.zeros(1, 1, n, n).masked_fill(~seen, -math.inf)
+        mask = torch.zeros(1, 1, n, n).masked_fill(~seen, -math.inf).expand(batch, -1, -1, -1)
         rope, like = self.main.model.rotary_emb, torch.zeros(())
         tables = {kind: rope(like, position_ids=pos, layer_type=kind) for kind in ("main", "compress")}
         return dict(position_embeddings=tables, position_ids=pos, attention_mask=mask, past_key_values=None)
@@ -177,8 +196,8 @@ class Nano(nn.Module):
         def compare(module, args, out):
             if not self.training:
                 return
-            scores = seen.pop("scores")
-            target = out[1][..., -scores.shape[-1]:].detach().sum(1)                    # over heads; 0 = not attended
+            scores = seen.pop("scores").float()
+            target = out[1][..., -scores.shape[-1]:].detach().float().sum(1)              # over heads; 0 = not attended
             target = target / target.sum(-1, keepdim=True).clamp(min=1e-9)
             guess = scores.masked_fill(target == 0, -1e9).log_softmax(-1)
             self.index_losses.append(F.kl_div(guess, target, reduction="sum") / target.shape[:2].numel())
