@@ -1,0 +1,76 @@
+/* ring_store against ref_ring_store, byte for byte.
+ * Edges: one row; fewer rows than slots, as many, one more, many more; a ring that just wraps and one that has wrapped;
+ * positions near a million; several sequences in one step; 1 to 4 items of which some are aligned to 16 bytes and some only
+ * to 4; rows wider than a workgroup; padding between source rows; what is not written stays. */
+#include "harness_rows.h"
+
+static const test_span SPANS[] = { { 0, 1 },   { 127, 2 }, { 0, 129 }, { 5, 3 }, { 1000000, 140 },
+                                   { 126, 1 }, { 130, 9 }, { 3, 300 }, { 127, 1 } };
+
+typedef struct item {
+    uint32_t bytes, padding, capacity;
+} item;
+static const item ITEMS[DSVK_RING_ITEMS] = {
+    { 576, 0, 128 },  /* codes of window rows */
+    { 8, 0, 128 },    /* their scales */
+    { 8192, 16, 8 },  /* K and S of a ratio 4 layer */
+    { 12, 20, 131 },  /* nothing aligned */
+};
+enum { GAP = 32 }; /* bytes before every ring */
+
+static void check(test *t, uint32_t first_span, uint32_t n_spans, uint32_t n_items) {
+    test_case(t, "spans %u..%u items=%u", first_span, first_span + n_spans - 1, n_items);
+    const test_step step = test_make_step(t, SPANS + first_span, n_spans);
+    dsvk_ring_store_params p = { .n = step.n, .n_items = n_items };
+    uint8_t *sources[DSVK_RING_ITEMS];
+    uint32_t state_bytes = 0;
+    for (uint32_t i = 0; i < n_items; i++) {
+        const uint32_t stride = ITEMS[i].bytes + ITEMS[i].padding;
+        sources[i] = test_alloc(t, (size_t)step.n * stride);
+        for (size_t b = 0; b < (size_t)step.n * stride; b++)
+            sources[i][b] = (uint8_t)test_random(t);
+        p.items[i] = (dsvk_ring_item){ .source = test_upload(t, sources[i], (size_t)step.n * stride).addr,
+                                       .source_stride = stride,
+                                       .bytes = ITEMS[i].bytes,
+                                       .offset = state_bytes + GAP,
+                                       .capacity = ITEMS[i].capacity };
+        state_bytes += GAP + ITEMS[i].bytes * ITEMS[i].capacity;
+    }
+    dsvk_buffer states[DSVK_COUNT(SPANS)];
+    for (uint32_t s = 0; s < n_spans; s++) {
+        states[s] = test_output(t, state_bytes);
+        step.seqs[s].state = states[s].addr;
+    }
+    p.rows = test_upload(t, step.rows, step.n * sizeof *step.rows).addr;
+    p.seqs = test_upload(t, step.seqs, n_spans * sizeof *step.seqs).addr;
+    dsvk_ring_store(t->cmd, &p);
+    if (!test_run(t))
+        return;
+    uint8_t *want = test_alloc(t, state_bytes);
+    for (uint32_t s = 0; s < n_spans; s++) {
+        const struct dsvk_seq *seq = &step.seqs[s];
+        memset(want, 0xff, state_bytes);
+        for (uint32_t i = 0; i < n_items; i++)
+            ref_ring_store(sources[i], p.items[i].source_stride, p.items[i].bytes, want + p.items[i].offset,
+                           p.items[i].capacity, seq->first, seq->rows, seq->start);
+        test_compare_words(t, "state", test_download(t, &states[s]), want, state_bytes / 4);
+    }
+}
+
+int main(int argc, char **argv) {
+    test t;
+    test_begin(&t, "ring_store", argc, argv);
+    for (uint32_t s = 0; s < DSVK_COUNT(SPANS); s++)
+        check(&t, s, 1, 1 + s % DSVK_RING_ITEMS);
+    check(&t, 0, 3, 4);
+    check(&t, 3, 6, 4);
+    check(&t, 0, DSVK_COUNT(SPANS), 4);
+    test_case(&t, "bad shapes");
+    dsvk_ring_store(t.cmd, &(dsvk_ring_store_params){ .n = 1, .n_items = 5 });
+    test_run_fails(&t, "5 items; at most 4");
+    dsvk_ring_store(t.cmd, &(dsvk_ring_store_params){ .n = 1, .n_items = 1, .items = { { 0, 584, 583, 0, 128 } } });
+    test_run_fails(&t, "item 0 copies 583 bytes");
+    dsvk_ring_store(t.cmd, &(dsvk_ring_store_params){ .n = 1, .n_items = 1, .items = { { 0, 584, 584, 0, 0 } } });
+    test_run_fails(&t, "a ring of 0 slots");
+    return test_end(&t);
+}
