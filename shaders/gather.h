@@ -11,7 +11,8 @@ struct gather_args {
     ADDR x;         /* f32 [n_in, dim] */
     ADDR result;    /* f32 [n, dim] */
     U32 dim, n_in;
-    U32 state_offset; /* bytes */
+    U32 state_offset; /* bytes, of the ring */
+    U32 slots;        /* of the ring */
 };
 
 #endif

@@ -118,8 +118,9 @@ void dsvk_scratch_free(dsvk_model *model);
 /* Embedding and the first reductions; then every layer 0 .. L-1 in order; then the head and the MTP block on chosen rows. */
 void dsvk_forward_begin(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step);
 void dsvk_forward_layer(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer);
-/* logits f32 [n, vocab] of rows select[0 .. n-1] (u32 on the device), n <= DSVK_LOGIT_ROWS. `mtp`: of the MTP block's streams. */
-void dsvk_forward_head(dsvk_model *model, dsvk_cmd *cmd, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp);
+/* logits f32 [n, vocab] of rows select[0 .. n-1] (u32 on the device) out of n_in, n <= DSVK_LOGIT_ROWS. `mtp`: of the MTP
+ * block's streams. */
+void dsvk_forward_head(dsvk_model *model, dsvk_cmd *cmd, uint32_t n_in, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp);
 /* 4.13 on pairs (streams of position t, token t + 1) after the last layer of `step`: row i of `pairs` has token t + 1 and
  * position t; source[i] names the row of `step` with the streams, or 0x80000000 | slot of the session's kept ones. Then keeps
  * the streams of the step's last rows. The head (mtp) reads the result; the main head must have been recorded before. */

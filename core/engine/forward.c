@@ -37,12 +37,15 @@ typedef struct area {
     uint64_t bytes;
 } area;
 
+/* Of partial attention of n rows or fewer. */
 static uint64_t attention_bytes(const dsvk_config *c, uint32_t n, uint32_t positions) {
     uint64_t most = 0;
     for (uint32_t ratio = 0; ratio <= 128; ratio = ratio == 0 ? 4 : ratio == 4 ? 128 : 129) {
-        uint32_t splits = dsvk_sparse_attn_splits(n, attended_rows(c, positions, ratio));
-        uint64_t bytes = dsvk_sparse_attn_scratch(n, splits, c->n_heads, c->head_dim);
-        most = bytes > most ? bytes : most;
+        uint32_t rows = attended_rows(c, positions, ratio);
+        for (uint32_t r = n; r > 0; r = r > 64 ? 64 : r - 1) { /* fewer rows may be split into more parts */
+            uint64_t bytes = dsvk_sparse_attn_scratch(r, dsvk_sparse_attn_splits(r, rows), c->n_heads, c->head_dim);
+            most = bytes > most ? bytes : most;
+        }
     }
     return most;
 }
@@ -375,13 +378,13 @@ void dsvk_forward_layer(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uin
 }
 
 /* 4.11 */
-void dsvk_forward_head(dsvk_model *m, dsvk_cmd *cmd, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp) {
+void dsvk_forward_head(dsvk_model *m, dsvk_cmd *cmd, uint32_t n_in, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp) {
     dsvk_scratch *s = &m->scratch;
     const dsvk_hc_weights *hc = mtp ? &m->weights.mtp.hc_head : &m->weights.hc_head;
     dsvk_hyper_conn_pre(cmd, &(dsvk_hyper_conn_pre_params){
         .x_in = mtp ? s->mtp_x : s->x, .partials = s->partials, .select = select, .base = hc->base, .scale = hc->scale,
-        .norm = mtp ? m->weights.mtp.norm : m->weights.norm, .out = s->a, .n = n, .dim = m->config.hidden_size,
-        .n_mix = DSVK_HC_STREAMS, .sinkhorn_iters = m->config.hc_sinkhorn_iters, .eps = m->config.norm_eps,
+        .norm = mtp ? m->weights.mtp.norm : m->weights.norm, .out = s->a, .n = n, .n_in = n_in,
+        .dim = m->config.hidden_size, .n_mix = DSVK_HC_STREAMS, .sinkhorn_iters = m->config.hc_sinkhorn_iters, .eps = m->config.norm_eps,
         .hc_eps = m->config.hc_eps });
     dsvk_barrier(cmd);
     dsvk_matmul(cmd, &(dsvk_matmul_params){ .w = m->weights.head, .x = s->a, .out = logits, .n = n,
@@ -404,7 +407,8 @@ void dsvk_forward_mtp(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, const
     if (n > 0) {
         dsvk_gather(cmd, &(dsvk_gather_params){ .rows = pairs->rows, .seqs = pairs->seqs, .source = source, .in = s->x,
                                                 .out = s->mtp_x, .n = n, .dim = streams, .n_in = step->n,
-                                                .state_offset = m->layout.streams_offset });
+                                                .state_offset = m->layout.streams_offset,
+                                                .slots = DSVK_ROLLBACK + 1 });
         dsvk_embed(cmd, &(dsvk_embed_params){ .rows = pairs->rows, .table = m->weights.embed, .out = s->a, .n = n, .dim = D,
                                               .copies = 1, .vocab = c->vocab_size });
         dsvk_barrier(cmd);

@@ -137,7 +137,7 @@ static dsvk_status warm_up(dsvk_model *m, dsvk_error *err) {
         dsvk_forward_begin(m, m->cmd, &step);
         for (uint32_t l = 0; l < m->config.n_layers; l++)
             dsvk_forward_layer(m, m->cmd, &step, l);
-        dsvk_forward_head(m, m->cmd, m->inbox.buffer.addr, sizes[i] < DSVK_LOGIT_ROWS ? sizes[i] : DSVK_LOGIT_ROWS,
+        dsvk_forward_head(m, m->cmd, sizes[i], m->inbox.buffer.addr, sizes[i] < DSVK_LOGIT_ROWS ? sizes[i] : DSVK_LOGIT_ROWS,
                           m->logits.addr, false);
         if (m->mtp)
             dsvk_forward_mtp(m, m->cmd, &step, &step, m->inbox.buffer.addr);

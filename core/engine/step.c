@@ -212,7 +212,7 @@ static dsvk_status run_layers(flight *f, const dsvk_step *step, dsvk_error *err)
 /* The head on rows select[0 .. n-1] in groups. Rows marked as a session's last are copied to it; `host` gets all of them. */
 typedef struct head_rows {
     const uint32_t *select;      /* in the inbox */
-    uint32_t n;
+    uint32_t n, n_in;            /* chosen rows, out of so many */
     const dsvk_buffer **keep;    /* [n] where row i is to be kept on the device, or NULL */
     float *host;                 /* f32 [n, vocab] or NULL */
     bool mtp;
@@ -226,7 +226,7 @@ static dsvk_status run_head(flight *f, const head_rows *h, dsvk_error *err) {
     for (uint32_t first = 0; first < h->n; first += DSVK_LOGIT_ROWS) {
         uint32_t n = h->n - first < DSVK_LOGIT_ROWS ? h->n - first : DSVK_LOGIT_ROWS;
         bool more = h->host || h->sample;
-        dsvk_forward_head(m, m->cmd, inbox_addr(m, h->select + first), n, m->logits.addr, h->mtp);
+        dsvk_forward_head(m, m->cmd, h->n_in, inbox_addr(m, h->select + first), n, m->logits.addr, h->mtp);
         for (uint32_t i = 0; i < n; i++)
             if (h->keep[first + i])
                 dsvk_cmd_copy(m->cmd, &m->logits, i * row_bytes, h->keep[first + i], 0, row_bytes);
@@ -284,7 +284,7 @@ static dsvk_status finish_main(flight *f, const dsvk_run *runs, uint32_t n_runs,
     bool sample = result->sample && result->ids && !result->logits;
     for (uint32_t i = 0; sample && i < n_runs; i++)
         fill_sample(&m->inbox.sample[i], &result->sample[i], runs[i].session->n + runs[i].n);
-    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .keep = keep, .host = result->logits,
+    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .n_in = row, .keep = keep, .host = result->logits,
                                      .sample = sample ? m->inbox.sample : NULL, .ids = result->ids }, err);
 }
 
@@ -316,7 +316,7 @@ static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, 
     }
     if (host && out != n && n_runs > 1)
         return dsvk_fail(err, DSVK_INVALID, "MTP logits of several sequences at once need every sequence to have begun");
-    return run_head(f, &(head_rows){ .select = m->inbox.mtp_select, .n = n, .keep = keep,
+    return run_head(f, &(head_rows){ .select = m->inbox.mtp_select, .n = n, .n_in = row, .keep = keep,
                                      .host = host ? host + (out - n) * vocab : NULL, .mtp = true }, err);
 }
 

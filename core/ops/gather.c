@@ -8,9 +8,9 @@ _Static_assert(sizeof(struct gather_args) <= 128, "push constants");
 void dsvk_gather(dsvk_cmd *cmd, const dsvk_gather_params *p) {
     if (p->n == 0)
         return;
-    if (p->dim == 0 || p->dim % 4 != 0 || p->n_in == 0 || p->state_offset % 16 != 0 || p->n > 65535) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "gather: %u rows out of %u, %u values each (a multiple of 4), state offset %u (of 16)",
-                      p->n, p->n_in, p->dim, p->state_offset);
+    if (p->dim == 0 || p->dim % 4 != 0 || p->n_in == 0 || p->slots == 0 || p->state_offset % 16 != 0 || p->n > 65535) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "gather: %u rows out of %u, %u values each (a multiple of 4), state offset %u (of 16), %u slots",
+                      p->n, p->n_in, p->dim, p->state_offset, p->slots);
         return;
     }
     const struct gather_args args = { .rows = p->rows,
@@ -20,7 +20,8 @@ void dsvk_gather(dsvk_cmd *cmd, const dsvk_gather_params *p) {
                                       .result = p->out,
                                       .dim = p->dim,
                                       .n_in = p->n_in,
-                                      .state_offset = p->state_offset };
+                                      .state_offset = p->state_offset,
+                                      .slots = p->slots };
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "gather",
                            .shader = "gather",

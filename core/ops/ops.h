@@ -71,7 +71,8 @@ typedef struct dsvk_embed_params {
 } dsvk_embed_params;
 void dsvk_embed(dsvk_cmd *cmd, const dsvk_embed_params *p);
 
-/* out [n, dim] = source[i] == 0xffffffff ? f32 at state(sequence of rows[i]) + state_offset : in[source[i]]. */
+/* out [n, dim] = in[source[i]], or for source 0x80000000 | slot: slot of the ring f32 [slots][dim] at state_offset in the state
+ * of the sequence of rows[i]. */
 typedef struct dsvk_gather_params {
     dsvk_addr rows, seqs;   /* dsvk_row [n], dsvk_seq */
     dsvk_addr source;       /* u32 [n] */
@@ -79,6 +80,7 @@ typedef struct dsvk_gather_params {
     dsvk_addr out;          /* f32 [n, dim] */
     uint32_t n, dim, n_in;  /* rows of `in`, for clamping */
     uint32_t state_offset;  /* bytes */
+    uint32_t slots;
 } dsvk_gather_params;
 void dsvk_gather(dsvk_cmd *cmd, const dsvk_gather_params *p);
 
