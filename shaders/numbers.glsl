@@ -72,7 +72,8 @@ uint fq4_scale(float amax) { return pow2_ceil_exponent(max(amax, 7.0529661049337
 /* 2^e for e in -126 .. 127. */
 float exp2_int(int e) { return uintBitsToFloat(uint(e + 127) << 23); }
 
-/* ---- functions ---- */
+/* ---- functions ----
+ * `precise` keeps a compiler from simplifying away what the rounding tricks live on, such as (1 + e) - 1. */
 
 /* e^x, relative error < 2e-7 for |x| < 87; 0 below -87, +inf above 88.7. */
 float exp_exact(float x) {
@@ -80,9 +81,9 @@ float exp_exact(float x) {
         return x != x ? x : 0.0;
     if (x > 88.7)
         return uintBitsToFloat(0x7f800000u);
-    float k = roundEven(x * 1.4426950408889634);
-    float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* ln 2 in two parts: the first product is exact */
-    float p = 1.9875691500e-4;
+    precise float k = roundEven(x * 1.4426950408889634);
+    precise float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* ln 2 in two parts: the first product is exact */
+    precise float p = 1.9875691500e-4;
     p = p * r + 1.3981999507e-3;
     p = p * r + 8.3334519073e-3;
     p = p * r + 4.1665795894e-2;
@@ -100,9 +101,9 @@ float exp_scaled(float x, int m) {
     if ((floatBitsToUint(x) & 0x7f800000u) == 0x7f800000u)
         return uintBitsToFloat(0x7fc00000u);
     x = clamp(x, -1e6, 1e6);
-    float k = roundEven(x * 1.4426950408889634);
-    float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* as in exp_exact */
-    float p = 1.9875691500e-4;
+    precise float k = roundEven(x * 1.4426950408889634);
+    precise float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* as in exp_exact */
+    precise float p = 1.9875691500e-4;
     p = p * r + 1.3981999507e-3;
     p = p * r + 8.3334519073e-3;
     p = p * r + 4.1665795894e-2;
@@ -119,14 +120,14 @@ int exp_exponent(float x) { return int(ceil(clamp(x, -1e6, 1e6) * 1.442695040888
 float log_exact(float x) {
     uint u = floatBitsToUint(x);
     int e = int(u >> 23) - 126;
-    float m = uintBitsToFloat((u & 0x7fffffu) | 0x3f000000u); /* [0.5, 1) */
+    precise float m = uintBitsToFloat((u & 0x7fffffu) | 0x3f000000u); /* [0.5, 1) */
     if (m < 0.70710678) {
         m += m;
         e -= 1;
     }
     m -= 1.0;
-    float z = m * m, k = float(e);
-    float p = 7.0376836292e-2;
+    precise float z = m * m, k = float(e);
+    precise float p = 7.0376836292e-2;
     p = p * m - 1.1514610310e-1;
     p = p * m + 1.1676998740e-1;
     p = p * m - 1.2420140846e-1;
@@ -136,7 +137,8 @@ float log_exact(float x) {
     p = p * m - 2.4999993993e-1;
     p = p * m + 3.3333331174e-1;
     p = p * m * z + k * -2.12194440e-4 - 0.5 * z;
-    return m + p + k * 0.693359375;
+    precise float result = m + p + k * 0.693359375;
+    return result;
 }
 
 float sigmoid(float x) {
@@ -148,10 +150,10 @@ float sigmoid(float x) {
 float softplus(float x) {
     if (x > 20.0)
         return x;
-    float e = exp_exact(x), u = 1.0 + e;
-    if (u == 1.0)
+    precise float e = exp_exact(x), u = 1.0 + e, d = u - 1.0;
+    if (d == 0.0)
         return e;
-    return log_exact(u) * (e / (u - 1.0));
+    return log_exact(u) * (e / d);
 }
 
 bool is_finite(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f800000u; }

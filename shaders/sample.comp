@@ -126,10 +126,11 @@ Cut select_first(Floats logits, Cut from, bool by_mass, float fraction, uint cou
         barrier();
         for (uint id = lane; id < a.vocab; id += WORKGROUP) {
             const float logit = logits.v[id];
+            precise float z = (logit - best) * inverse;
             const uint key = float_key(logit);
             if (!within(from, key, id) || (shift < 24 && (key >> uint(shift + 8)) != prefix))
                 continue;
-            const uint bin = (key >> uint(shift)) & 255u, mass = token_weight((logit - best) * inverse, by_mass);
+            const uint bin = (key >> uint(shift)) & 255u, mass = token_weight(z, by_mass);
             add_to_bin(bin, mass);
             if (shift == 0)
                 token_mass[bin] = mass; /* one key per bin: all write the same */
@@ -223,8 +224,8 @@ void find_most_likely(Floats logits, uint lane) {
 
 /* -ln(1 - v) for v = (h + 1/2) / 2^32, relative precision also near 0 (Kahan's log1p). */
 float exponential(uint h) {
-    const float v = min((float(h) + 0.5) * 2.3283064365386963e-10, 0.99999994), w = 1.0 - v;
-    return w == 1.0 ? v : -log_exact(w) * (v / (1.0 - w));
+    precise float v = min((float(h) + 0.5) * 2.3283064365386963e-10, 0.99999994), w = 1.0 - v, d = 1.0 - w;
+    return d == 0.0 ? v : -log_exact(w) * (v / d);
 }
 
 void race(Floats logits, SampleRow o, Cut cut, float best, float inverse, uint lane) {
@@ -233,7 +234,8 @@ void race(Floats logits, SampleRow o, Cut cut, float best, float inverse, uint l
     const float least = min(o.min_p, 1.0);
     uint most = 0u, id = 0xffffffffu;
     for (uint i = lane; i < a.vocab; i += WORKGROUP) {
-        const float logit = logits.v[i], z = (logit - best) * inverse;
+        const float logit = logits.v[i];
+        precise float z = (logit - best) * inverse;
         if (!within(cut, float_key(logit), i) || exp_exact(z) < least)
             continue;
         const uint key = float_key(z - log_exact(exponential(mix_bits(mix_bits(i ^ key_a) + key_b))));

@@ -26,8 +26,29 @@ float ref_weight(const ref_matrix *m, uint32_t o, uint32_t i);
 double ref_dot(const ref_matrix *m, uint32_t o, const float *x, double *magnitude);
 /* silu(min(a, limit)) * clamp(b, -limit, limit), limit 0: no clamp (4.10). */
 double ref_swiglu(double a, double b, double limit);
+/* The same for output c of w1 and w3 interleaved in m (ops.h, matmul); *magnitude: what rounding errors are relative to. */
+double ref_swiglu_dot(const ref_matrix *m, uint32_t c, const float *x, double limit, double *magnitude);
 /* The tiled layout of ops.h, dsvk_matrix_bytes bytes; the rows and inputs that pad it are zero. */
 void ref_pack_tiles(const ref_matrix *m, void *blob);
+
+/* ---- rows by index (ref_embed.c, ref_gather.c) ---- */
+void ref_embed(const uint16_t *table, uint32_t token, uint32_t dim, uint32_t copies, float *out); /* out [copies, dim] */
+/* in [*, dim]; `kept`: the row an earlier step left in the state, taken when source is 0xffffffff. */
+void ref_gather(const float *in, uint32_t source, const float *kept, uint32_t dim, float *out);
+
+/* ---- mixture of experts (ref_moe_gate.c, ref_moe_sort.c; experts are ref_dot and ref_swiglu_dot) ---- */
+/* One row. table_row [k] or NULL, bias [n_experts] without it. Returns how far the worst chosen score + bias lies above
+ * the best one left out: within the rounding of a score either choice is right. */
+double ref_moe_gate(const float *logits, const float *bias, const uint32_t *table_row, uint32_t n_experts, uint32_t k,
+                    float route_scale, uint32_t *idx, float *weights);
+/* pairs [n_pairs] by expert, then by number; tiles [max_tiles][4] as moe_sort makes them. */
+void ref_moe_sort(const uint32_t *idx, uint32_t n_pairs, uint32_t n_experts, uint32_t tile, uint32_t *pairs,
+                  uint32_t (*tiles)[4], uint32_t max_tiles);
+
+/* ---- sampling (ref_sample.c) ---- */
+/* One row. *margin: the least relative distance of any decision on the way (the cuts' masses, p against min_p, the first
+ * two of the race) from going the other way; below float rounding another id is right too. */
+uint32_t ref_sample(const float *logits, uint32_t vocab, const struct dsvk_sample_row *options, double *margin);
 
 /* ---- indexer, top-k, attention (ref_indexer.c, ref_topk.c, ref_sparse_attn.c) ---- */
 /* One row's scores of keys [visible][dim]; magnitude[j] is the sum of the sizes of the terms of scores[j]. */

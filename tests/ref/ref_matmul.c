@@ -51,6 +51,14 @@ double ref_swiglu(double a, double b, double limit) {
     return a / (1 + exp(-a)) * b;
 }
 
+double ref_swiglu_dot(const ref_matrix *m, uint32_t c, const float *x, double limit, double *magnitude) {
+    const uint32_t o = c / 16 * 32 + c % 16; /* of w1; w3 follows 16 rows later */
+    double ma, mb;
+    const double a = ref_dot(m, o, x, &ma), b = ref_dot(m, o + 16, x, &mb), h = ref_swiglu(a, b, limit);
+    *magnitude = 1.1 * ma * fabs(b) + fabs(a) * mb + fabs(h); /* |d silu / da| <= 1.1, |silu(a)| <= |a| */
+    return h;
+}
+
 void ref_pack_tiles(const ref_matrix *m, void *blob) {
     uint8_t *out = blob;
     const uint32_t words = dsvk_matrix_words(m->type, m->n_in);
