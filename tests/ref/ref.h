@@ -33,8 +33,8 @@ void ref_pack_tiles(const ref_matrix *m, void *blob);
 
 /* ---- rows by index (ref_embed.c, ref_gather.c) ---- */
 void ref_embed(const uint16_t *table, uint32_t token, uint32_t dim, uint32_t copies, float *out); /* out [copies, dim] */
-/* in [*, dim]; `kept`: the row an earlier step left in the state, taken when source is 0xffffffff. */
-void ref_gather(const float *in, uint32_t source, const float *kept, uint32_t dim, float *out);
+/* in [n_in, dim]; ring [slots, dim], of which `source` 0x80000000 | slot takes one. */
+void ref_gather(const float *in, uint32_t n_in, const float *ring, uint32_t slots, uint32_t source, uint32_t dim, float *out);
 
 /* ---- mixture of experts (ref_moe_gate.c, ref_moe_sort.c; experts are ref_dot and ref_swiglu_dot) ---- */
 /* One row. table_row [k] or NULL, bias [n_experts] without it. Returns how far the worst chosen score + bias lies above
