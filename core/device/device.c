@@ -183,6 +183,9 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .ppEnabledExtensionNames = extensions,
     };
     VkResult result = device->vk.vkCreateDevice(physical->handle, &info, NULL, &device->handle);
+    if (result == VK_ERROR_INITIALIZATION_FAILED || result == VK_ERROR_DEVICE_LOST)
+        return dsvk_fail(err, DSVK_NODEVICE, "vkCreateDevice of %s failed: %s", physical->properties.deviceName,
+                         dsvk_vk_result_name(result));
     if (result != VK_SUCCESS)
         return dsvk_vk_fail(device, result, err, "vkCreateDevice of %s", physical->properties.deviceName);
     DSVK_TRY(dsvk_vk_load_device(&device->vk, device->handle, err));

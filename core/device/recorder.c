@@ -33,7 +33,8 @@ struct dsvk_cmd {
     VkPipeline bound;
     uint32_t dispatches;
     double started_us;     /* when the first thing was recorded */
-    bool timed;            /* this recording writes timestamps */
+    bool profiled;         /* a profile was running when the first thing was recorded */
+    bool timed;            /* ... and there are timestamps */
     VkQueryPool *queries;  /* [n_pools] owned, QUERIES_PER_POOL each */
     uint32_t n_pools;
     timed *timings;        /* [n_timings] of capacity; [0] is the start */
@@ -203,7 +204,8 @@ static bool ready(dsvk_cmd *cmd) {
     if (!cmd->touched) {
         cmd->touched = true;
         cmd->started_us = dsvk_now_us();
-        cmd->timed = cmd->device->physical.timestamp_bits > 0 && atomic_load(&cmd->device->profile.on);
+        cmd->profiled = atomic_load(&cmd->device->profile.on);
+        cmd->timed = cmd->profiled && cmd->device->physical.timestamp_bits > 0;
         if (cmd->timed)
             stamp(cmd, NULL, 0, 0);
     }
@@ -214,6 +216,8 @@ static void recorded(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flo
     cmd->dirty = true;
     if (cmd->timed)
         stamp(cmd, op, bytes, flops);
+    else if (cmd->profiled)
+        dsvk_profile_add(cmd->device, op, bytes, flops, 0.0);
 }
 
 static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {

@@ -54,7 +54,6 @@ dsvk_status dsvk_vk_result_status(VkResult result) {
     case VK_ERROR_FRAGMENTATION: return DSVK_DEVMEM;
     case VK_ERROR_DEVICE_LOST: return DSVK_DEVLOST;
     case VK_ERROR_TOO_MANY_OBJECTS: return DSVK_LIMIT;
-    case VK_ERROR_INITIALIZATION_FAILED:
     case VK_ERROR_INCOMPATIBLE_DRIVER: return DSVK_NODEVICE;
     default: return DSVK_UNSUPPORTED;
     }
@@ -167,7 +166,7 @@ static dsvk_status create_instance(dsvk_vk *vk, dsvk_validation *validation, dsv
         .ppEnabledExtensionNames = extensions,
     };
     VkResult result = vk->vkCreateInstance(&info, NULL, &vk->instance);
-    if (result == VK_ERROR_INCOMPATIBLE_DRIVER)
+    if (result == VK_ERROR_INCOMPATIBLE_DRIVER || result == VK_ERROR_INITIALIZATION_FAILED)
         return dsvk_fail(err, DSVK_NODEVICE, "%s (Vulkan %u.%u.%u) found no Vulkan driver", vk->library_name,
                          VK_API_VERSION_MAJOR(vk->version), VK_API_VERSION_MINOR(vk->version),
                          VK_API_VERSION_PATCH(vk->version));

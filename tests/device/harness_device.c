@@ -61,11 +61,24 @@ dsvk_device *open_device(const dsvk_device_options *given) {
     return device;
 }
 
-void close_device(dsvk_device *device) {
+/* The validation layer reports what is left over when the VkDevice is destroyed, so that is where to look. */
+static dsvk_device *closing;
+static PFN_vkDestroyDevice real_destroy_device;
+
+static VKAPI_ATTR void VKAPI_CALL destroy_and_look(VkDevice handle, const VkAllocationCallbacks *callbacks) {
     char first[DSVK_MESSAGE_SIZE];
-    uint32_t messages = dsvk_device_validation_messages(device, first, sizeof first);
+    real_destroy_device(handle, callbacks);
+    uint32_t messages = dsvk_device_validation_messages(closing, first, sizeof first);
     CHECK(messages == 0, "%u validation messages, the first: %s", messages, first);
+    closing = NULL;
+}
+
+void close_device(dsvk_device *device) {
+    closing = device;
+    real_destroy_device = device->vk.vkDestroyDevice;
+    device->vk.vkDestroyDevice = destroy_and_look;
     dsvk_device_close(device);
+    CHECK(closing == NULL, "the VkDevice was destroyed");
 }
 
 uint32_t random_below(uint32_t limit) { /* splitmix64 */
