@@ -10,10 +10,10 @@
 uint row_code_bytes() { return NATIVE ? HEAD_DIM + ROPE_DIM : 4u * HEAD_DIM; }
 uint row_scale_bytes() { return NATIVE ? ((HEAD_DIM - ROPE_DIM) / 64u + 3u) & ~3u : 0u; }
 
-/* Address of the codes (or floats) of a row, and of its scales (native only). */
-uvec2 row_codes(uvec2 store, uint row) { return add_product(store, row, row_code_bytes()); }
+/* Address of the codes (or floats) of a row, and of its scales (native only). A store is smaller than 4 GiB. */
+uvec2 row_codes(uvec2 store, uint row) { return add_bytes(store, row * row_code_bytes()); }
 uvec2 row_scales(uvec2 store, uint capacity, uint row) {
-    return add_product(add_product(store, capacity, row_code_bytes()), row, row_scale_bytes());
+    return add_bytes(store, capacity * row_code_bytes() + row * row_scale_bytes());
 }
 
 /* Scale of the 64 codes around value d < HEAD_DIM - ROPE_DIM. */
@@ -73,9 +73,9 @@ void row_store4(uvec2 codes, uint d, vec4 v, uint scale) {
 uint key_code_bytes() { return NATIVE ? INDEX_DIM / 2u : 4u * INDEX_DIM; }
 uint key_scale_bytes() { return NATIVE ? (INDEX_DIM / 32u + 3u) & ~3u : 0u; }
 
-uvec2 key_codes(uvec2 store, uint row) { return add_product(store, row, key_code_bytes()); }
+uvec2 key_codes(uvec2 store, uint row) { return add_bytes(store, row * key_code_bytes()); }
 uvec2 key_scales(uvec2 store, uint capacity, uint row) {
-    return add_product(add_product(store, capacity, key_code_bytes()), row, key_scale_bytes());
+    return add_bytes(store, capacity * key_code_bytes() + row * key_scale_bytes());
 }
 
 /* 32 consecutive values, number `block` of the key: one block of FQ4, one 16-byte word, one scale; f32: eight words. */
