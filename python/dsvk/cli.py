@@ -120,19 +120,46 @@ def generate(args: argparse.Namespace) -> None:
 
 # ---- plan, verify, tokenize ----
 
-def show_report(report: dict) -> None:
-    """Any report: its plain entries first, then each list of rows as a table."""
-    for name, value in report.items():
-        if not isinstance(value, (dict, list)):
-            out(f"{name:<12} {cell(value)}")
-    for name, value in report.items():
-        if isinstance(value, dict) and value:
-            out(f"\n{name}")
-            for key, entry in value.items():
-                out(f"  {key:<12} {size(entry) if isinstance(entry, (int, float)) and entry >= 1024 else cell(entry)}")
-        elif isinstance(value, list) and value:
-            out(f"\n{name}")
-            out(text_table(value) if all(isinstance(row, dict) for row in value) else "\n".join(map(cell, value)))
+def ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> '0-2 5'; long ones are cut in the middle"""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    words = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    return " ".join(words if len(words) <= 6 else words[:3] + ["...", words[-1]])
+
+
+def layer_kinds(layers: list[dict]) -> list[dict]:
+    """Layers that are alike in one row; sizes are of one layer."""
+    alike: dict[tuple, list[int]] = {}
+    for layer in layers:
+        key = tuple((name, value) for name, value in layer.items() if name != "layer")
+        alike.setdefault(key, []).append(layer["layer"])
+    rows = []
+    for key, numbers in alike.items():
+        layer = dict(key)
+        rows.append({"kind": layer["kind"] + (" + hash" if layer["hash"] else ""), "count": len(numbers),
+                     "weights": size(layer["weights"]), "experts": size(layer["experts"]),
+                     "cache/token": size(layer["cache_bytes_per_token"]), "layers": ranges(numbers)})
+    return rows
+
+
+def show_plan(report: dict) -> None:
+    """A plan in three tables: purposes, layers, session memory by tokens."""
+    notes = {"weights": f"experts {size(report['experts'])}",
+             "cache": f"one session of {report['context_tokens']} tokens, and the RoPE tables"}
+    purposes = report["purposes"]
+    rows = [{"memory": name, "size": size(n), "for": notes.get(name, "")} for name, n in purposes.items()]
+    out(text_table(rows + [{"memory": "together", "size": size(sum(purposes.values())), "for": ""}]))
+    out(f"\nA token reads {size(report['bytes_per_token'])} of weights.\n")
+    out(text_table(layer_kinds(report["layers"])) + "\n")
+    out(text_table([{"tokens": row["tokens"], "session": size(row["bytes"])} for row in report["context"]]))
+    if "fits" in report:
+        out(f"\n{report['device']['name']}: {size(report['available'])} available, "
+            f"{'it fits' if report['fits'] else 'it does not fit'}")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -141,7 +168,7 @@ def plan(args: argparse.Namespace) -> None:
     if args.json:
         out(json.dumps(report, indent=2))
     else:
-        show_report(report)
+        show_plan(report)
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -149,8 +176,7 @@ def verify(args: argparse.Namespace) -> None:
     if args.json:
         out(json.dumps(report, indent=2))
     else:
-        show_report(report)
-        note("no fault found")
+        out("\n".join(f"{name:<14}{cell(value)}" for name, value in report.items()))
 
 
 def tokenize(args: argparse.Namespace) -> None:

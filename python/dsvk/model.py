@@ -80,8 +80,8 @@ class Model(_dsvk.Model):
         tokenizer = self.tokenizer
         if tokenizer is None:
             raise _dsvk.UnsupportedError("the model has no tokenizer.json: give the prompt as token ids")
-        begin = self.config.get("bos_token_id") if bos else None
-        return ([] if begin is None else [begin]) + tokenizer.encode(prompt)
+        begin = self.config["bos_token_id"] if bos else -1
+        return ([begin] if begin >= 0 else []) + tokenizer.encode(prompt)
 
     def generate(self, prompt: Prompt, max_tokens: int = 256, stream: bool = False, *, temperature: float = 1.0,
                  top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0, seed: int | None = None,
@@ -100,7 +100,7 @@ class Model(_dsvk.Model):
         tokenizer = self.tokenizer
         if tokenizer is None:
             raise _dsvk.UnsupportedError("the model has no tokenizer.json: use session() for token ids")
-        largest = config["max_position_embeddings"]
+        largest = config["max_positions"]
         if len(tokens) > largest:
             raise _dsvk.LimitError(f"{len(tokens)} tokens are more than the context of {largest}")
         max_tokens = max(0, min(max_tokens, largest - len(tokens)))
@@ -143,13 +143,11 @@ class Model(_dsvk.Model):
         if self.closed:
             return "<i>dsvk.Model closed</i>"
         config, report = self.config, self.report
-        names = ("num_hidden_layers", "hidden_size", "n_routed_experts", "num_experts_per_tok", "vocab_size",
-                 "max_position_embeddings")
-        rows = [{"": name, "value": config[name]} for name in names if name in config]
+        names = ("n_layers", "hidden_size", "n_experts", "n_experts_per_token", "vocab_size", "max_positions")
+        rows = [{"": name, "value": config[name]} for name in names]
         return html_table(rows, caption=f"{report['path']}: {size(report['bytes'])}")
 
 
 def end_ids(config: dict) -> list[int]:
-    """The end token ids of a configuration, which may name none, one or several."""
-    end = config.get("eos_token_id")
-    return list(end) if isinstance(end, list) else [] if end is None else [end]
+    """The end token's id, if the configuration names one (-1: none)."""
+    return [config["eos_token_id"]] if config["eos_token_id"] >= 0 else []

@@ -37,8 +37,8 @@ class Session(_dsvk.Session):
     """Session(model, context=0, mtp=False, progress=None): one timeline of tokens on a model; use model.session().
 
     context: most tokens, 0 for the model's largest; memory grows as it is used. mtp: keep the multi-token-prediction
-    block in step, so that mtp_logits() can be read. progress(stage, done, total) is called with tokens while syncing and
-    evaluating; an exception it raises stops the call. One call at a time: a second one raises BusyError.
+    block in step, so that mtp_logits() can be read. progress(stage, done, total) is called with tokens while syncing, evaluating
+    and decoding; an exception it raises stops the call. One call at a time: a second one raises BusyError.
     """
 
     def stream(self, n: int, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0,
