@@ -76,5 +76,5 @@ void main() {
     float total = 0.0;
     for (uint i = 0u; i < gl_NumSubgroups; i++)
         total += part[lane * 64u + i];
-    FloatsOut(add_product(a.partials, first + r, gl_NumWorkGroups.x * (N_MIX + 1u) * 4u)).v[chunk * (N_MIX + 1u) + m] = total;
+    FloatsOut(a.partials).v[((first + r) * gl_NumWorkGroups.x + chunk) * (N_MIX + 1u) + m] = total;
 }
