@@ -1,7 +1,7 @@
 /* Index scores, spec 4.7, in f32:
  *   scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j)   for j < (position + 1) / 4
- * One workgroup: 256 keys of one token, an invocation per key. It keeps 32 values of its key in registers and the sums of 16
- * heads; the index queries are read at addresses that are the same for the whole workgroup. Heads are added in order. */
+ * One workgroup: 256 keys of one token, an invocation per key. It decodes its key into registers once and goes through the heads
+ * in order, whose queries are read at addresses that are the same for the whole workgroup. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 256) in;
@@ -16,8 +16,6 @@ const uint HEAD_DIM = 512, ROPE_DIM = 64; /* kv.glsl wants them */
 
 layout(push_constant, scalar) uniform Args { indexer_args a; };
 
-const uint HEADS = 16; /* sums in registers */
-
 void main() {
     uint key = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
     Row row = Rows(a.rows).v[t];
@@ -31,23 +29,19 @@ void main() {
     Vec4s iq = Vec4s(add_product(a.iq, t, a.iq_stride * 4u));
     Floats weights = Floats(add_product(a.weights, t, a.weights_stride * 4u));
 
+    vec4 k[INDEX_DIM / 4];
+    for (uint block = 0u; block < INDEX_DIM / 32u; block++) {
+        vec4 v[8];
+        key_load32(codes, scales, block, v);
+        for (uint i = 0u; i < 8u; i++)
+            k[block * 8u + i] = v[i];
+    }
     float score = 0.0;
-    for (uint h0 = 0u; h0 < a.n_heads; h0 += HEADS) {
-        float dots[HEADS];
-        for (uint h = 0u; h < HEADS; h++)
-            dots[h] = 0.0;
-        for (uint block = 0u; block < INDEX_DIM / 32u; block++) {
-            vec4 k[8];
-            key_load32(codes, scales, block, k);
-            for (uint h = 0u; h < HEADS; h++) {
-                uint at = min(h0 + h, a.n_heads - 1u) * (INDEX_DIM / 4u) + block * 8u;
-                for (uint i = 0u; i < 8u; i++)
-                    dots[h] += dot(iq.v[at + i], k[i]);
-            }
-        }
-        for (uint h = 0u; h < HEADS; h++)
-            if (h0 + h < a.n_heads)
-                score += weights.v[h0 + h] * max(dots[h], 0.0);
+    for (uint h = 0u; h < a.n_heads; h++) {
+        vec4 d = vec4(0.0);
+        for (uint i = 0u; i < INDEX_DIM / 4u; i++)
+            d += iq.v[h * (INDEX_DIM / 4u) + i] * k[i];
+        score += weights.v[h] * max((d.x + d.y) + (d.z + d.w), 0.0);
     }
     FloatsOut(add_product(a.scores, t, a.scores_stride * 4u)).v[key] = score * a.scale;
 }
