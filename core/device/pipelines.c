@@ -81,9 +81,6 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
     const dsvk_shader *shader = find_shader(info->shader);
     if (!shader)
         return dsvk_fail(err, DSVK_INVALID, "op %s: there is no shader %s", info->op, info->shader);
-    if (info->n_constants > MAX_CONSTANTS)
-        return dsvk_fail(err, DSVK_INVALID, "op %s: %u specialization constants, the limit is %u", info->op,
-                         info->n_constants, MAX_CONSTANTS);
     dsvk_pipeline *made = dsvk_alloc_zero(1, sizeof *made + info->n_constants * sizeof(uint32_t));
     if (!made)
         return dsvk_fail_nomem(err, sizeof *made);
@@ -114,6 +111,9 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
 
 dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline,
                               dsvk_error *err) {
+    if (info->n_constants > MAX_CONSTANTS)
+        return dsvk_fail(err, DSVK_INVALID, "op %s: %u specialization constants, the limit is %u", info->op,
+                         info->n_constants, MAX_CONSTANTS);
     const uint32_t bucket = bucket_of(info->shader, info->constants, info->n_constants);
     pthread_mutex_lock(&device->pipeline_lock);
     const dsvk_pipeline *known = find(device, bucket, info);
