@@ -131,7 +131,7 @@ struct dsvk_device {
 
     VkPipelineLayout layout;
     VkPipelineCache pipeline_cache;
-    size_t pipeline_cache_bytes;   /* what was loaded from disk */
+    size_t pipeline_cache_bytes;   /* its size after loading the file; 0: there was none */
     pthread_mutex_t pipeline_lock; /* for pipelines */
     dsvk_pipeline *pipelines[DSVK_PIPELINE_BUCKETS];
 

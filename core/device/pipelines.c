@@ -133,6 +133,12 @@ static VkResult create_cache(dsvk_device *device, const void *payload, size_t by
     return device->vk.vkCreatePipelineCache(device->handle, &info, NULL, &device->pipeline_cache);
 }
 
+static size_t cache_bytes(const dsvk_device *device) {
+    size_t bytes = 0;
+    VkResult result = device->vk.vkGetPipelineCacheData(device->handle, device->pipeline_cache, &bytes, NULL);
+    return result == VK_SUCCESS ? bytes : 0;
+}
+
 dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err) {
     const VkPushConstantRange push = { .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = DSVK_PUSH_BYTES };
     const VkPipelineLayoutCreateInfo layout = {
@@ -144,21 +150,21 @@ dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err) {
     if (result != VK_SUCCESS)
         return dsvk_vk_fail(device, result, err, "vkCreatePipelineLayout");
     void *payload;
-    dsvk_pipeline_cache_read(device, &payload, &device->pipeline_cache_bytes);
-    result = create_cache(device, payload, device->pipeline_cache_bytes);
-    if (result != VK_SUCCESS && payload) {
-        device->pipeline_cache_bytes = 0;
+    size_t bytes;
+    dsvk_pipeline_cache_read(device, &payload, &bytes);
+    result = create_cache(device, payload, bytes);
+    if (result == VK_SUCCESS && payload)
+        device->pipeline_cache_bytes = cache_bytes(device);
+    else if (payload) /* the driver does not like it after all */
         result = create_cache(device, NULL, 0);
-    }
     dsvk_free(payload);
     return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkCreatePipelineCache");
 }
 
 /* Only when something was added: a process that found everything in the file leaves it alone. */
 static void save_cache(dsvk_device *device) {
-    size_t bytes = 0;
-    if (device->vk.vkGetPipelineCacheData(device->handle, device->pipeline_cache, &bytes, NULL) != VK_SUCCESS ||
-        bytes <= device->pipeline_cache_bytes)
+    size_t bytes = cache_bytes(device);
+    if (bytes <= device->pipeline_cache_bytes)
         return;
     void *payload = dsvk_alloc(bytes);
     if (payload &&
