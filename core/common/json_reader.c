@@ -353,7 +353,7 @@ static dsvk_status check_value(struct check *c, bool *scalar) {
 static dsvk_status check_document(struct check *c) {
     skip_space(c);
     do {
-        bool complete;
+        bool complete = false;
         DSVK_TRY(check_value(c, &complete));
         if (complete)
             DSVK_TRY(check_after_value(c));

@@ -311,7 +311,7 @@ static const char *stranger(const unsigned char *head, size_t n) {
     while (printable < n && ((head[printable] >= 0x20 && head[printable] < 0x7f) || strchr("\t\r\n", head[printable])) &&
            head[printable])
         printable++;
-    if (kind || n == 0 || printable < n)
+    if (kind || n < 8 || printable < n) /* fewer bytes may be a cut header length */
         return kind;
     return head[0] == '{' || head[0] == '[' ? "JSON text (a server's error message?)" : "plain text";
 }

@@ -60,7 +60,7 @@ static const char *look_up(const struct rename *table, struct part part) {
 /* The growing output: `n` counts what was asked for, also beyond `size`. */
 struct output {
     char *text;
-    size_t size, n;
+    size_t size, n, components;
 };
 
 static void append(struct output *out, const char *text, size_t n) {
@@ -70,7 +70,7 @@ static void append(struct output *out, const char *text, size_t n) {
 }
 
 static void append_component(struct output *out, const char *text, size_t n) {
-    if (out->n > 0)
+    if (out->components++ > 0)
         append(out, ".", 1);
     append(out, text, n);
 }
