@@ -1,0 +1,82 @@
+"""README.md is true: its two programs run and print the same, and its tree is the repository's."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+import dsvk
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def tracked():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("the tree is compared with git's list of files, and this is no clone")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in names.split("\0") if name]
+
+
+def tree():
+    """The patterns of the tree, by their place: "core/ops/*.c"."""
+    text = README[README.index("## The tree"):]
+    block = re.search(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    return [line.split()[0] for line in block.splitlines()]
+
+
+def covers(pattern, name):
+    """A pattern's last part may have a *; it stays within its folder, and "folder/*" holds all below it."""
+    if pattern.endswith("/*"):
+        return name.startswith(pattern[:-1])
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
+
+
+def test_every_file_is_in_the_tree():
+    names, patterns = tracked(), tree()
+    assert [name for name in names if not any(covers(pattern, name) for pattern in patterns)] == []
+
+
+def test_every_entry_of_the_tree_exists():
+    names, patterns = tracked(), tree()
+    assert [pattern for pattern in patterns if not any(covers(pattern, name) for name in names)] == []
+    assert len(set(patterns)) == len(patterns)
+
+
+def test_every_path_in_the_text_exists():
+    for path in set(re.findall(r"`((?:core|shaders|bindings|python|tests|tools|bench|\.ci)/[\w./]*)`", README)):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_two_programs_print_the_same(tmp_path):
+    python, = blocks("python")
+    program, = blocks("c")
+    compile_line = next(block for block in blocks("sh") if block.startswith("cc "))
+    if not (ROOT / "build/release/libdsvk.a").exists():
+        pytest.skip("the C program links build/release/libdsvk.a, which is not built here")
+    from_python = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=120)
+    assert from_python.returncode == 0, from_python.stderr
+    (tmp_path / "example.c").write_text(program, encoding="utf-8")
+    line = compile_line.replace("example.c", str(tmp_path / "example.c")).replace("-o example", f"-o {tmp_path}/example")
+    compiled = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert compiled.returncode == 0, compiled.stderr
+    from_c = subprocess.run([tmp_path / "example", dsvk.locate("nano")], capture_output=True, text=True, timeout=120)
+    assert from_c.returncode == 0, from_c.stderr
+    assert from_c.stdout == from_python.stdout and len(from_c.stdout) > 20
+    failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=120)
+    assert failed.returncode == 1 and "no model" in failed.stderr
+
+
+def test_the_help_texts_name_every_command():
+    usage = subprocess.run([sys.executable, "-m", "dsvk", "--help"], capture_output=True, text=True, timeout=60).stdout
+    for command in ("devices", "generate", "plan", "verify", "tokenize"):
+        assert command in usage and f"\ndsvk {command} " in README
+    assert os.access(ROOT / "tools/test", os.X_OK) and os.access(ROOT / "tools/demo", os.X_OK)
