@@ -49,6 +49,8 @@ typedef struct dsvk_step {
     uint32_t n_seqs;
     uint32_t positions;      /* largest position + 1 */
     dsvk_addr rows, seqs;    /* dsvk_row [n], dsvk_seq [n_seqs] */
+    void (*between)(void *user); /* called between stages of a block, where a recording may be cut; NULL: nothing */
+    void *user;
 } dsvk_step;
 
 /* The host side of a step: arrays in one mapped buffer, and what comes back in another. */
@@ -85,7 +87,7 @@ struct dsvk_model {
     dsvk_buffer outbox;       /* READBACK */
     dsvk_buffer logits;       /* SCRATCH, f32 [rows][vocab] */
     dsvk_cmd *cmd;
-    uint32_t layers_per_submit;
+    uint32_t stages_per_submit; /* how many stages of a block one submit takes now (step.c) */
 };
 
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */

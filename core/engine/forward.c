@@ -147,6 +147,12 @@ static pass begin_pass(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uint
                    m->rope[at->ratio ? 1 : 0].addresses.addr };
 }
 
+/* A stage ends: what follows needs nothing but memory, so the recording may be cut here. */
+static void stage(const pass *p) {
+    if (p->step->between)
+        p->step->between(p->step->user);
+}
+
 static void matmul(const pass *p, const dsvk_matrix *w, dsvk_addr x, uint32_t x_stride, dsvk_addr out, uint32_t out_stride) {
     dsvk_matmul(p->cmd, &(dsvk_matmul_params){ .w = *w, .x = x, .out = out, .n = p->step->n, .x_stride = x_stride,
                                                .out_stride = out_stride });
@@ -318,12 +324,14 @@ static void mixture_of_experts(const pass *p) {
     dsvk_moe_sort(p->cmd, &(dsvk_moe_sort_params){ .idx = s->expert_idx, .pairs = s->pairs, .tiles = s->tiles, .n = n, .k = A,
                                                    .n_experts = c->n_experts, .tile = tile });
     dsvk_barrier(p->cmd);
+    stage(p);
     dsvk_moe_expert_params e = { .experts = p->w->expert_table.addr, .pairs = s->pairs, .tiles = s->tiles,
                                  .weights = s->expert_weight, .x = s->a, .out = s->h, .w = p->w->expert_up, .n = n, .k = A,
                                  .n_experts = c->n_experts, .tile = tile, .x_stride = D, .out_stride = I, .up = true,
                                  .limit = c->swiglu_limit };
     dsvk_moe_expert(p->cmd, &e);
     dsvk_barrier(p->cmd);
+    stage(p);
     e.up = false;
     e.w = p->w->expert_down;
     e.offset = p->w->expert_down_offset;
@@ -344,15 +352,20 @@ static void block(const pass *p, const dsvk_hc_weights *next, uint32_t next_mix)
     if (p->at->ratio == 4)
         compress_entries(p, true);
     dsvk_barrier(p->cmd);
+    stage(p);
     queries(p);
+    stage(p);
     if (p->at->ratio == 4)
         select_entries(p);
     attend(p);
+    stage(p);
     project_out(p);
     site_end(p, 1, &p->w->hc_ffn, (2 + DSVK_HC_STREAMS) * DSVK_HC_STREAMS);
     site_begin(p, &p->w->hc_ffn, p->w->ffn_norm);
+    stage(p);
     mixture_of_experts(p);
     site_end(p, p->c->n_experts_per_token + 1, next, next_mix);
+    stage(p);
 }
 
 /* ---- the model ---- */

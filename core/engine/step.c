@@ -1,5 +1,5 @@
 /* One step: rows of any mix of sessions go through the model together. The host writes rows, sequences and choices into an
- * inbox the device reads; a submit covers as many layers as keep it near 100 ms (faults D10), measured and corrected. */
+ * inbox the device reads; a submit covers as many stages as keep it near 100 ms (faults D10), measured and corrected. */
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -56,7 +56,7 @@ static dsvk_addr inbox_addr(const dsvk_model *m, const void *host) {
 
 dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
     uint64_t logits = (uint64_t)DSVK_LOGIT_ROWS * m->config.vocab_size * sizeof(float);
-    m->layers_per_submit = 1;
+    m->stages_per_submit = 1;
     if (pthread_mutex_init(&m->step_lock, NULL) != 0)
         return dsvk_fail(err, DSVK_NOMEM, "a lock could not be made");
     m->step_lock_made = true;
@@ -173,11 +173,15 @@ static void fill_pairs(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, con
 typedef struct flight {
     dsvk_model *m;
     double began;
-    uint32_t layers; /* recorded since the last submit */
+    uint32_t stages; /* recorded since the last submit */
+    dsvk_status status; /* of a cut between stages; recording goes on, into nothing, until it is looked at */
+    dsvk_error *err;
 } flight;
 
+#define MOST_STAGES 4096u /* no model has more in one step worth a submit */
+
 static dsvk_status take_off(flight *f, dsvk_error *err) {
-    f->layers = 0;
+    f->stages = 0;
     f->began = now_s();
     return dsvk_cmd_begin(f->m->cmd, err);
 }
@@ -185,26 +189,29 @@ static dsvk_status take_off(flight *f, dsvk_error *err) {
 static dsvk_status land(flight *f, dsvk_error *err) {
     DSVK_TRY(dsvk_cmd_run(f->m->cmd, err));
     double seconds = now_s() - f->began;
-    if (f->layers > 0) {
-        uint32_t most = f->m->config.n_layers;
-        if (seconds > SUBMIT_AIM_S)
-            f->m->layers_per_submit = (uint32_t)fmax(1, f->layers * SUBMIT_AIM_S / seconds);
-        else if (seconds < SUBMIT_AIM_S / 2 && f->m->layers_per_submit < most)
-            f->m->layers_per_submit *= 2;
-    }
+    uint32_t *stages = &f->m->stages_per_submit;
+    if (f->stages > 0 && seconds > SUBMIT_AIM_S)
+        *stages = (uint32_t)fmax(1, f->stages * SUBMIT_AIM_S / seconds);
+    else if (f->stages >= *stages && seconds < SUBMIT_AIM_S / 2 && *stages < MOST_STAGES)
+        *stages *= 2;
     return DSVK_OK;
+}
+
+static void between_stages(void *user) {
+    flight *f = user;
+    if (++f->stages < f->m->stages_per_submit || f->status != DSVK_OK)
+        return;
+    f->status = land(f, f->err);
+    if (f->status == DSVK_OK)
+        f->status = take_off(f, f->err);
 }
 
 static dsvk_status run_layers(flight *f, const dsvk_step *step, dsvk_error *err) {
     DSVK_TRY(take_off(f, err));
     dsvk_forward_begin(f->m, f->m->cmd, step);
     for (uint32_t l = 0; l < f->m->config.n_layers; l++) {
-        if (f->layers >= f->m->layers_per_submit) {
-            DSVK_TRY(land(f, err));
-            DSVK_TRY(take_off(f, err));
-        }
         dsvk_forward_layer(f->m, f->m->cmd, step, l);
-        f->layers++;
+        DSVK_TRY(f->status);
     }
     return DSVK_OK;
 }
@@ -294,7 +301,10 @@ static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, 
     dsvk_model *m = f->m;
     dsvk_step pairs;
     fill_pairs(m, runs, n_runs, step, &pairs);
+    pairs.between = between_stages;
+    pairs.user = f;
     dsvk_forward_mtp(m, m->cmd, step, &pairs, inbox_addr(m, m->inbox.source));
+    DSVK_TRY(f->status);
     uint32_t n = 0, row = 0;
     uint64_t out = 0, vocab = m->config.vocab_size;
     float *host = result->mtp_logits;
@@ -320,10 +330,12 @@ static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, 
                                      .host = host ? host + (out - n) * vocab : NULL, .mtp = true }, err);
 }
 
-static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, const dsvk_step *step,
+static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsvk_step *step,
                        const dsvk_step_result *result, const dsvk_buffer **keep, dsvk_error *err) {
-    flight f = { .m = m };
+    flight f = { .m = m, .err = err };
     bool mtp = false;
+    step->between = between_stages;
+    step->user = &f;
     for (uint32_t i = 0; i < n_runs; i++)
         mtp |= runs[i].session->mtp;
     DSVK_TRY(run_layers(&f, step, err));
