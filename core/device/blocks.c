@@ -26,7 +26,7 @@ struct dsvk_block {
     bool cached;       /* the host reads the mapping through its cache */
     uint32_t heap;
     uint64_t size;     /* of the memory */
-    uint64_t usable;   /* the one free range's size when it is empty */
+    uint64_t usable;   /* of it for buffers: the one free range's size when the block is empty */
     range *free;       /* [n_free] of capacity */
     uint32_t n_free, capacity;
     uint32_t n_buffers;
@@ -173,8 +173,8 @@ static VkResult block_allocate(dsvk_device *device, dsvk_block *block, const dsv
     return result;
 }
 
-/* A block of `bytes`, empty and not yet in the pool's list. Nothing is left behind on failure. */
-static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t bytes, dsvk_block **out) {
+/* A block with room for `usable` bytes, empty and not yet in the pool's list. Nothing is left behind on failure. */
+static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t usable, dsvk_block **out) {
     dsvk_pool *pool = &device->pools[purpose];
     dsvk_block *block = dsvk_alloc_zero(1, sizeof *block);
     if (!block)
@@ -184,7 +184,7 @@ static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t
     VkResult result = block->free ? VK_SUCCESS : VK_ERROR_OUT_OF_HOST_MEMORY;
     const VkBufferCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
-        .size = bytes,
+        .size = usable + DSVK_ALIGNMENT, /* software drivers may place it at any address */
         .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT |
                  VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT,
     };
@@ -203,10 +203,8 @@ static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t
         .buffer = block->buffer,
     };
     block->base = device->vk.vkGetBufferDeviceAddress(device->handle, &address);
-    /* Software drivers may place the block at any address: skip to the first aligned one. */
-    uint64_t skip = dsvk_align(block->base, DSVK_ALIGNMENT) - block->base;
-    block->usable = (bytes - skip) / DSVK_ALIGNMENT * DSVK_ALIGNMENT;
-    block->free[0] = (range){ .offset = skip, .size = block->usable };
+    block->usable = usable;
+    block->free[0] = (range){ .offset = dsvk_align(block->base, DSVK_ALIGNMENT) - block->base, .size = usable };
     block->n_free = 1;
     dsvk_set_name(device, VK_OBJECT_TYPE_BUFFER, (uint64_t)block->buffer, "%s block", dsvk_purpose_name(purpose));
     dsvk_set_name(device, VK_OBJECT_TYPE_DEVICE_MEMORY, (uint64_t)block->memory, "%s memory", dsvk_purpose_name(purpose));
@@ -217,7 +215,7 @@ static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t
 static void pool_add(dsvk_pool *pool, dsvk_block *block) {
     block->next = pool->blocks;
     pool->blocks = block;
-    pool->reserved += block->size;
+    pool->reserved += block->usable;
     pool->n_blocks++;
 }
 
@@ -226,7 +224,7 @@ static void pool_remove(dsvk_device *device, dsvk_pool *pool, dsvk_block *block)
     while (*link != block)
         link = &(*link)->next;
     *link = block->next;
-    pool->reserved -= block->size;
+    pool->reserved -= block->usable;
     pool->n_blocks--;
     block_free(device, block, true);
 }
@@ -308,17 +306,17 @@ static void return_range(dsvk_block *block, uint64_t offset, uint64_t size) {
 
 /* ---- buffers ---- */
 
-/* What a buffer takes, and the block size that surely holds it. */
+/* What a buffer takes of a block. */
 static uint64_t taken(uint64_t size) { return size ? dsvk_align(size, DSVK_ALIGNMENT) : DSVK_ALIGNMENT; }
-static uint64_t block_for(uint64_t need) { return need + DSVK_ALIGNMENT; }
 
-/* The size the next block should have: double what there is, within the limits, at least the ask. */
+/* What the next block should hold: as much as there is, within the limits, at least the ask. With the room for alignment
+ * a usual block is a whole number of MiB. */
 static uint64_t next_block_size(const dsvk_pool *pool, uint64_t need) {
-    uint64_t size = pool->reserved > FIRST_BLOCK ? pool->reserved : FIRST_BLOCK;
-    size = size < pool->block_limit ? size : pool->block_limit;
-    uint64_t left = budget_left(pool);
+    uint64_t size = pool->reserved > FIRST_BLOCK ? dsvk_align(pool->reserved, MIB) : FIRST_BLOCK;
+    size = (size < pool->block_limit ? size : pool->block_limit) / DSVK_ALIGNMENT * DSVK_ALIGNMENT - DSVK_ALIGNMENT;
+    uint64_t left = budget_left(pool) / DSVK_ALIGNMENT * DSVK_ALIGNMENT;
     size = size < left ? size : left;
-    return size > block_for(need) ? size : block_for(need);
+    return size > need ? size : need;
 }
 
 /* Adds a block for an ask of `need` bytes: smaller and smaller ones when memory is short, then without the empty blocks
@@ -327,17 +325,19 @@ static VkResult grow(dsvk_device *device, dsvk_purpose purpose, uint64_t need) {
     dsvk_pool *pool = &device->pools[purpose];
     VkResult result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
     do {
-        if (block_for(need) > budget_left(pool))
+        if (need > budget_left(pool))
             continue;
-        for (uint64_t size = next_block_size(pool, need);; size = size / 2 > block_for(need) ? size / 2 : block_for(need)) {
+        for (uint64_t size = next_block_size(pool, need);;) {
             dsvk_block *block;
             result = block_create(device, purpose, size, &block);
             if (result == VK_SUCCESS) {
                 pool_add(pool, block);
                 return result;
             }
-            if (result != VK_ERROR_OUT_OF_DEVICE_MEMORY || size == block_for(need))
+            if (result != VK_ERROR_OUT_OF_DEVICE_MEMORY || size == need)
                 break;
+            size = size / 2 / DSVK_ALIGNMENT * DSVK_ALIGNMENT;
+            size = size > need ? size : need;
         }
     } while (result == VK_ERROR_OUT_OF_DEVICE_MEMORY && release_empty(device));
     return result;

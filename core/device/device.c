@@ -211,7 +211,7 @@ static void set_limits(dsvk_device *device, uint64_t max_allocation) {
     limits->shared_bytes = p->properties.limits.maxComputeSharedMemorySize;
     memcpy(limits->max_groups, p->properties.limits.maxComputeWorkGroupCount, sizeof limits->max_groups);
     limits->unified = p->unified;
-    /* A block is DSVK_ALIGNMENT larger than its one buffer where the driver's addresses are not aligned. */
+    /* A block is DSVK_ALIGNMENT larger than its one buffer. */
     limits->max_allocation = dsvk_max_allocation(p) - DSVK_ALIGNMENT;
     if (max_allocation && max_allocation < limits->max_allocation)
         limits->max_allocation = max_allocation;
@@ -312,8 +312,9 @@ static dsvk_status devices_json(const dsvk_vk *vk, char **json, dsvk_error *err)
         json_array_append_new(list, one);
     }
     char loader[128];
-    snprintf(loader, sizeof loader, "%s %u.%u.%u", vk->library_name, VK_API_VERSION_MAJOR(vk->version),
-             VK_API_VERSION_MINOR(vk->version), VK_API_VERSION_PATCH(vk->version));
+    snprintf(loader, sizeof loader, "%s %u.%u.%u%s", vk->library_name, VK_API_VERSION_MAJOR(vk->version),
+             VK_API_VERSION_MINOR(vk->version), VK_API_VERSION_PATCH(vk->version),
+             survey.n ? "" : ": no driver has a device");
     dsvk_survey_free(&survey);
     return dsvk_json_text(json_pack("{s:s, s:o}", "loader", loader, "devices", list), json, err);
 }

@@ -78,7 +78,8 @@ void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset,
 void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64_t bytes, uint32_t word);
 uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd); /* recorded since begin */
 
-dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err); /* ends the recording and hands it to the queue */
+/* Ends the recording and hands it to the queue. Again without begin: waits for the last one and replays it. */
+dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err);
 dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err);   /* until it is done, at most 60 s (D10), then DEVLOST */
 dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err);    /* submit and wait */
 

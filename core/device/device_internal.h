@@ -56,9 +56,9 @@ typedef struct dsvk_pool {
     uint32_t types[VK_MAX_MEMORY_TYPES]; /* [n_types] memory types to try, best first */
     uint32_t n_types;
     uint64_t block_limit; /* largest block made for several buffers, bytes */
-    uint64_t budget;      /* bytes of blocks; UINT64_MAX: what the device has */
+    uint64_t budget;      /* most bytes reserved; UINT64_MAX: what the device has */
     uint64_t used, peak;  /* bytes in buffers */
-    uint64_t reserved;    /* bytes in blocks */
+    uint64_t reserved;    /* bytes in blocks, used or free */
     uint32_t n_blocks;
     dsvk_block *blocks;   /* owned list, newest first */
 } dsvk_pool;

@@ -18,7 +18,7 @@ typedef struct timed {
     uint64_t bytes, flops;
 } timed;
 
-typedef enum cmd_state { BEGUN, SUBMITTED } cmd_state;
+typedef enum cmd_state { BEGUN, ENDED } cmd_state;
 
 struct dsvk_cmd {
     dsvk_device *device;
@@ -342,22 +342,30 @@ static dsvk_status hand_over(dsvk_cmd *cmd, dsvk_error *err) {
     return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkQueueSubmit2");
 }
 
-dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err) {
-    dsvk_device *device = cmd->device;
-    DSVK_TRY(dsvk_device_status(device, err));
-    if (cmd->state != BEGUN)
-        dsvk_cmd_fail(cmd, DSVK_STATE, "submitted twice: dsvk_cmd_begin starts a new recording");
-    if (cmd->error.status != DSVK_OK)
-        return dsvk_fail(err, cmd->error.status, "%s", cmd->error.message);
+/* Closes a recording; a failure sticks until begin. */
+static dsvk_status end(dsvk_cmd *cmd, dsvk_error *err) {
     if (cmd->touched)
         barrier(cmd, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
-    cmd->state = SUBMITTED;
-    VkResult result = device->vk.vkEndCommandBuffer(cmd->buffer);
-    if (result != VK_SUCCESS)
-        return dsvk_vk_fail(device, result, err, "vkEndCommandBuffer");
+    cmd->state = ENDED;
+    VkResult result = cmd->device->vk.vkEndCommandBuffer(cmd->buffer);
+    if (result == VK_SUCCESS)
+        return DSVK_OK;
+    dsvk_cmd_fail(cmd, dsvk_vk_result_status(result), "vkEndCommandBuffer failed: %s", dsvk_vk_result_name(result));
+    return dsvk_vk_fail(cmd->device, result, err, "vkEndCommandBuffer");
+}
+
+dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err) {
+    dsvk_device *device = cmd->device;
+    DSVK_TRY(dsvk_cmd_wait(cmd, err)); /* for the replay of what still runs */
+    if (cmd->error.status != DSVK_OK)
+        return dsvk_fail(err, cmd->error.status, "%s", cmd->error.message);
+    const bool replay = cmd->state == ENDED;
+    const double started_us = replay || !cmd->touched ? dsvk_now_us() : cmd->started_us;
+    if (!replay)
+        DSVK_TRY(end(cmd, err));
     DSVK_TRY(hand_over(cmd, err));
     if (atomic_load(&device->profile.on))
-        dsvk_profile_submit(device, cmd->dispatches, cmd->touched ? dsvk_now_us() - cmd->started_us : 0.0);
+        dsvk_profile_submit(device, cmd->dispatches, dsvk_now_us() - started_us);
     return DSVK_OK;
 }
 
