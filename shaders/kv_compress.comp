@@ -35,11 +35,13 @@ const uint W4 = (OVERLAP ? 2u * WIDTH : WIDTH) / 4u; /* vec4 per row of K */
 uint t, position;
 Seq sequence;
 
-/* K [W4], S [W4] of the token at position u. */
+/* K [W4], S [W4] of the token at position u. (The choice is between numbers: SwiftShader's compiler crashes on a choice
+ * between pointers.) */
 Vec4s token(uint u) {
-    if (u >= sequence.start)
-        return Vec4s(add_product(a.ks, t - (position - u), a.ks_stride * 4u));
-    return Vec4s(add_product(add_bytes(sequence.state, a.ring_offset), u % a.ring_capacity, W4 * 32u));
+    uvec2 at = u >= sequence.start
+                   ? add_product(a.ks, t - (position - u), a.ks_stride * 4u)
+                   : add_product(add_bytes(sequence.state, a.ring_offset), u % a.ring_capacity, W4 * 32u);
+    return Vec4s(at);
 }
 
 /* Score of 4 channels of the token at u; tokens of the window before use the first half of the channels. */
