@@ -3,15 +3,17 @@
  * K = V and one row serves all heads. The rows of a token form a list: window positions max(0, pos - window + 1) .. pos,
  * then compressed entries; the list is cut into segments of 64.
  *
- * One workgroup: 16 heads of one token, over one segment (n_splits > 1) or all of them. In tiles of TILE_ROWS rows it
- *   1. decodes the rows into shared memory (BF16 pairs hold native rows exactly),
- *   2. forms the dot products: an invocation takes 4 heads x 2 rows x every SLICES-th group of 4 dimensions,
- *   3. adds the slices and turns the scores into p,
- *   4. adds p * row: an invocation owns 4 columns of HEADS / GROUPS heads.
+ * One workgroup: HEADS heads of one token, over one segment (n_splits > 1) or all of them. For a segment
+ *   1. an invocation takes one row and every fourth group of 16 dimensions: their dot products with all the heads' queries,
+ *      which are read at addresses that a whole subgroup shares,
+ *   2. the four slices are added, the maximum over the rows gives M and the scores p,
+ *   3. an invocation owns 4 columns of HEADS / GROUPS heads and adds p * row over the rows, read once more.
  * Sums are formed per segment and segments are added in order, here or by the merge: M is an integer, so rescaling is exact
  * and the result has the same bits for every n_splits that gives each segment its own split, and for 1. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 layout(local_size_x = 256) in;
 #include "sparse_attn.h"
 #include "memory.glsl"
@@ -20,28 +22,24 @@ layout(local_size_x = 256) in;
 layout(constant_id = SPARSE_ATTN_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512;
 layout(constant_id = SPARSE_ATTN_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64;
 layout(constant_id = SPARSE_ATTN_CONSTANT_NATIVE) const bool NATIVE = true;
+layout(constant_id = SPARSE_ATTN_CONSTANT_HEADS) const uint HEADS = 16; /* 4, 8 or 16 */
 const uint INDEX_DIM = 128; /* kv.glsl wants one */
 #include "kv.glsl"
 
 layout(push_constant, scalar) uniform Args { sparse_attn_args a; };
 
-const uint HEADS = SPARSE_ATTN_HEADS;
-const uint TILE_ROWS = NATIVE ? 16 : 8;
+const uint ROWS = SPARSE_ATTN_SEGMENT;                 /* a subgroup has at most that many invocations */
+const uint SLICES = 256 / ROWS;
+const uint SLICE_HEADS = HEADS / SLICES;               /* heads whose scores an invocation finishes, for its row */
 const uint QUADS = HEAD_DIM / 4;
-const uint QUAD_WORDS2 = NATIVE ? 1 : 2;              /* a quad of values in uvec2 words of the tile */
-const uint STRIDE = QUADS * QUAD_WORDS2 + 4;          /* uvec2 words between rows; + 4: two rows meet in no bank */
-const uint PAIRS = HEADS * TILE_ROWS;                 /* (head, row) */
-const uint SLICES = 256 / (PAIRS / 8);
-const uint GROUPS = QUADS > 64 ? 2 : QUADS > 32 ? 4 : QUADS > 16 ? 8 : 16; /* GROUPS * QUADS <= 256 */
-const uint GROUP_HEADS = HEADS / GROUPS;
+const uint GROUP_LANES = QUADS > 64 ? 128 : 64;        /* at least a subgroup */
+const uint GROUP_HEADS = HEADS * GROUP_LANES / 256;
 
-shared uvec2 tile[TILE_ROWS * STRIDE];
-shared float slices[PAIRS * (SLICES + 1)];
-shared float scores[PAIRS];                           /* [head][row] */
-shared float probs[PAIRS];                            /* [row][head] */
-shared uvec4 source[SPARSE_ATTN_SEGMENT];             /* addresses of codes and scales, 0: no row */
-shared float rescale[HEADS];                          /* of this tile: 2^(old - new maximum) */
-shared int new_max[HEADS], segment_max[HEADS], total_max[HEADS];
+shared uvec4 source[ROWS];                             /* addresses of codes and scales, 0: no row */
+shared float slices[SLICES * HEADS * ROWS];
+shared float probs[ROWS * HEADS];
+shared float part_max[SLICE_HEADS * 64], part_sum[SLICE_HEADS * 64]; /* of every subgroup */
+shared int segment_max[HEADS], total_max[HEADS];
 shared float segment_sum[HEADS], total_sum[HEADS];
 
 /* 2^d for d <= 0 */
@@ -76,38 +74,6 @@ uvec4 find_row(Row row, Seq seq, uint i, uint window_rows, uint t) {
     return uvec4(row_codes(store, index), row_scales(store, capacity, index));
 }
 
-uint bf16_exact(float low, float high) { return floatBitsToUint(low) >> 16 | (floatBitsToUint(high) & 0xffff0000u); }
-
-void decode_tile(uint first) {
-    const uint parts = HEAD_DIM / 16u;
-    for (uint i = gl_LocalInvocationIndex; i < TILE_ROWS * parts; i += 256u) {
-        uint r = i / parts, part = i % parts;
-        uvec4 from = source[first + r];
-        vec4 v[4];
-        if (is_null(from.xy))
-            v[0] = v[1] = v[2] = v[3] = vec4(0.0);
-        else
-            row_load16(from.xy, from.zw, part * 16u, v);
-        uint at = r * STRIDE + part * 4u * QUAD_WORDS2;
-        for (uint j = 0u; j < 4u; j++) {
-            if (NATIVE) {
-                tile[at + j] = uvec2(bf16_exact(v[j].x, v[j].y), bf16_exact(v[j].z, v[j].w));
-            } else {
-                tile[at + 2u * j] = floatBitsToUint(v[j].xy);
-                tile[at + 2u * j + 1u] = floatBitsToUint(v[j].zw);
-            }
-        }
-    }
-}
-
-vec4 tile_quad(uint r, uint quad) {
-    uint at = r * STRIDE + quad * QUAD_WORDS2;
-    uvec2 w = tile[at];
-    if (NATIVE)
-        return vec4(bf16_pair(w.x), bf16_pair(w.y));
-    return uintBitsToFloat(uvec4(w, tile[at + 1u]));
-}
-
 void main() {
     uint lane = gl_LocalInvocationIndex, head0 = gl_WorkGroupID.x * HEADS, t = gl_WorkGroupID.y, split = gl_WorkGroupID.z;
     Row row = Rows(a.rows).v[t];
@@ -119,105 +85,92 @@ void main() {
         count += min((row.position + 1u) / 4u, a.k);
     else if (a.ratio != 0u)
         count += (row.position + 1u) / a.ratio;
-    uint segments = (count + SPARSE_ATTN_SEGMENT - 1u) / SPARSE_ATTN_SEGMENT;
+    uint segments = (count + ROWS - 1u) / ROWS;
     uint end = split + 1u == a.n_splits ? segments : min(split + 1u, segments);
 
-    /* step 2: this invocation's heads, rows and slice of dimensions */
-    uint slice = lane % SLICES, block = lane / SLICES;
-    uint r0 = block % (TILE_ROWS / 2u) * 2u, h0 = block / (TILE_ROWS / 2u) * 4u;
+    /* steps 1 and 2: its row, slice of dimensions and heads to finish; step 3: its columns and heads. subgroupMin tells the
+     * compiler what is the same for the subgroup. */
+    uint r = lane % ROWS, slice = subgroupMin(lane / ROWS), finish = slice * SLICE_HEADS;
+    uint quad = lane % GROUP_LANES, group = subgroupMin(lane / GROUP_LANES) * GROUP_HEADS;
+    uint subgroups = gl_NumSubgroups / SLICES; /* that share a slice */
     Vec4s q = Vec4s(add_product(a.q, t, a.q_stride * 4u));
-    uint q_at[4];
-    for (uint h = 0u; h < 4u; h++)
-        q_at[h] = min(head0 + h0 + h, a.n_heads - 1u) * QUADS;
-    /* step 4: its columns and heads */
-    uint quad = lane % QUADS, group = lane / QUADS * GROUP_HEADS;
-    bool owner = lane < GROUPS * QUADS;
 
-    vec4 total[GROUP_HEADS], sum[GROUP_HEADS];
-    for (uint h = 0u; h < GROUP_HEADS; h++)
-        total[h] = vec4(0.0);
+    vec4 total[GROUP_HEADS];
+    for (uint j = 0u; j < GROUP_HEADS; j++)
+        total[j] = vec4(0.0);
     if (lane < HEADS) {
         total_max[lane] = SPARSE_ATTN_EMPTY;
         total_sum[lane] = 0.0;
     }
 
     for (uint segment = split; segment < end; segment++) {
-        uint first = segment * SPARSE_ATTN_SEGMENT, rows = min(count - first, SPARSE_ATTN_SEGMENT);
-        if (lane < SPARSE_ATTN_SEGMENT)
+        uint first = segment * ROWS, rows = min(count - first, ROWS);
+        if (lane < ROWS)
             source[lane] = lane < rows ? find_row(row, seq, first + lane, window_rows, t) : uvec4(0u);
-        if (lane < HEADS) {
-            segment_max[lane] = SPARSE_ATTN_EMPTY;
-            segment_sum[lane] = 0.0;
-        }
-        for (uint h = 0u; h < GROUP_HEADS; h++)
-            sum[h] = vec4(0.0);
         barrier();
 
-        for (uint r1 = 0u; r1 < rows; r1 += TILE_ROWS) {
-            decode_tile(r1);
-            barrier();
-
-            float dots[4][2];
-            for (uint h = 0u; h < 4u; h++)
-                dots[h][0] = dots[h][1] = 0.0;
-            for (uint c = slice; c < QUADS; c += SLICES) {
-                vec4 x = tile_quad(r0, c), y = tile_quad(r0 + 1u, c);
-                for (uint h = 0u; h < 4u; h++) {
-                    vec4 w = q.v[q_at[h] + c];
-                    dots[h][0] += dot(w, x);
-                    dots[h][1] += dot(w, y);
-                }
+        uvec4 from = source[r];
+        bool live = !is_null(from.xy);
+        float dots[HEADS];
+        for (uint h = 0u; h < HEADS; h++)
+            dots[h] = 0.0;
+        for (uint d = slice * 16u; d < HEAD_DIM; d += SLICES * 16u) {
+            vec4 v[4];
+            v[0] = v[1] = v[2] = v[3] = vec4(0.0);
+            if (live)
+                row_load16(from.xy, from.zw, d, v);
+            for (uint h = 0u; h < HEADS; h++) {
+                uint at = min(head0 + h, a.n_heads - 1u) * QUADS + d / 4u;
+                vec4 sum = q.v[at] * v[0];
+                for (uint i = 1u; i < 4u; i++)
+                    sum += q.v[at + i] * v[i];
+                dots[h] += (sum.x + sum.y) + (sum.z + sum.w);
             }
-            for (uint h = 0u; h < 4u; h++) {
-                uint pair = (h0 + h) * TILE_ROWS + r0;
-                slices[pair * (SLICES + 1u) + slice] = dots[h][0];
-                slices[(pair + 1u) * (SLICES + 1u) + slice] = dots[h][1];
-            }
-            barrier();
-
-            uint r = lane % TILE_ROWS, h = lane / TILE_ROWS; /* of the pair `lane` */
-            bool live = false;
-            float z = 0.0;
-            if (lane < PAIRS) {
-                for (uint s = 0u; s < SLICES; s++)
-                    z += slices[lane * (SLICES + 1u) + s];
-                z *= a.scale;
-                live = !is_null(source[r1 + r].xy);
-                scores[lane] = live && is_finite(z) ? z : -3e38;
-            }
-            barrier();
-            if (lane < PAIRS) {
-                float best = -3e38;
-                for (uint i = 0u; i < TILE_ROWS; i++)
-                    best = max(best, scores[h * TILE_ROWS + i]);
-                int before = segment_max[h], after = best > -3e38 ? max(before, exp_exponent(best)) : before;
-                probs[r * HEADS + h] = live ? exp_scaled(z, after) : 0.0;
-                if (r == 0u) {
-                    rescale[h] = pow2(before - after);
-                    new_max[h] = after;
-                }
-            }
-            barrier();
-
-            if (owner) {
-                for (uint j = 0u; j < GROUP_HEADS; j++)
-                    sum[j] *= rescale[group + j];
-                for (uint i = 0u; i < TILE_ROWS; i++) {
-                    vec4 v = tile_quad(i, quad);
-                    for (uint j = 0u; j < GROUP_HEADS; j++)
-                        sum[j] += probs[i * HEADS + group + j] * v;
-                }
-            }
-            if (lane < HEADS) {
-                float s = segment_sum[lane] * rescale[lane];
-                for (uint i = 0u; i < TILE_ROWS; i++)
-                    s += probs[i * HEADS + lane];
-                segment_sum[lane] = s;
-                segment_max[lane] = new_max[lane];
-            }
-            barrier();
         }
+        for (uint h = 0u; h < HEADS; h++)
+            slices[(slice * HEADS + h) * ROWS + r] = dots[h];
+        barrier();
 
+        float z[SLICE_HEADS];
+        for (uint j = 0u; j < SLICE_HEADS; j++) {
+            z[j] = 0.0;
+            for (uint s = 0u; s < SLICES; s++)
+                z[j] += slices[(s * HEADS + finish + j) * ROWS + r];
+            z[j] *= a.scale;
+            part_max[j * 64u + gl_SubgroupID] = subgroupMax(live && is_finite(z[j]) ? z[j] : -3e38);
+        }
+        barrier();
+        for (uint j = 0u; j < SLICE_HEADS; j++) {
+            float best = -3e38;
+            for (uint s = 0u; s < subgroups; s++)
+                best = max(best, part_max[j * 64u + slice * subgroups + s]);
+            int most = best > -3e38 ? exp_exponent(best) : SPARSE_ATTN_EMPTY;
+            float p = live ? exp_scaled(z[j], most) : 0.0;
+            probs[r * HEADS + finish + j] = p;
+            part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(p);
+            if (r == 0u)
+                segment_max[finish + j] = most;
+        }
+        barrier();
+
+        if (lane < HEADS) {
+            float sum = 0.0;
+            for (uint s = 0u; s < subgroups; s++)
+                sum += part_sum[lane % SLICE_HEADS * 64u + lane / SLICE_HEADS * subgroups + s];
+            segment_sum[lane] = sum;
+        }
+        vec4 sum[GROUP_HEADS];
+        for (uint j = 0u; j < GROUP_HEADS; j++)
+            sum[j] = vec4(0.0);
+        if (quad < QUADS)
+            for (uint i = 0u; i < rows; i++) {
+                uvec4 at = source[i];
+                if (is_null(at.xy))
+                    continue;
+                vec4 v = row_load4(at.xy, at.zw, quad * 4u);
+                for (uint j = 0u; j < GROUP_HEADS; j++)
+                    sum[j] += probs[i * HEADS + group + j] * v;
+            }
         /* The merge adds splits by the same operations. */
         for (uint j = 0u; j < GROUP_HEADS; j++) {
             int old = total_max[group + j], here = segment_max[group + j], both = max(old, here);
@@ -232,7 +185,7 @@ void main() {
     }
 
     uint cell = (t * a.n_splits + split) * a.n_heads + head0;
-    if (owner)
+    if (quad < QUADS)
         for (uint j = 0u; j < GROUP_HEADS; j++)
             if (head0 + group + j < a.n_heads)
                 Vec4sOut(add_product(a.sums, cell + group + j, HEAD_DIM * 4u)).v[quad] = total[j];

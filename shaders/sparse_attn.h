@@ -6,8 +6,8 @@
 #define SPARSE_ATTN_CONSTANT_HEAD_DIM 0
 #define SPARSE_ATTN_CONSTANT_ROPE_DIM 1
 #define SPARSE_ATTN_CONSTANT_NATIVE 2
+#define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 4, 8 or 16 */
 
-#define SPARSE_ATTN_HEADS 16    /* heads of a workgroup */
 #define SPARSE_ATTN_SEGMENT 64  /* rows whose sums are formed together; a split is one segment, or all of them */
 #define SPARSE_ATTN_EMPTY -16777216 /* "largest exponent" of no rows */
 

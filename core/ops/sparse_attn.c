@@ -82,9 +82,11 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         .page_offset = p->page_offset,
         .scale = p->scale,
     };
+    const uint32_t heads = p->n_heads > 8 ? 16 : p->n_heads > 4 ? 8 : 4; /* of a workgroup */
     const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
                                    [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
-                                   [SPARSE_ATTN_CONSTANT_NATIVE] = f->native };
+                                   [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
+                                   [SPARSE_ATTN_CONSTANT_HEADS] = heads };
     const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : 0)); /* ratio 128: the window's only */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "sparse_attn",
@@ -93,7 +95,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                            .n_constants = DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, SPARSE_ATTN_HEADS), p->n, p->n_splits },
+                           .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), p->n, p->n_splits },
                            .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
                                     (uint64_t)p->n * p->n_heads * f->head_dim * 4 +
                                     dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),
