@@ -15,7 +15,9 @@
 
 #define PATTERN_BYTES_MAX 4096
 #define NESTING_MAX 32         /* of parentheses: PCRE2 compiles them recursively, and a caller's stack may be 256 KiB */
-#define WINDOW 4096            /* bytes in which the match sought by one call may begin; the clock is read per call */
+/* Bytes in which the match sought by one call may begin; the clock is read per call. PCRE2 may look for a first byte up
+ * to the end of the subject each time, so the number of windows is bounded to keep that linear. */
+#define WINDOW(n) ((n) / 64 > 4096 ? (n) / 64 : 4096)
 #define QUICK_STEPS 1000       /* per beginning, where many are tried in one call */
 /* \s*[\r\n]+ takes one step per space of a run that no line end follows. */
 #define FULL_STEPS(n) ((n) > 100000000 ? UINT32_MAX : 1000000 + 32 * (uint32_t)(n))
@@ -283,11 +285,12 @@ static int attempt_each(dsvk_split_state *state, const pcre2_code *code, const c
 static dsvk_status find_match(dsvk_split_state *state, size_t which, const char *subject, size_t n, size_t at,
                               size_t *start, size_t *end, dsvk_error *err) {
     const pcre2_code *code = state->splits->codes[which];
+    const size_t window = WINDOW(n);
     int rc = PCRE2_ERROR_NOMATCH;
-    for (; at < n && rc == PCRE2_ERROR_NOMATCH; at += WINDOW) {
+    for (; at < n && rc == PCRE2_ERROR_NOMATCH; at += window) {
         while (((unsigned char)subject[at] & 0xc0) == 0x80 && at > 0)
             at--;
-        size_t last = n - at <= WINDOW ? n : at + WINDOW - 1;
+        size_t last = n - at <= window ? n : at + window - 1;
         rc = attempt(state, code, subject, n, at, last, QUICK_STEPS);
         if (rc == PCRE2_ERROR_MATCHLIMIT)
             rc = attempt_each(state, code, subject, n, at, last);

@@ -87,6 +87,7 @@ struct dsvk_tokenizer {
     uint32_t n_by_text;
     int32_t byte_id[256]; /* the token of each single byte */
     dsvk_pair_map merges; /* (left id, right id) -> rank, id of the result */
+    uint32_t n_merges;
     dsvk_added added;
     dsvk_splits *splits;
 };
@@ -129,11 +130,22 @@ dsvk_status dsvk_split_run(dsvk_split_state *state, size_t from, size_t to, dsvk
 
 /* ---- merging (merge.c) ---- */
 
-/* Scratch for one piece, kept between pieces of a call; zeroed at first. */
+typedef struct dsvk_merge_heap {
+    uint64_t *items;
+    size_t n;
+} dsvk_merge_heap;
+
+/* Scratch for one piece, kept between pieces of a call; zeroed at first. The last four are for long pieces only. */
 typedef struct dsvk_merger {
-    struct dsvk_symbol *symbols; /* [capacity] one per byte of the piece */
-    uint64_t *queue;             /* [2 * capacity] candidate merges, a binary heap of rank << 32 | symbol */
-    size_t capacity, n_queue;
+    size_t capacity;                   /* bytes of the longest piece there is room for */
+    struct dsvk_symbol *symbols;       /* [capacity] one per byte of the piece */
+    dsvk_merge_heap heap;              /* candidates, rank << 32 | symbol: those of rank `sweeping` and below */
+    uint32_t sweeping;                 /* the rank whose candidates are being merged */
+    struct dsvk_candidate *candidates; /* [3 * capacity] those of higher ranks, n_candidates of them, in lists */
+    uint32_t n_candidates;
+    uint32_t *newest;                  /* [n_merges] by rank: the beginning of its list */
+    dsvk_merge_heap ranks;             /* ranks that have a list */
+    uint32_t *sweep;                   /* [3 * capacity] the candidates of `sweeping`, from left to right */
 } dsvk_merger;
 
 void dsvk_merger_close(dsvk_merger *merger);

@@ -326,6 +326,20 @@ static int by_text_order(const void *a, const void *b, void *user) {
     return order ? order : (x > y) - (x < y);
 }
 
+/* Two added tokens of one text; with by_text in order they are neighbours. */
+static dsvk_status refuse_repeated(loader *l) {
+    const dsvk_tokenizer *t = l->t;
+    for (uint32_t i = 1; i < t->n_by_text; i++) {
+        uint32_t x = t->by_text[i - 1], y = t->by_text[i];
+        char text[160];
+        if (is_added(t, x) && is_added(t, y) && t->tokens[x].n == t->tokens[y].n &&
+            memcmp(dsvk_token_bytes(t, (int32_t)x), dsvk_token_bytes(t, (int32_t)y), t->tokens[x].n) == 0)
+            return dsvk_fail(l->err, DSVK_FORMAT, "%s: added tokens %u and %u repeat the text \"%s\"", l->what, x, y,
+                             dsvk_escape(text, sizeof text, dsvk_token_bytes(t, (int32_t)x), t->tokens[x].n));
+    }
+    return DSVK_OK;
+}
+
 static dsvk_status index_tokens(loader *l) {
     dsvk_tokenizer *t = l->t;
     t->by_text = dsvk_alloc((size_t)t->vocab_size * sizeof *t->by_text);
@@ -335,6 +349,7 @@ static dsvk_status index_tokens(loader *l) {
         if (t->tokens[id].kind != DSVK_TOKEN_NONE)
             t->by_text[t->n_by_text++] = id;
     qsort_r(t->by_text, t->n_by_text, sizeof *t->by_text, by_text_order, t);
+    DSVK_TRY(refuse_repeated(l));
     for (int b = 0; b < 256; b++)
         t->byte_id[b] = -1;
     for (uint32_t id = 0; id < t->vocab_size; id++)
@@ -428,6 +443,7 @@ static dsvk_status read_merges(loader *l) {
         dsvk_free(joined);
         return dsvk_fail_nomem(l->err, joined_size + (uint64_t)n * 2 * sizeof(dsvk_pair_slot));
     }
+    l->t->n_merges = (uint32_t)n;
     dsvk_status status = DSVK_OK;
     for (i = 0; i < n && status == DSVK_OK; i++)
         status = read_merge(l, json_array_get(l->merges, i), i, joined, joined_size);
