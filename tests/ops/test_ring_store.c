@@ -57,6 +57,30 @@ static void check(test *t, uint32_t first_span, uint32_t n_spans, uint32_t n_ite
     }
 }
 
+/* Rows that a later row of the step replaces must not be copied at all: their order is not given. Here only they are run. */
+static void check_replaced(test *t) {
+    const test_span span = { 10, 140 };
+    test_case(t, "replaced rows of 140 in 128 slots");
+    const test_step step = test_make_step(t, &span, 1);
+    const uint32_t bytes = 16 * 128;
+    const float *source = test_normals(t, 140 * 4, 1);
+    const dsvk_buffer state = test_output(t, bytes);
+    step.seqs[0].state = state.addr;
+    dsvk_ring_store(t->cmd, &(dsvk_ring_store_params){
+                                .rows = test_upload(t, step.rows, step.n * sizeof *step.rows).addr,
+                                .seqs = test_upload(t, step.seqs, sizeof *step.seqs).addr,
+                                .items = { { test_upload(t, source, 140 * 16).addr, 16, 16, 0, 128 } },
+                                .n = 13, /* the first of them that stays is row 12 */
+                                .n_items = 1,
+                            });
+    if (!test_run(t))
+        return;
+    uint8_t *want = test_alloc(t, bytes);
+    memset(want, 0xff, bytes);
+    memcpy(want + (10 + 12) * 16, source + 12 * 4, 16);
+    test_compare_words(t, "state", test_download(t, &state), want, bytes / 4);
+}
+
 int main(int argc, char **argv) {
     test t;
     test_begin(&t, "ring_store", argc, argv);
@@ -65,6 +89,7 @@ int main(int argc, char **argv) {
     check(&t, 0, 3, 4);
     check(&t, 3, 6, 4);
     check(&t, 0, DSVK_COUNT(SPANS), 4);
+    check_replaced(&t);
     test_case(&t, "bad shapes");
     dsvk_ring_store(t.cmd, &(dsvk_ring_store_params){ .n = 1, .n_items = 5 });
     test_run_fails(&t, "5 items; at most 4");
