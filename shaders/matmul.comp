@@ -29,7 +29,7 @@ void main() {
             float value = row_total(r, o);
             if (EPILOGUE != EPILOGUE_STORE)
                 value = swiglu(value, row_total(r, o + 16u), a.limit);
-            FloatsOut(add_product(a.result, row, a.out_stride * 4u)).v[column] = value;
+            FloatsOut(a.result).v[row * a.out_stride + column] = value;
         }
     }
 }

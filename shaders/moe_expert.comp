@@ -20,9 +20,9 @@ uint pair_at(uint place) { return min(Words(a.pairs).v[min(place, a.n_pairs - 1u
 void store(uint pair, uint r, uint o, uint column) {
     const float value = row_total(r, o);
     if (EPILOGUE == EPILOGUE_STORE)
-        FloatsOut(add_product(a.result, pair / a.k, a.out_stride * 4u)).v[pair % a.k * a.n_out + column] = value;
+        FloatsOut(a.result).v[pair / a.k * a.out_stride + pair % a.k * a.n_out + column] = value;
     else
-        FloatsOut(add_product(a.result, pair, a.out_stride * 4u)).v[column] =
+        FloatsOut(a.result).v[pair * a.out_stride + column] =
             Floats(a.weights).v[pair] * swiglu(value, row_total(r, o + 16u), a.limit);
 }
 

@@ -50,8 +50,9 @@ static bool shapes_fit(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
                       p->x_stride, groups, p->w.n_in, p->out_stride, columns);
         return false;
     }
-    if ((uint64_t)p->n * p->x_stride / 4 >= (1u << 31)) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "matmul: %u rows of %u values are more than a step holds", p->n, p->x_stride);
+    if ((uint64_t)p->n * p->x_stride >= 1ull << 31 || (uint64_t)p->n * p->out_stride >= 1ull << 31) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "matmul: %u rows of %u and %u values; a kernel indexes less than 2^31", p->n,
+                      p->x_stride, p->out_stride);
         return false;
     }
     return true;

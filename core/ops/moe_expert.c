@@ -25,9 +25,10 @@ static bool shapes_fit(dsvk_cmd *cmd, const dsvk_moe_expert_params *p, uint32_t 
                       p->w.n_in, p->out_stride, (unsigned long long)out_needs);
         return false;
     }
-    if ((uint64_t)p->n * p->k * p->x_stride / 4 >= (1u << 31)) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "moe_expert: %u rows of %u experts and %u values are more than a step holds", p->n,
-                      p->k, p->x_stride);
+    const uint64_t out_rows = p->up ? (uint64_t)p->n * p->k : p->n;
+    if ((uint64_t)p->n * p->k * p->x_stride >= 1ull << 31 || out_rows * p->out_stride >= 1ull << 31) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "moe_expert: %u rows of %u experts, %u and %u values; a kernel indexes less than 2^31",
+                      p->n, p->k, p->x_stride, p->out_stride);
         return false;
     }
     return true;
