@@ -82,7 +82,7 @@ static const struct size_rule size_rules[] = {
     { KEY_num_hash_layers, FIELD(n_hash_layers), 0, SOME, SOME, 0 },
     { KEY_num_nextn_predict_layers, FIELD(n_mtp_layers), 0, SOME, 1, 0 },
     { KEY_num_attention_heads, FIELD(n_heads), 1, SOME, SOME, REQUIRED },
-    { KEY_head_dim, FIELD(head_dim), 1, MANY, 1024, REQUIRED },
+    { KEY_head_dim, FIELD(head_dim), 1, MANY, 512, REQUIRED },
     { KEY_q_lora_rank, FIELD(q_lora_rank), 1, MANY, MANY, REQUIRED },
     { KEY_o_groups, FIELD(o_groups), 1, SOME, SOME, REQUIRED },
     { KEY_o_lora_rank, FIELD(o_lora_rank), 1, MANY, MANY, REQUIRED },
@@ -558,6 +558,7 @@ static dsvk_status check_heads(const struct reader *r, const dsvk_config *c) {
     const struct divide_rule widths[] = {
         { "qk_rope_head_dim", c->rope_dim ? c->rope_dim : 1, "the rows' granule", 16 },
         { "head_dim - qk_rope_head_dim", c->head_dim - c->rope_dim, "the cache's FP8 block", 64 },
+        { "head_dim", c->head_dim, "the attention kernel's granule", 64 },
         { "index_head_dim", c->index_head_dim, "the index keys' FP4 block", 32 },
     };
     DSVK_TRY(check_divisors(r, widths, DSVK_COUNT(widths)));

@@ -43,8 +43,8 @@ TINY = {
 # No hash layer, no MTP block, no clamp; sizes that are multiples of 32 and of nothing more; an odd window and vocabulary.
 ODD = {
     **FAMILY, "vocab_size": 331, "hidden_size": 96, "num_hidden_layers": 4, "num_hash_layers": 0,
-    "num_nextn_predict_layers": 0, "compress_ratios": [4, 128, 0, 4, 0], "num_attention_heads": 3, "head_dim": 96,
-    "qk_rope_head_dim": 32, "q_lora_rank": 96, "o_groups": 1, "o_lora_rank": 96, "sliding_window": 37,
+    "num_nextn_predict_layers": 0, "compress_ratios": [4, 128, 0, 4, 0], "num_attention_heads": 3, "head_dim": 192,
+    "qk_rope_head_dim": 64, "q_lora_rank": 96, "o_groups": 1, "o_lora_rank": 96, "sliding_window": 37,
     "index_n_heads": 3, "index_head_dim": 64, "index_topk": 5, "n_routed_experts": 10, "num_experts_per_tok": 3,
     "moe_intermediate_size": 96, "routed_scaling_factor": 1.0, "hc_sinkhorn_iters": 7, "hc_eps": 1e-5,
     "rms_norm_eps": 1e-5, "max_position_embeddings": 1024, "rope_theta": 4000, "compress_rope_theta": 40000,

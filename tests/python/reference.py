@@ -1,7 +1,7 @@
 """The forward pass in float64 numpy: what the engine's logits are compared with.
 
     model = Model(directory)                        # exact arithmetic, no rounding anywhere ("smooth")
-    model = Model(directory, cache_quant=True)      # FP8 rows and FP4 index keys and queries, as the native caches ("precise")
+    model = Model(directory, cache_quant=True)      # rows and index keys as the native caches hold them, and index queries
     logits, drafts = model.evaluate(ids)            # [n, V] each; drafts[i]: MTP block, from the streams of i-1 and id i
     state = model.start(); model.forward(ids[:7], state); model.forward(ids[7:], state)     # in chunks, decode is a chunk of one
 
@@ -47,6 +47,12 @@ def fq8(x):
 
 def fq4(x):
     return fake_quant(x, 32, 1, 0, 6.0, 6 * 2.0 ** -126)
+
+
+def bf16(x):
+    """Nearest BF16 value, ties to even (3.1)."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32).astype(x.dtype)
 
 
 def hadamard(x):
@@ -233,9 +239,9 @@ class Model:
         return self.rope(self.norm(pooled, prefix + "norm"), entries * ratio, ratio) if len(entries) else pooled
 
     def cache_row(self, row):
-        """FQ8 on all but the RoPE tail."""
+        """FQ8, and BF16 for the RoPE tail: the native format (1.7)."""
         dn = row.shape[1] - self.c["qk_rope_head_dim"]
-        return np.concatenate([fq8(row[:, :dn]), row[:, dn:]], 1) if self.cache_quant and len(row) else row
+        return np.concatenate([fq8(row[:, :dn]), bf16(row[:, dn:])], 1) if self.cache_quant and len(row) else row
 
     def index_values(self, v):
         return fq4(hadamard(v)) if self.cache_quant and len(v) else hadamard(v)

@@ -1,0 +1,396 @@
+"""The whole model against the float64 reference of reference.py, on two small random checkpoints that between them have every
+kind of layer: logits at several chunk sizes, the MTP block, decoding alone and in a batch, going back, and every layout a
+checkpoint may have.
+
+Limits. d = |engine - reference| on the 32 largest logits of every position (logits have standard deviation about 2).
+* f32 caches, no rounding anywhere: float32 arithmetic alone measured median 1.2e-6, 99th percentile 5e-6 on such models; the
+  limits are ten times that, and every argmax must agree.
+* native caches: an e4m3 step is 6 % of a value, so a difference of 1e-7 before quantising flips one code in some hundred
+  thousand, and the rest of the run differs for real. Flips are rare: the median stays small while single rows move.
+"""
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import dsvk
+from checkpoint import ODD, TINY, tokens, write_checkpoint
+from reference import Model as Reference
+
+N = 150           # one HCA entry (128), wrapped windows (64 and 37), index selection from position 36 on
+LIMITS = {"f32": dict(median=1e-5, p99=5e-5, argmax=1.0), "native": dict(median=5e-3, p99=0.3, argmax=0.985)}
+CONFIGS = {"tiny": TINY, "odd": ODD}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    out = {}
+    for name, config in CONFIGS.items():
+        out[name] = str(tmp_path_factory.mktemp(name))
+        write_checkpoint(config, out[name], seed=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def models(device, folders):
+    opened = {}
+
+    def get(name, cache):
+        if (name, cache) not in opened:
+            opened[name, cache] = dsvk.Model(folders[name], device=device, cache=cache, max_chunk=256)
+        return opened[name, cache]
+    yield get
+    for model in opened.values():
+        model.close()
+
+
+@pytest.fixture(scope="module")
+def expected(folders):
+    """(tokens, logits [N, V], MTP logits [N, V] or None) of the reference."""
+    known = {}
+
+    def get(name, cache):
+        if (name, cache) not in known:
+            ids = tokens(1, CONFIGS[name]["vocab_size"], N)
+            known[name, cache] = (ids,) + tuple(Reference(folders[name], cache_quant=cache == "native").evaluate(ids))
+        return known[name, cache]
+    return get
+
+
+def distance(logits, want):
+    best = np.argsort(-want, 1, kind="stable")[:, :32]
+    return np.abs(np.take_along_axis(logits, best, 1) - np.take_along_axis(want, best, 1))
+
+
+def check(logits, want, cache):
+    d, limit = distance(logits, want), LIMITS[cache]
+    same = (logits.argmax(1) == want.argmax(1)).mean()
+    measured = f"median {np.median(d):.1e}, 99 % {np.quantile(d, 0.99):.1e}, largest {d.max():.1e}, same argmax {same:.4f}"
+    print(measured)
+    assert np.median(d) <= limit["median"] and np.quantile(d, 0.99) <= limit["p99"] and same >= limit["argmax"], measured
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 150])
+@pytest.mark.parametrize("cache", ["f32", "native"])
+@pytest.mark.parametrize("name", ["tiny", "odd"])
+def test_logits(models, expected, name, cache, chunk):
+    ids, want, want_mtp = expected(name, cache)
+    model = models(name, cache)
+    with model.session(context=256, mtp=model.has_mtp) as s:
+        if model.has_mtp:
+            logits, mtp = (np.asarray(a) for a in s.evaluate(ids.tolist(), chunk=chunk, mtp=True))
+            assert np.isnan(mtp[0]).all()      # the first token has no streams before it
+            check(mtp[1:], want_mtp[1:], cache)
+            assert np.array_equal(np.asarray(s.mtp_logits()).reshape(-1), mtp[-1])
+        else:
+            logits = np.asarray(s.evaluate(ids.tolist(), chunk=chunk))
+        assert s.position == N
+        check(logits, want, cache)
+        assert np.array_equal(np.asarray(s.logits()).reshape(-1), logits[-1])
+
+
+@pytest.mark.parametrize("cache", ["f32", "native"])
+def test_chunk_invariance(models, cache):
+    """Every op but attention works row by row with the same order of additions; attention's partial sums are cut differently in
+    steps of 64 rows and more. So steps below 64 rows agree to the bit, larger ones to float32 rounding."""
+    model, ids = models("tiny", cache), tokens(2, TINY["vocab_size"], 140).tolist()
+    runs = {}
+    for chunk in (1, 3, 50, 140):
+        with model.session(context=256) as s:
+            runs[chunk] = np.asarray(s.evaluate(ids, chunk=chunk)).copy()
+    assert np.array_equal(runs[1], runs[3]) and np.array_equal(runs[1], runs[50])
+    d = np.abs(runs[140] - runs[1])
+    assert d.max() <= 1e-4 if cache == "f32" else np.median(d) <= LIMITS["native"]["median"]
+
+
+def test_greedy(models, expected, folders):
+    """64 tokens by argmax: each must be the reference's choice on the same prefix wherever its lead is 0.01 or more."""
+    ids, _, _ = expected("tiny", "f32")
+    model, prompt = models("tiny", "f32"), ids[:20].tolist()
+    with model.session(context=256) as s:
+        s.sync(prompt)
+        out = s.decode(64, temperature=0)
+        assert s.position == 84 and list(s.tokens) == prompt + out
+    want, _ = Reference(folders["tiny"]).evaluate(np.array(prompt + out))
+    for step, choice in enumerate(out):
+        row = want[19 + step]
+        assert choice == row.argmax() or row.max() - row[choice] < 0.01, f"step {step}"
+
+
+@pytest.mark.parametrize("cache", ["f32", "native"])
+def test_batch_invariance(models, cache):
+    """Sessions decoded in one batch give bit for bit what each gives alone: tokens and logits."""
+    model, V = models("tiny", cache), TINY["vocab_size"]
+    prompts = [tokens(10 + i, V, n).tolist() for i, n in enumerate((1, 5, 33, 64, 129))]
+    alone, together = [], [model.session(context=256) for _ in prompts]
+    for prompt in prompts:
+        with model.session(context=256) as s:
+            s.sync(prompt)
+            alone.append((s.decode(12, temperature=0.8, top_p=0.9, seed=7), np.asarray(s.logits()).copy()))
+    for s, prompt in zip(together, prompts):
+        s.sync(prompt)
+    out = model.decode(together, 12, temperature=0.8, top_p=0.9, seed=7)
+    for (ids, logits), got, s in zip(alone, out, together):
+        assert got == ids
+        assert np.array_equal(np.asarray(s.logits()), logits)
+        s.close()
+
+
+def test_stop_ids_in_a_batch(models):
+    """A sequence that meets its stop ends there, the others go on."""
+    model, V = models("tiny", "native"), TINY["vocab_size"]
+    prompts = [tokens(30 + i, V, 8).tolist() for i in range(3)]
+
+    def run(stop):
+        sessions = [model.session(context=64) for _ in prompts]
+        for s, prompt in zip(sessions, prompts):
+            s.sync(prompt)
+        return model.decode(sessions, 10, temperature=0, stop=stop), [s.position for s in sessions]
+    free, _ = run([])
+    stopped, positions = run([free[1][3]])
+    for ids, got, position in zip(free, stopped, positions):
+        want = ids[:ids.index(free[1][3]) + 1] if free[1][3] in ids else ids
+        assert got == want and position == 8 + len(want)
+
+
+@pytest.mark.parametrize("back", [1, 3, 8, 9, 60, 100])
+def test_sync_goes_back(models, back):
+    """Rolling back (up to 8 tokens by the rings' slack, beyond by rebuilding) and going another way equals a fresh session. The
+    fresh one is fed in the same cuts when the rings are used, else whole."""
+    model, V = models("tiny", "native"), TINY["vocab_size"]
+    first, other = tokens(3, V, 135).tolist(), tokens(4, V, 20).tolist()
+    with model.session(context=256, mtp=True) as s, model.session(context=256, mtp=True) as fresh:
+        s.sync(first)
+        s.sync(first[:len(first) - back] + other)
+        fresh.sync(first[:len(first) - back])
+        fresh.sync(first[:len(first) - back] + other)
+        assert list(s.tokens) == list(fresh.tokens)
+        a, b = np.asarray(s.logits()), np.asarray(fresh.logits())
+        assert np.median(np.abs(a - b)) <= 1e-4
+        a, b = np.asarray(s.mtp_logits()), np.asarray(fresh.mtp_logits())
+        assert np.median(np.abs(a - b)) <= 1e-4
+
+
+def test_sync_to_where_it_is_or_was(models):
+    model, ids = models("tiny", "f32"), tokens(5, TINY["vocab_size"], 40).tolist()
+    with model.session(context=64) as s:
+        s.sync(ids)
+        whole = np.asarray(s.logits()).copy()
+        s.sync(ids)
+        assert np.array_equal(np.asarray(s.logits()), whole)
+        s.sync(ids[:36])
+        assert s.position == 36
+        s.sync(ids)
+        assert np.abs(np.asarray(s.logits()) - whole).max() <= 1e-4
+        s.sync([])
+        assert s.position == 0
+        with pytest.raises(dsvk.Error) as e:
+            s.logits()
+        assert e.value.status == "STATE"
+
+
+def test_pages_do_not_show(folders, device, models):
+    """The same logits from pages of 128 tokens and of 512."""
+    ids = tokens(6, ODD["vocab_size"], 280).tolist()
+    with dsvk.Model(folders["odd"], device=device, page_tokens=128, max_chunk=256) as small:
+        with small.session(context=1024) as a, models("odd", "native").session(context=1024) as b:
+            assert np.array_equal(np.asarray(a.evaluate(ids, chunk=40)), np.asarray(b.evaluate(ids, chunk=40)))
+            assert a.memory["pages"] > 0
+
+
+@pytest.mark.parametrize("layout", [dict(unaligned=True), dict(shards=3), dict(hf_names=True)],
+                         ids=lambda layout: next(iter(layout)))
+def test_layouts_of_a_checkpoint(tmp_path, device, models, layout):
+    """Odd offsets, shards with an index, the other spelling of names: the same values, so the same logits."""
+    write_checkpoint(TINY, str(tmp_path), seed=1, **layout)
+    ids = tokens(7, TINY["vocab_size"], 20).tolist()
+    with dsvk.Model(str(tmp_path), device=device, max_chunk=256) as model:
+        with model.session(context=64) as a, models("tiny", "native").session(context=64) as b:
+            assert np.array_equal(np.asarray(a.evaluate(ids)), np.asarray(b.evaluate(ids)))
+
+
+def test_f32_scales(tmp_path, device):
+    """Base models scale FP8 blocks by float32 numbers that are no powers of two (2.5)."""
+    write_checkpoint(TINY, str(tmp_path), seed=1, fp8_scale_dtype="F32")
+    ids = tokens(7, TINY["vocab_size"], 40)
+    want, _ = Reference(str(tmp_path)).evaluate(ids)
+    with dsvk.Model(str(tmp_path), device=device, max_chunk=256, cache="f32") as model, model.session(context=64) as s:
+        check(np.asarray(s.evaluate(ids.tolist())), want, "f32")
+
+
+def test_million_positions_open(tmp_path, device):
+    """A config that says 1M context costs what is used, not what is possible."""
+    config = {**TINY, "max_position_embeddings": 1048576}
+    write_checkpoint(config, str(tmp_path), seed=1)
+    with dsvk.Model(str(tmp_path), device=device, max_chunk=64) as model, model.session() as s:
+        assert s.context == 1048576
+        s.sync(tokens(8, 512, 10).tolist())
+        memory = s.memory
+        plan = dsvk.plan(str(tmp_path), context=1048576)
+        assert memory["pages"] == plan["page_bytes"]     # one page of 2,048
+
+
+def test_plan_is_what_is_allocated(folders, device, models):
+    model = models("tiny", "native")
+    plan = dsvk.plan(folders["tiny"], context=256)
+    used = model.report["device_bytes"]
+    assert plan["purposes"]["weights"] == used
+    assert [row["kind"] for row in plan["layers"]] == ["SWA", "CSA", "HCA", "CSA", "MTP"]
+    with model.session(context=256) as s:
+        s.sync(tokens(9, 512, 200).tolist())
+        memory = s.memory
+        assert memory["state"] == plan["session_state"] and memory["pages"] == plan["page_bytes"]
+
+
+# ---- bad input that only the engine sees (spec/faults rows) ----
+
+def edit(folder, change):
+    """Rewrites a single-file checkpoint after change(header, data) -> data."""
+    path = os.path.join(folder, "model.safetensors")
+    with open(path, "rb") as f:
+        raw = f.read()
+    n = int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8:8 + n]), bytearray(raw[8 + n:])
+    order = sorted((k for k in header if k != "__metadata__"), key=lambda k: header[k]["data_offsets"][0])
+    tensors = {k: (header[k]["dtype"], header[k]["shape"], bytes(data[slice(*header[k]["data_offsets"])])) for k in order}
+    change(tensors)
+    at, out, body = 0, {}, b""
+    for name, (dtype, shape, value) in tensors.items():
+        out[name] = dict(dtype=dtype, shape=shape, data_offsets=[at, at + len(value)])
+        body, at = body + value, at + len(value)
+    text = json.dumps(out).encode()
+    with open(path, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text + body)
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    folder = str(tmp_path / "copy")
+    shutil.copytree(folders["tiny"], folder)
+    return folder
+
+
+def refused(folder, device, status, *words, **options):
+    """Opening fails with this status and a sentence that has these words; a good model still opens afterwards."""
+    with pytest.raises(dsvk.Error) as e:
+        dsvk.Model(folder, device=device, **options)
+    assert e.value.status == status, str(e.value)
+    for word in words:
+        assert word in str(e.value), str(e.value)
+
+
+def test_M10_missing_tensors(copy, device):
+    def drop(tensors):
+        for name in ("layers.1.attn.wkv.weight", "layers.2.ffn.gate.bias", "layers.0.ffn.experts.3.w2.scale", "norm.weight"):
+            del tensors[name]
+    edit(copy, drop)
+    refused(copy, device, "FORMAT", "4 tensors are missing", "norm.weight", "...")
+
+
+def test_M11_wrong_shape(copy, device):
+    def reshape(tensors):
+        dtype, shape, value = tensors["layers.1.attn.wo_b.weight"]
+        tensors["layers.1.attn.wo_b.weight"] = (dtype, [shape[0] // 2, shape[1]], value[:len(value) // 2])
+    edit(copy, reshape)
+    refused(copy, device, "FORMAT", "layers.1.attn.wo_b.weight", "[128, 128]", "[64, 128]")
+
+
+def test_M11_wrong_type(copy, device):
+    def retype(tensors):
+        dtype, shape, value = tensors["layers.1.attn.attn_sink"]
+        tensors["layers.1.attn.attn_sink"] = ("F64", shape, value * 2)
+    edit(copy, retype)
+    refused(copy, device, "UNSUPPORTED", "layers.1.attn.attn_sink", "F64", "BF16 or F32")
+
+
+def test_M12_extra_tensors(copy, device):
+    def add(tensors):
+        tensors["something.else"] = ("F32", [2], bytes(8))
+    edit(copy, add)
+    with dsvk.Model(copy, device=device) as model:
+        assert model.report["ignored"] == 1
+    refused(copy, device, "FORMAT", "something.else", strict=True)
+
+
+@pytest.mark.parametrize("name,byte,at", [("layers.1.attn.wq_b.weight", 0x7F, 1000), ("layers.0.ffn.experts.0.w1.scale", 0xFF, 5),
+                                          ("layers.2.attn_norm.weight", None, 3)])
+def test_M15_non_finite_weights(copy, device, name, byte, at):
+    def poison(tensors):
+        dtype, shape, value = tensors[name]
+        value = bytearray(value)
+        if byte is None:
+            value[2 * at:2 * at + 2] = b"\x80\x7f"          # BF16 infinity
+        else:
+            value[at] = byte
+        tensors[name] = (dtype, shape, bytes(value))
+    edit(copy, poison)
+    with dsvk.Model(copy, device=device):
+        pass
+    refused(copy, device, "FORMAT", name, str(at), verify=True)
+    with pytest.raises(dsvk.Error) as e:
+        dsvk.verify(copy)
+    assert name in str(e.value) and str(at) in str(e.value)
+
+
+def test_M20_rewritten_while_loading(copy, device):
+    path = os.path.join(copy, "model.safetensors")
+
+    def touch(stage, done, total):
+        os.utime(path, (1, 1))
+    refused(copy, device, "IO", "changed while loading", progress=touch)
+
+
+def test_C08_config_against_tensors(copy, device):
+    path = os.path.join(copy, "config.json")
+    with open(path) as f:
+        config = json.load(f)
+    with open(path, "w") as f:
+        json.dump({**config, "vocab_size": 640}, f)
+    refused(copy, device, "FORMAT", "embed.weight", "[640, 128] by config.json", "[512, 128]")
+
+
+def test_C10_does_not_fit(folders, device):
+    with dsvk.Device(budgets={"weights": 100000}) as small:
+        refused(folders["tiny"], small, "DEVMEM", "100000")
+    with dsvk.Device(budgets={"cache": 3 << 20}) as small, dsvk.Model(folders["tiny"], device=small) as model:
+        with pytest.raises(dsvk.Error) as e:
+            sessions = [model.session(context=4096) for _ in range(64)]
+            assert sessions
+        assert e.value.status == "DEVMEM"
+
+
+def test_hash_table_out_of_range(copy, device):
+    def point_outside(tensors):
+        dtype, shape, value = tensors["layers.0.ffn.gate.tid2eid"]
+        tensors["layers.0.ffn.gate.tid2eid"] = (dtype, shape, (99).to_bytes(8, "little") + value[8:])
+    edit(copy, point_outside)
+    refused(copy, device, "FORMAT", "tid2eid", "99", "0 to 7")
+
+
+def test_D17_non_finite_logits(copy, device):
+    def poison(tensors):
+        dtype, shape, value = tensors["norm.weight"]
+        tensors["norm.weight"] = (dtype, shape, b"\xc0\x7f" * (len(value) // 2))
+    edit(copy, poison)
+    with dsvk.Model(copy, device=device) as model, model.session(context=64) as s:
+        s.sync([1, 2, 3])
+        with pytest.raises(dsvk.Error) as e:
+            s.decode(1, temperature=0)
+        assert e.value.status == "NUMERIC"
+
+
+def test_T10_templates_are_ignored(copy, device):
+    with open(os.path.join(copy, "chat_template.jinja"), "w") as f:
+        f.write("{{ raise_exception('never') }}")
+    with dsvk.Model(copy, device=device) as model:
+        assert any("chat_template" in note for note in model.report["notes"])
+
+
+def test_T11_more_tokens_than_context(models):
+    with models("tiny", "native").session(context=16) as s:
+        with pytest.raises(dsvk.Error) as e:
+            s.sync(list(range(17)))
+        assert e.value.status == "LIMIT" and "17" in str(e.value) and "16" in str(e.value)
+        assert s.position == 0
