@@ -278,7 +278,7 @@ typedef struct dsvk_indexer_params {
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p);
 
 /* Exact top-k of the visible scores, ties to the lower index; idx ascending, -1 beyond. visible = (position + 1) / 4; all
- * are taken when visible <= k (scores are then not read). NaN ranks below every number. */
+ * are taken when visible <= k (scores are then not read). NaN ranks below every number. scores_stride: a multiple of 4. */
 typedef struct dsvk_topk_params {
     dsvk_addr rows;
     dsvk_addr scores;  /* f32 [n, scores_stride] */
@@ -290,7 +290,9 @@ void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
 /* 4.8 and the inverse RoPE of 4.9. Rows of token t: window positions max(0, pos-window+1) .. pos (positions of this step from
  * `step_store` at index first + (p - start), earlier ones from the ring), then compressed entries: idx[t] (ratio 4), all
  * j < (pos+1)/ratio (ratio 128), none (ratio 0). split: one partial (max, sum, weighted rows) per head and split;
- * merge: o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each head. */
+ * merge: o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each head.
+ * idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible entry
+ * are no rows. The result has the same bits for n_splits = 1 and for every n_splits with at least one split per 64 rows. */
 typedef struct dsvk_sparse_attn_params {
     dsvk_addr rows, seqs;
     dsvk_addr rope;
@@ -308,7 +310,8 @@ typedef struct dsvk_sparse_attn_params {
     float scale;           /* head_dim^-0.5 */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
-uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows); /* a good n_splits for n rows of at most max_rows keys */
+/* A good n_splits for n rows of at most max_rows keys: one for every 64 keys while n is small, 1 otherwise. */
+uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows);
 void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);       /* the split pass */
 void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p); /* after a barrier */
 
