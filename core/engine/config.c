@@ -575,7 +575,6 @@ static dsvk_status check_heads(const struct reader *r, const dsvk_config *c) {
 
 /* Every matrix's inputs come in blocks of 32: the FP4 scale's width, and what one 16-byte word of FP4 holds. */
 static dsvk_status check_widths(const struct reader *r, const dsvk_config *c) {
-    uint64_t group = (uint64_t)c->n_heads / c->o_groups * c->head_dim;
     uint64_t ranks = (uint64_t)c->o_groups * c->o_lora_rank;
     uint64_t heads = (uint64_t)c->n_heads * c->head_dim, index = (uint64_t)c->index_n_heads * c->index_head_dim;
     if (ranks > MANY * 4u || heads > MANY * 4u || index > MANY * 4u)
@@ -587,7 +586,6 @@ static dsvk_status check_widths(const struct reader *r, const dsvk_config *c) {
         { "q_lora_rank", c->q_lora_rank, "the weights' block", 32 },
         { "moe_intermediate_size", c->moe_intermediate_size, "the weights' block", 32 },
         { "o_lora_rank", c->o_lora_rank, "the weights' block", 32 },
-        { "num_attention_heads / o_groups * head_dim", (uint32_t)group, "the weights' block", 32 },
     };
     return check_divisors(r, widths, DSVK_COUNT(widths));
 }

@@ -70,6 +70,7 @@ const char *in(const char *name) {
 }
 
 void put_sparse(const char *path, const void *head, size_t n, uint64_t size) {
+    remove(path); /* some file systems flush a file that is cut and written again */
     FILE *file = fopen(path, "wb");
     if (!file || fwrite(head, 1, n, file) != n || fflush(file) || ftruncate(fileno(file), (off_t)size) || fclose(file)) {
         perror(path);

@@ -259,7 +259,7 @@ static void test_C01_sizes(void) {
     }
     REFUSES("sliding_window=4097", DSVK_UNSUPPORTED, "sliding_window is 4097|at most 4096");
     REFUSES("index_topk=4097", DSVK_UNSUPPORTED, "index_topk is 4097|at most 4096");
-    REFUSES("head_dim=1088", DSVK_UNSUPPORTED, "head_dim is 1088|at most 1024");
+    REFUSES("head_dim=576", DSVK_UNSUPPORTED, "head_dim is 576|at most 512");
     REFUSES("num_nextn_predict_layers=2", DSVK_UNSUPPORTED, "num_nextn_predict_layers is 2|at most 1");
     REFUSES("hc_mult=2", DSVK_UNSUPPORTED, "hc_mult is 2|supported is 4");
     REFUSES("num_experts_per_tok=17;n_routed_experts=32", DSVK_UNSUPPORTED, "num_experts_per_tok is 17|at most 16");
@@ -280,13 +280,13 @@ static void test_C02_divisors(void) {
     REFUSES("qk_rope_head_dim=24", DSVK_FORMAT, "qk_rope_head_dim is 24|16");
     REFUSES("qk_rope_head_dim=32", DSVK_FORMAT, "head_dim - qk_rope_head_dim is 96|64");
     REFUSES("qk_rope_head_dim=128", DSVK_FORMAT, "qk_rope_head_dim is 128|head_dim is 128");
-    REFUSES("head_dim=832;qk_rope_head_dim=320", DSVK_UNSUPPORTED, "qk_rope_head_dim is 320|256");
-    REFUSES("head_dim=80;qk_rope_head_dim=16;o_groups=4", DSVK_FORMAT, "num_attention_heads / o_groups * head_dim is 80|32");
+    REFUSES("head_dim=448;qk_rope_head_dim=320", DSVK_UNSUPPORTED, "qk_rope_head_dim is 320|256");
+    REFUSES("head_dim=96;qk_rope_head_dim=32", DSVK_FORMAT, "head_dim is 96|64");
     REFUSES("index_head_dim=48", DSVK_FORMAT, "index_head_dim is 48|32");
     REFUSES("index_head_dim=32", DSVK_FORMAT, "index_head_dim is 32|qk_rope_head_dim, 64");
     REFUSES("index_head_dim=96", DSVK_UNSUPPORTED, "index_head_dim is 96|powers of two");
-    REFUSES("num_attention_heads=4096;head_dim=1024;o_groups=4096;o_lora_rank=2048", DSVK_UNSUPPORTED, "8388608|4194304");
-    ACCEPTS("num_attention_heads=3;o_groups=1;head_dim=96;qk_rope_head_dim=32;index_head_dim=32;hidden_size=96");
+    REFUSES("num_attention_heads=4096;head_dim=512;o_groups=4096;o_lora_rank=2048", DSVK_UNSUPPORTED, "8388608|4194304");
+    ACCEPTS("num_attention_heads=3;o_groups=1;head_dim=320;qk_rope_head_dim=64;index_head_dim=64;hidden_size=96");
 }
 
 static void test_C03_experts(void) {
@@ -468,6 +468,8 @@ static void test_M03_damaged_text(void) {
     } rows[] = {
         { "", "offset 0" }, { "  ", "offset 2" }, { "[]", "an array" }, { "7", "a number" }, { "null", "null" },
         { "{} x", "offset 3" }, { "{}{}", "offset 2" }, { "\xef\xbb\xbf{}", "offset 0" }, { "{\"a\": \"\xc0\x80\"}", "UTF-8|offset 7" },
+        { "{\"a\": \"\xe0\x80\x80\"}", "UTF-8" }, { "{\"a\": \"\xf0\x80\x80\x80\"}", "UTF-8" }, { "{\"a\": \"\xf5\x80\x80\x80\"}", "UTF-8" },
+        { "{\"a\": \"\xe2\x82\"}", "UTF-8" }, { "{\"a\": \"\x80\"}", "UTF-8" },
         { "{\"a\": \"\xed\xa0\x80\"}", "UTF-8" }, { "{\"a\": \"\xf4\x90\x80\x80\"}", "UTF-8" }, { "{\"a\": \"\\ud800\"}", "surrogate|offset 7" },
         { "{\"a\": \"\\udc00\"}", "surrogate" }, { "{\"a\": \"\\u00zz\"}", "hexadecimal" }, { "{\"a\": \"\\u0000\"}", "NUL" },
         { "{\"a\": \"\\x\"}", "escape" }, { "{\"a\": 01}", "number" }, { "{\"a\": 1.}", "number" }, { "{\"a\": -}", "number" },

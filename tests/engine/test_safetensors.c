@@ -681,7 +681,7 @@ static void test_M19_links(void) {
 }
 
 static void test_M20_changed_while_loading(void) {
-    for (int change = 0; change < 5; change++) {
+    for (int change = 0; change < 6; change++) {
         dsvk_error err;
         char bytes[24];
         remove_tree(in("moving"));
@@ -708,6 +708,12 @@ static void test_M20_changed_while_loading(void) {
             struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, st.st_mtim };
             utimensat(AT_FDCWD, in("other"), times, 0);
             CHECK(rename(in("other"), path) == 0, "replace");
+            break;
+        }
+        case 4: { /* written again within the same second */
+            struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, st.st_mtim };
+            times[1].tv_nsec = (times[1].tv_nsec + 500000000) % 1000000000;
+            CHECK(utimensat(AT_FDCWD, path, times, 0) == 0, "rewrite");
             break;
         }
         default: unlink(path);
