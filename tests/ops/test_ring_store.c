@@ -81,6 +81,26 @@ static void check_replaced(test *t) {
     test_compare_words(t, "state", test_download(t, &state), want, bytes / 4);
 }
 
+static void record(dsvk_cmd *cmd, void *params) { dsvk_ring_store(cmd, params); }
+
+/* Window rows, their scales, and K and S of a ratio 4 layer. */
+static void bench(test *t, uint32_t n) {
+    const test_span span = { 0, n };
+    test_case(t, "n=%u, 3 items", n);
+    const test_step step = test_make_step(t, &span, 1);
+    uint32_t offset = 0;
+    dsvk_ring_store_params p = { .rows = test_upload(t, step.rows, n * sizeof *step.rows).addr, .n = n, .n_items = 3 };
+    for (uint32_t i = 0; i < p.n_items; i++) {
+        const size_t bytes = (size_t)n * ITEMS[i].bytes;
+        p.items[i] = (dsvk_ring_item){ test_upload(t, test_alloc(t, bytes), bytes).addr, ITEMS[i].bytes, ITEMS[i].bytes, offset,
+                                       ITEMS[i].capacity };
+        offset += ITEMS[i].bytes * ITEMS[i].capacity;
+    }
+    step.seqs[0].state = test_output(t, offset).addr;
+    p.seqs = test_upload(t, step.seqs, sizeof *step.seqs).addr;
+    test_bench(t, record, &p);
+}
+
 int main(int argc, char **argv) {
     test t;
     test_begin(&t, "ring_store", argc, argv);
@@ -97,5 +117,9 @@ int main(int argc, char **argv) {
     test_run_fails(&t, "item 0 copies 583 bytes");
     dsvk_ring_store(t.cmd, &(dsvk_ring_store_params){ .n = 1, .n_items = 1, .items = { { 0, 584, 584, 0, 0 } } });
     test_run_fails(&t, "a ring of 0 slots");
+    if (t.bench) {
+        bench(&t, 1);
+        bench(&t, 128);
+    }
     return test_end(&t);
 }

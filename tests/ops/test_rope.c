@@ -62,6 +62,24 @@ static void check(test *t, const shape *s, uint32_t n_spans) {
     test_compare_words(t, "last row alone", one, got + (size_t)(n - 1) * stride, stride);
 }
 
+static void record(dsvk_cmd *cmd, void *params) { dsvk_rope(cmd, params); }
+
+static void bench(test *t, uint32_t n) {
+    const test_span span = { 0, n };
+    test_case(t, "n=%u, 64 heads of 512", n);
+    const test_step step = test_make_step(t, &span, 1);
+    dsvk_rope_params p = { .rows = test_upload(t, step.rows, n * sizeof *step.rows).addr,
+                           .rope = test_rope_table_rows(t, 64, &step),
+                           .q = test_upload(t, test_normals(t, (size_t)n * 32768, 1), (size_t)n * 32768 * 4).addr,
+                           .n = n,
+                           .n_heads = 64,
+                           .head_dim = 512,
+                           .rope_dim = 64,
+                           .q_stride = 32768,
+                           .eps = 1e-6f };
+    test_bench(t, record, &p);
+}
+
 int main(int argc, char **argv) {
     test t;
     test_begin(&t, "rope", argc, argv);
@@ -76,5 +94,9 @@ int main(int argc, char **argv) {
     test_run_fails(&t, "2 heads of 64 values, 68 of them rotated");
     dsvk_rope(t.cmd, &(dsvk_rope_params){ .n = 1, .n_heads = 2, .head_dim = 64, .rope_dim = 32, .q_stride = 124 });
     test_run_fails(&t, "rows 124 values apart hold 2 heads of 64");
+    if (t.bench) {
+        bench(&t, 1);
+        bench(&t, 64);
+    }
     return test_end(&t);
 }
