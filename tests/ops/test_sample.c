@@ -1,6 +1,6 @@
 /* sample against a sorted list. Edges: vocabularies of 1, 2, 61, 257, 2048 and the real 129280; temperature 0 (first of equal
  * maxima), tiny and huge; top-k 1, cutting through equal logits, larger than the vocabulary; top-p tiny, cutting through equal
- * logits, close to 1; min-p up to 1; all together; all logits equal; logits that are NaN or infinite anywhere; two runs; a
+ * logits, right before and behind the winner, close to 1; min-p up to 1; all together; all logits equal; logits that are NaN or infinite anywhere; two runs; a
  * row alone and in a batch. Ids are exact unless the reference shows that the decision was nearer than 1e-5, some tens of
  * float roundings of z, p or ln. Frequencies of 4000 draws must be those of softmax within 5 standard deviations. */
 #include "harness.h"
@@ -54,6 +54,48 @@ static void every_option(test *t) {
         }
         judge(t, logits, n, vocab, options);
     }
+}
+
+/* Mass of the tokens that rank before `id`. */
+static double mass_before(const float *logits, uint32_t vocab, float temperature, uint32_t id) {
+    double before = 0, total = 0;
+    for (uint32_t i = 0; i < vocab; i++) {
+        const double p = exp((logits[i] - logits[id]) / (double)temperature);
+        total += p;
+        before += logits[i] > logits[id] || (logits[i] == logits[id] && i < id) ? p : 0;
+    }
+    return before / total;
+}
+
+/* The winner of the whole race is the last token in with top_p a little more than the mass before it, out with a little less. */
+static void cuts_at_the_winner(test *t) {
+    enum { VOCAB = 257, ROWS = 60 };
+    const double little = 3e-5;
+    test_case(t, "top-p just above and below the winner, vocab=%d", VOCAB);
+    float *logits = test_alloc(t, 2 * ROWS * VOCAB * 4);
+    struct dsvk_sample_row *options = test_alloc(t, 2 * ROWS * sizeof *options);
+    uint32_t winner[ROWS], n = 0;
+    while (n < ROWS) {
+        float *row = logits + (size_t)2 * n * VOCAB;
+        const struct dsvk_sample_row o = option(t, 1.3f, 0, 0, 0);
+        double margin;
+        for (uint32_t i = 0; i < VOCAB; i++)
+            row[i] = roundf(2 * test_normal(t)) * (n % 2 ? 0.5f : 0.1f);
+        memcpy(row + VOCAB, row, VOCAB * 4);
+        winner[n] = ref_sample(row, VOCAB, &o, &margin);
+        const double before = mass_before(row, VOCAB, o.temperature, winner[n]);
+        if (before < 2 * little || margin < 1e-4)
+            continue;
+        options[2 * n] = options[2 * n + 1] = o;
+        options[2 * n].top_p = (float)(before + little);
+        options[2 * n + 1].top_p = (float)(before - little);
+        n++;
+    }
+    judge(t, logits, 2 * ROWS, VOCAB, options);
+    const uint32_t *got = run(t, logits, 2 * ROWS, VOCAB, options);
+    for (uint32_t r = 0; got != NULL && r < ROWS; r++)
+        test_check(t, got[2 * r] == winner[r] && got[2 * r + 1] != winner[r], "winner %u with top_p %.6f: %u, with %.6f: %u",
+                   winner[r], options[2 * r].top_p, got[2 * r], options[2 * r + 1].top_p, got[2 * r + 1]);
 }
 
 static void all_equal(test *t) {
@@ -144,6 +186,7 @@ int main(int argc, char **argv) {
     test t;
     test_begin(&t, "sample", argc, argv);
     every_option(&t);
+    cuts_at_the_winner(&t);
     all_equal(&t);
     not_finite(&t);
     frequencies(&t);
