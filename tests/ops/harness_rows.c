@@ -2,15 +2,15 @@
 #include "harness_rows.h"
 
 test_step test_make_step(test *t, const test_span *spans, uint32_t n_spans) {
-    test_step step = { .n_seqs = n_spans };
+    test_step step = {.n_seqs = n_spans};
     for (uint32_t s = 0; s < n_spans; s++)
         step.n += spans[s].rows;
     step.rows = test_alloc(t, step.n * sizeof *step.rows);
     step.seqs = test_alloc(t, n_spans * sizeof *step.seqs);
     for (uint32_t s = 0, row = 0; s < n_spans; s++) {
-        step.seqs[s] = (struct dsvk_seq){ .first = row, .rows = spans[s].rows, .start = spans[s].start };
+        step.seqs[s] = (struct dsvk_seq){.first = row, .rows = spans[s].rows, .start = spans[s].start};
         for (uint32_t i = 0; i < spans[s].rows; i++, row++)
-            step.rows[row] = (struct dsvk_row){ .position = spans[s].start + i, .sequence = s, .first = row - i };
+            step.rows[row] = (struct dsvk_row){.position = spans[s].start + i, .sequence = s, .first = row - i};
     }
     return step;
 }
@@ -53,16 +53,24 @@ dsvk_addr test_rope_table_rows(test *t, uint32_t rope_dim, const test_step *step
 
 /* ---- stored rows ---- */
 
-static bool between(float got, float one, float other) { return got >= fminf(one, other) && got <= fmaxf(one, other); }
+static bool between(float got, float one, float other) {
+    return got >= fminf(one, other) && got <= fmaxf(one, other);
+}
 
 /* `got` is what some value within the slack rounds to, on the grid `decode(encode(x / scale)) * scale`. */
 static bool rounds_to(float got, double value, double slack, float scale, float (*round_to_grid)(float)) {
     return between(got, round_to_grid((float)(value - slack) / scale) * scale,
                    round_to_grid((float)(value + slack) / scale) * scale);
 }
-static float e4m3_grid(float x) { return ref_e4m3(ref_e4m3_bits(x)); }
-static float e2m1_grid(float x) { return ref_e2m1(ref_e2m1_bits(x)); }
-static float bf16_grid(float x) { return ref_bf16(ref_bf16_bits(x)); }
+static float e4m3_grid(float x) {
+    return ref_e4m3(ref_e4m3_bits(x));
+}
+static float e2m1_grid(float x) {
+    return ref_e2m1(ref_e2m1_bits(x));
+}
+static float bf16_grid(float x) {
+    return ref_bf16(ref_bf16_bits(x));
+}
 
 static bool scale_fits(uint8_t got, const double *line, const double *slack, uint32_t n, uint8_t (*scale_of)(float)) {
     double low = 0, high = 0;
@@ -73,10 +81,12 @@ static bool scale_fits(uint8_t got, const double *line, const double *slack, uin
     return got >= scale_of((float)low) && got <= scale_of((float)high);
 }
 
-static bool compare_floats(test *t, const char *what, const float *got, const double *line, const double *slack, uint32_t n) {
+static bool compare_floats(test *t, const char *what, const float *got, const double *line, const double *slack,
+                           uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         if (!(fabs(got[i] - line[i]) <= slack[i]))
-            return test_check(t, false, "%s: value %u: got %.9g want %.9g within %.3g", what, i, got[i], line[i], slack[i]);
+            return test_check(t, false, "%s: value %u: got %.9g want %.9g within %.3g", what, i, got[i], line[i],
+                              slack[i]);
     return test_check(t, true, "%s", what);
 }
 
@@ -87,8 +97,8 @@ static bool padding_is_zero(const uint8_t *scales, uint32_t used, uint32_t bytes
     return true;
 }
 
-bool test_compare_row(test *t, const char *what, const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row,
-                      const double *line, const double *slack) {
+bool test_compare_row(test *t, const char *what, const dsvk_row_format *f, const void *store, uint32_t capacity,
+                      uint32_t row, const double *line, const double *slack) {
     const uint32_t plain = f->head_dim - f->rope_dim, scale_bytes = dsvk_row_scale_bytes(f);
     const uint8_t *scales =
         (const uint8_t *)store + (size_t)capacity * dsvk_row_code_bytes(f) + (size_t)row * scale_bytes;
@@ -105,11 +115,12 @@ bool test_compare_row(test *t, const char *what, const dsvk_row_format *f, const
         if (!ok)
             return test_check(t, false, "%s: row %u: value %u: got %.9g for %.9g", what, row, i, got[i], line[i]);
     }
-    return test_check(t, padding_is_zero(scales, plain / 64, scale_bytes), "%s: row %u: padding of the scales", what, row);
+    return test_check(t, padding_is_zero(scales, plain / 64, scale_bytes), "%s: row %u: padding of the scales", what,
+                      row);
 }
 
-bool test_compare_key(test *t, const char *what, const dsvk_row_format *f, const void *store, uint32_t capacity, uint32_t row,
-                      const double *line, const double *slack) {
+bool test_compare_key(test *t, const char *what, const dsvk_row_format *f, const void *store, uint32_t capacity,
+                      uint32_t row, const double *line, const double *slack) {
     const uint32_t scale_bytes = dsvk_key_scale_bytes(f);
     const uint8_t *scales =
         (const uint8_t *)store + (size_t)capacity * dsvk_key_code_bytes(f) + (size_t)row * scale_bytes;
@@ -123,6 +134,6 @@ bool test_compare_key(test *t, const char *what, const dsvk_row_format *f, const
     for (uint32_t i = 0; i < f->index_dim; i++)
         if (!rounds_to(got[i], line[i], slack[i], ref_ue8m0(scales[i / 32]), e2m1_grid))
             return test_check(t, false, "%s: key %u: value %u: got %.9g for %.9g", what, row, i, got[i], line[i]);
-    return test_check(t, padding_is_zero(scales, f->index_dim / 32, scale_bytes), "%s: key %u: padding of the scales", what,
-                      row);
+    return test_check(t, padding_is_zero(scales, f->index_dim / 32, scale_bytes), "%s: key %u: padding of the scales",
+                      what, row);
 }

@@ -1,4 +1,5 @@
-/* Hyper-connections of spec 4.3 in double, without the BF16 roundings: HC-post, the reductions, HC-pre with Sinkhorn. */
+/* Hyper-connections of spec 4.3 in double, without the BF16 roundings: HC-post, the reductions, HC-pre with Sinkhorn.
+ */
 #include "ref.h"
 
 #include <math.h>
@@ -27,7 +28,8 @@ void ref_hyper_conn_post(float *x, const float *y, uint32_t n_parts, const float
     }
 }
 
-void ref_hyper_conn_mix(const float *x, const float *fn, uint32_t dim, uint32_t n_mix, float *partials, float *magnitude) {
+void ref_hyper_conn_mix(const float *x, const float *fn, uint32_t dim, uint32_t n_mix, float *partials,
+                        float *magnitude) {
     for (uint32_t first = 0, c = 0; first < dim; first += DSVK_HC_CHUNK, c++) {
         const uint32_t last = first + DSVK_HC_CHUNK < dim ? first + DSVK_HC_CHUNK : dim;
         for (uint32_t m = 0; m <= n_mix; m++) {
@@ -45,7 +47,9 @@ void ref_hyper_conn_mix(const float *x, const float *fn, uint32_t dim, uint32_t 
     }
 }
 
-static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+static double sigmoid(double x) {
+    return 1 / (1 + exp(-x));
+}
 
 static void sinkhorn(double c[4][4], uint32_t iterations, double eps) {
     for (int j = 0; j < 4; j++) {
@@ -71,10 +75,10 @@ static void sinkhorn(double c[4][4], uint32_t iterations, double eps) {
     }
 }
 
-void ref_hyper_conn_pre(const ref_hyper_conn *p, const float *x, const float *partials, float *out, float *pre, float *post,
-                        float *comb, float *magnitude) {
+void ref_hyper_conn_pre(const ref_hyper_conn *p, const float *x, const float *partials, float *out, float *pre,
+                        float *post, float *comb, float *magnitude) {
     const uint32_t chunks = (p->dim + DSVK_HC_CHUNK - 1) / DSVK_HC_CHUNK, n = p->n_mix + 1;
-    double mix[25] = { 0 }, gate[4], squares = 0, c[4][4];
+    double mix[25] = {0}, gate[4], squares = 0, c[4][4];
     for (uint32_t m = 0; m < n; m++)
         for (uint32_t i = 0; i < chunks; i++)
             mix[m] += partials[i * n + m];

@@ -3,9 +3,10 @@
 
 #include <math.h>
 
-/* P[c] over the tokens first .. last, of which those before `current` use channel c and the others channel offset + c. */
-static double pool(ref_token token, const void *context, uint32_t first, uint32_t current, uint32_t last, uint32_t ratio,
-                   uint32_t w, uint32_t offset, uint32_t c, const float *ape) {
+/* P[c] over the tokens first .. last, of which those before `current` use channel c and the others channel offset + c.
+ */
+static double pool(ref_token token, const void *context, uint32_t first, uint32_t current, uint32_t last,
+                   uint32_t ratio, uint32_t w, uint32_t offset, uint32_t c, const float *ape) {
     double top = -INFINITY, sum = 0, pooled = 0;
     for (int pass = 0; pass < 2; pass++)
         for (uint32_t u = first; u <= last; u++) {

@@ -1,5 +1,5 @@
-/* Fake quantisation of spec 3.5 and 3.6, Hadamard of 3.7, and the cache formats of 1.7 with the layouts of ops.h. Where the
- * specification says f32, this says float: given the same inputs, a kernel has to produce the same bytes. */
+/* Fake quantisation of spec 3.5 and 3.6, Hadamard of 3.7, and the cache formats of 1.7 with the layouts of ops.h. Where
+ * the specification says f32, this says float: given the same inputs, a kernel has to produce the same bytes. */
 #include "ref.h"
 
 #include <math.h>
@@ -12,8 +12,12 @@ static uint8_t power_above(float z) {
     return (uint8_t)(127 + (m == 0.5f ? e - 1 : e));
 }
 
-uint8_t ref_fq8_scale(float amax) { return power_above(fmaxf(amax, 1e-4f) * (float)(1.0 / 448)); }
-uint8_t ref_fq4_scale(float amax) { return power_above(fmaxf(amax, 6 * 0x1p-126f) * (float)(1.0 / 6)); }
+uint8_t ref_fq8_scale(float amax) {
+    return power_above(fmaxf(amax, 1e-4f) * (float)(1.0 / 448));
+}
+uint8_t ref_fq4_scale(float amax) {
+    return power_above(fmaxf(amax, 6 * 0x1p-126f) * (float)(1.0 / 6));
+}
 
 void ref_hadamard(float *x, uint32_t n) {
     for (uint32_t stride = 1; stride < n; stride *= 2)
@@ -49,7 +53,8 @@ static float block_max(const float *x, uint32_t n) {
 
 void ref_store_row(const dsvk_row_format *f, const float *line, void *store, uint32_t capacity, uint32_t row) {
     uint8_t *codes = (uint8_t *)store + (size_t)row * dsvk_row_code_bytes(f);
-    uint8_t *scales = (uint8_t *)store + (size_t)capacity * dsvk_row_code_bytes(f) + (size_t)row * dsvk_row_scale_bytes(f);
+    uint8_t *scales =
+        (uint8_t *)store + (size_t)capacity * dsvk_row_code_bytes(f) + (size_t)row * dsvk_row_scale_bytes(f);
     const uint32_t plain = f->head_dim - f->rope_dim;
     if (!f->native) {
         memcpy(codes, line, 4 * f->head_dim);
@@ -69,7 +74,8 @@ void ref_store_row(const dsvk_row_format *f, const float *line, void *store, uin
 
 void ref_store_key(const dsvk_row_format *f, const float *line, void *store, uint32_t capacity, uint32_t row) {
     uint8_t *codes = (uint8_t *)store + (size_t)row * dsvk_key_code_bytes(f);
-    uint8_t *scales = (uint8_t *)store + (size_t)capacity * dsvk_key_code_bytes(f) + (size_t)row * dsvk_key_scale_bytes(f);
+    uint8_t *scales =
+        (uint8_t *)store + (size_t)capacity * dsvk_key_code_bytes(f) + (size_t)row * dsvk_key_scale_bytes(f);
     if (!f->native) {
         memcpy(codes, line, 4 * f->index_dim);
         return;
