@@ -323,6 +323,13 @@ static json_t *heaps_json(const dsvk_physical *p) {
     return heaps;
 }
 
+/* A driver's text, whose encoding nobody checks. */
+static json_t *text_json(const char *text) {
+    char shown[512];
+    json_t *value = json_string(text);
+    return value ? value : json_string(dsvk_escape(shown, sizeof shown, text, strlen(text)));
+}
+
 json_t *dsvk_physical_json(const dsvk_physical *p) {
     const uint32_t api = p->properties.apiVersion;
     char api_text[32], driver[VK_MAX_DRIVER_NAME_SIZE + VK_MAX_DRIVER_INFO_SIZE + 1];
@@ -331,12 +338,12 @@ json_t *dsvk_physical_json(const dsvk_physical *p) {
     snprintf(driver, sizeof driver, "%s%s%s", p->v12.driverName, p->v12.driverInfo[0] ? " " : "", p->v12.driverInfo);
     uint32_t smallest = p->v13.minSubgroupSize ? p->v13.minSubgroupSize : p->v11.subgroupSize;
     uint32_t largest = p->v13.maxSubgroupSize ? p->v13.maxSubgroupSize : p->v11.subgroupSize;
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:I, s:o, s:[I,I], s:o}",
-                     "name", p->properties.deviceName,
+    return json_pack("{s:o, s:s, s:s, s:s, s:o, s:b, s:s, s:I, s:o, s:[I,I], s:o}",
+                     "name", text_json(p->properties.deviceName),
                      "uuid", p->uuid,
                      "type", type_name(p->properties.deviceType),
                      "api", api_text,
-                     "driver", driver,
+                     "driver", text_json(driver),
                      "usable", (int)p->usable,
                      "reason", p->reason,
                      "memory", (json_int_t)p->memory.memoryHeaps[p->main_heap].size,

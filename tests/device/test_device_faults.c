@@ -313,8 +313,11 @@ static VKAPI_ATTR VkResult VKAPI_CALL lost_submit(VkQueue queue, uint32_t n, con
     return VK_ERROR_DEVICE_LOST;
 }
 
+static PFN_vkWaitSemaphores real_wait;
+
+/* This device only claims to be lost: what was submitted ends before its objects go. */
 static VKAPI_ATTR VkResult VKAPI_CALL lost_wait(VkDevice device, const VkSemaphoreWaitInfo *info, uint64_t timeout) {
-    (void)device, (void)info, (void)timeout;
+    real_wait(device, info, timeout);
     return VK_ERROR_DEVICE_LOST;
 }
 
@@ -339,7 +342,7 @@ static void check_lost(dsvk_device *device, dsvk_cmd *cmd, dsvk_buffer *buffer, 
     CHECK_FAILS(dsvk_cmd_create(device, &other, &error), DSVK_DEVLOST, part);
     CHECK_FAILS(dsvk_buffer_create(device, DSVK_CACHE, 4, "more", &more, &error), DSVK_DEVLOST, part);
     CHECK_FAILS(dsvk_buffer_write(device, buffer, 0, &word, 4, &error), DSVK_DEVLOST, part);
-    CHECK_FAILS(dsvk_buffer_read(device, buffer, 0, &word, 4, &error), DSVK_DEVLOST, part); /* D09 */
+    CHECK_FAILS(dsvk_buffer_read(device, buffer, 0, &word, 4, &error), DSVK_DEVLOST, part);
     CHECK_FAILS(dsvk_device_memory(device, &text, &error), DSVK_DEVLOST, part);
     CHECK_FAILS(dsvk_device_profile_begin(device, &error), DSVK_DEVLOST, part);
 }
@@ -353,6 +356,7 @@ static void test_D08_lost(void) {
         CHECK_OK(dsvk_cmd_create(device, &cmd, &error));
         dsvk_cmd_fill(cmd, &buffer, 0, 64, 1);
         const dsvk_vk good = device->vk;
+        real_wait = good.vkWaitSemaphores;
         if (where == 0)
             device->vk.vkQueueSubmit2 = lost_submit;
         else
@@ -361,13 +365,6 @@ static void test_D08_lost(void) {
         CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_DEVLOST, part);
         device->vk = good; /* a loss is sticky even if the driver recovers */
         check_lost(device, cmd, &buffer, part);
-        if (where == 1) /* this device only claims to be lost: let it finish before its objects go */
-            CHECK(good.vkWaitSemaphores(device->handle,
-                                        &(VkSemaphoreWaitInfo){ .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                                                .semaphoreCount = 1,
-                                                                .pSemaphores = &device->timeline,
-                                                                .pValues = &device->submitted },
-                                        UINT64_MAX) == VK_SUCCESS, "wait");
         const double before = dsvk_now_us();
         dsvk_cmd_destroy(cmd);
         dsvk_buffer_destroy(device, &buffer);
@@ -377,6 +374,23 @@ static void test_D08_lost(void) {
         CHECK_OK(dsvk_device_status(device, &error));
         close_device(device);
     }
+}
+
+/* Lost while the copy of a read is under way: the status is judged after the copy, so nothing is returned as good. */
+static void test_D09_read_around_loss(void) {
+    dsvk_device *device = open_device(NULL);
+    dsvk_buffer buffer;
+    uint32_t word = 7;
+    CHECK_OK(dsvk_buffer_create(device, DSVK_CACHE, 64, "b", &buffer, &error));
+    CHECK_OK(dsvk_buffer_write(device, &buffer, 0, &word, 4, &error));
+    buffer.host = NULL; /* the way of devices with memory of their own */
+    real_wait = device->vk.vkWaitSemaphores;
+    device->vk.vkWaitSemaphores = lost_wait;
+    word = 5;
+    CHECK_FAILS(dsvk_buffer_read(device, &buffer, 0, &word, 4, &error), DSVK_DEVLOST, "is lost");
+    CHECK(word == 5, "nothing was handed out");
+    dsvk_buffer_destroy(device, &buffer);
+    close_device(device);
 }
 
 static void test_D10_bounded_wait(void) {
@@ -418,6 +432,48 @@ static void test_D08_close_hung(void) {
     waited_ns = 0;
     dsvk_device_close(device);
     CHECK(waited_ns == UINT64_C(5000000000), "close waits 5 s at most, not %g", (double)waited_ns * 1e-9);
+}
+
+/* ---- ordering ---- */
+
+static PFN_vkCmdPipelineBarrier2 real_barrier;
+static uint32_t barriers;             /* recorded */
+static VkMemoryBarrier2 last_barrier; /* the last of them */
+
+static VKAPI_ATTR void VKAPI_CALL watched_barrier(VkCommandBuffer buffer, const VkDependencyInfo *info) {
+    barriers++;
+    last_barrier = info->pMemoryBarriers[0];
+    real_barrier(buffer, info);
+}
+
+/* Software drivers forgive a missing barrier, so what is recorded is looked at: none where nothing was written since the
+ * last, and every submit ends with one that covers the host. */
+static void test_barriers(void) {
+    dsvk_device *device = open_device(NULL);
+    dsvk_buffer buffer;
+    dsvk_cmd *cmd;
+    CHECK_OK(dsvk_buffer_create(device, DSVK_READBACK, 64, "b", &buffer, &error));
+    CHECK_OK(dsvk_cmd_create(device, &cmd, &error));
+    real_barrier = device->vk.vkCmdPipelineBarrier2;
+    device->vk.vkCmdPipelineBarrier2 = watched_barrier;
+    barriers = 0;
+    dsvk_barrier(cmd);
+    CHECK(barriers == 0, "nothing to wait for");
+    dsvk_cmd_fill(cmd, &buffer, 0, 64, 1);
+    dsvk_barrier(cmd);
+    dsvk_barrier(cmd);
+    CHECK(barriers == 1, "once");
+    const VkAccessFlags2 reads = VK_ACCESS_2_SHADER_READ_BIT | VK_ACCESS_2_TRANSFER_READ_BIT;
+    const VkAccessFlags2 writes = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT;
+    CHECK(last_barrier.srcAccessMask == writes && last_barrier.dstAccessMask == (reads | writes), "kernels and copies");
+    dsvk_cmd_fill(cmd, &buffer, 0, 64, 2);
+    CHECK_OK(dsvk_cmd_run(cmd, &error));
+    CHECK(barriers == 2 && (last_barrier.dstStageMask & VK_PIPELINE_STAGE_2_HOST_BIT) &&
+              (last_barrier.dstAccessMask & VK_ACCESS_2_HOST_READ_BIT) && last_barrier.srcAccessMask == writes,
+          "a submit ends with one for the host");
+    dsvk_cmd_destroy(cmd);
+    dsvk_buffer_destroy(device, &buffer);
+    close_device(device);
 }
 
 /* ---- profiles: D13 ---- */
@@ -525,8 +581,10 @@ int main(void) {
     RUN(test_D18_memory_steps);
     RUN(test_D18_pipeline);
     RUN(test_D08_lost);
+    RUN(test_D09_read_around_loss);
     RUN(test_D10_bounded_wait);
     RUN(test_D08_close_hung);
+    RUN(test_barriers);
     RUN(test_D13_no_timestamps);
     RUN(test_D13_counter_wraps);
     RUN(test_A06_open);
