@@ -1,6 +1,6 @@
-/* The checker is one loop over the text with an explicit stack of DSVK_JSON_DEPTH levels. Keys of open objects are kept as
- * (offset, hash of the decoded bytes); closing an object sorts its keys, so that equal ones become neighbours however many
- * there are and whatever their hashes. */
+/* The checker is one loop over the text with an explicit stack of DSVK_JSON_DEPTH levels. Keys of open objects are kept
+ * as (offset, hash of the decoded bytes); closing an object sorts its keys, so that equal ones become neighbours
+ * however many there are and whatever their hashes. */
 #include "json_reader.h"
 
 #include <locale.h>
@@ -272,8 +272,8 @@ static dsvk_status check_duplicates(struct check *c, size_t first) {
             size_t length = dsvk_json_string((dsvk_json_value) { text + keys[i].offset, c->n - keys[i].offset }, key,
                                              sizeof key);
             dsvk_escape(shown, sizeof shown, key, length < sizeof key ? length : sizeof key - 1);
-            return dsvk_fail(c->err, DSVK_FORMAT, "%s: duplicate key \"%s\" at offset %u, first at offset %u", c->what, shown,
-                             keys[i].offset, keys[i - 1].offset);
+            return dsvk_fail(c->err, DSVK_FORMAT, "%s: duplicate key \"%s\" at offset %u, first at offset %u", c->what,
+                             shown, keys[i].offset, keys[i - 1].offset);
         }
     }
     c->n_keys = first;
@@ -282,7 +282,8 @@ static dsvk_status check_duplicates(struct check *c, size_t first) {
 
 static dsvk_status open_level(struct check *c) {
     if (c->depth == DSVK_JSON_DEPTH)
-        return dsvk_fail(c->err, DSVK_LIMIT, "%s: nested deeper than %d at offset %zu", c->what, DSVK_JSON_DEPTH, c->at);
+        return dsvk_fail(c->err, DSVK_LIMIT, "%s: nested deeper than %d at offset %zu", c->what, DSVK_JSON_DEPTH,
+                         c->at);
     c->levels[c->depth].object = c->text[c->at] == '{';
     c->levels[c->depth].first_key = c->n_keys;
     c->depth++;

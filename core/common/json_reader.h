@@ -1,7 +1,7 @@
 /* JSON from strangers, read in place. A tree of nodes can take fifty times the bytes of a hostile text, so large files
- * (safetensors headers, indices, configurations) are first proved to be sound by dsvk_json_check, which keeps 8 bytes per
- * key of the open objects and no stack that grows with depth, and then walked as slices of their own text. The walking
- * functions trust their input: give them nothing that dsvk_json_check has not passed. */
+ * (safetensors headers, indices, configurations) are first proved to be sound by dsvk_json_check, which keeps 8 bytes
+ * per key of the open objects and no stack that grows with depth, and then walked as slices of their own text. The
+ * walking functions trust their input: give them nothing that dsvk_json_check has not passed. */
 #ifndef DSVK_JSON_READER_H
 #define DSVK_JSON_READER_H
 
@@ -9,9 +9,9 @@
 
 #define DSVK_JSON_KEY_LIMIT (1u << 20) /* bytes of one key (faults C11) */
 
-/* Proves that text [n] is one JSON value (RFC 8259) in good UTF-8: nested at most DSVK_JSON_DEPTH deep and no key longer
- * than DSVK_JSON_KEY_LIMIT (LIMIT); no duplicate key however it is escaped, no NUL, lone surrogate or control byte, nothing
- * but white space around the value (FORMAT). Messages begin with `what` and carry the byte offset. */
+/* Proves that text [n] is one JSON value (RFC 8259) in good UTF-8: nested at most DSVK_JSON_DEPTH deep and no key
+ * longer than DSVK_JSON_KEY_LIMIT (LIMIT); no duplicate key however it is escaped, no NUL, lone surrogate or control
+ * byte, nothing but white space around the value (FORMAT). Messages begin with `what` and carry the byte offset. */
 dsvk_status dsvk_json_check(const char *text, size_t n, const char *what, dsvk_error *err);
 
 /* A slice of a checked text: one value, without white space around it. */
@@ -40,7 +40,8 @@ size_t dsvk_json_string(dsvk_json_value value, char *out, size_t out_size);
 bool dsvk_json_equals(dsvk_json_value value, const char *text); /* is it this string? */
 /* True when it is a number written with digits only that fits 64 bits. */
 bool dsvk_json_uint(dsvk_json_value value, uint64_t *out);
-/* True when it is a number of at most 511 characters; one beyond the range of double gives infinity. Independent of the locale. */
+/* True when it is a number of at most 511 characters; one beyond the range of double gives infinity. Independent of the
+ * locale. */
 bool dsvk_json_double(dsvk_json_value value, double *out);
 /* The value as it is written, escaped and cut, for messages; returns out. */
 const char *dsvk_json_quote(dsvk_json_value value, char *out, size_t out_size);

@@ -1,4 +1,5 @@
-/* Marks of the files people mistake for model files: what torch.save wrote, archives, and what a failed download leaves. */
+/* Marks of the files people mistake for model files: what torch.save wrote, archives, and what a failed download
+ * leaves. */
 #include "looks_like.h"
 
 #include <stdbool.h>
@@ -30,7 +31,8 @@ static const struct mark marks[] = {
 
 /* Pickle protocols 2 to 5: PROTO, version, then an opcode that begins a real one. */
 static bool is_pickle(const unsigned char *p, size_t n) {
-    return n >= 3 && p[0] == 0x80 && p[1] >= 2 && p[1] <= 5 && p[2] != 0 && strchr("}](c\x8a\x95\x8c\x88\x89NKJMXUq", p[2]);
+    return n >= 3 && p[0] == 0x80 && p[1] >= 2 && p[1] <= 5 && p[2] != 0 &&
+           strchr("}](c\x8a\x95\x8c\x88\x89NKJMXUq", p[2]);
 }
 
 static bool begins(const char *text, size_t n, const char *with) {

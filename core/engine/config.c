@@ -1,6 +1,7 @@
-/* Reading config.json (faults C01-C09, C11). The known keys are collected in one walk over the text; three tables then say
- * which sizes, reals and words there are and what each may be. Meaning of the keys: spec 1.2 and 2.5; the transformers 5
- * spelling (layer_types, mlp_layer_types, rope_parameters, partial_rotary_factor) is that of its deepseek_v4 model. */
+/* Reading config.json (faults C01-C09, C11). The known keys are collected in one walk over the text; the sections
+ * below say which sizes, reals, words and lists there are and what each may be. Meaning of the keys: spec 1.2 and 2.5; the
+ * transformers 5 spelling (layer_types, mlp_layer_types, rope_parameters, partial_rotary_factor) is that of its
+ * deepseek_v4 model. */
 #include "config.h"
 
 #include <float.h>
@@ -19,16 +20,16 @@
 #define VOCABULARY (4u << 20)
 #define REQUIRED UINT32_MAX
 
-#define KEY_LIST(X)                                                                                                     \
-    X(architectures) X(model_type) X(hidden_act) X(scoring_func) X(topk_method) X(norm_topk_prob) X(expert_dtype)       \
-    X(tie_word_embeddings) X(attention_bias) X(mlp_bias) X(quantization_config)                                         \
-    X(vocab_size) X(hidden_size) X(num_hidden_layers) X(num_hash_layers) X(num_nextn_predict_layers)                    \
-    X(num_attention_heads) X(num_key_value_heads) X(head_dim) X(qk_rope_head_dim) X(partial_rotary_factor)              \
-    X(q_lora_rank) X(o_groups) X(o_lora_rank) X(sliding_window) X(compress_ratios) X(layer_types) X(mlp_layer_types)    \
-    X(compress_rates) X(rope_theta) X(compress_rope_theta) X(rope_scaling) X(rope_parameters)                           \
-    X(max_position_embeddings) X(index_n_heads) X(index_head_dim) X(index_topk) X(n_routed_experts)                     \
-    X(n_shared_experts) X(num_experts_per_tok) X(n_group) X(topk_group) X(moe_intermediate_size)                        \
-    X(routed_scaling_factor) X(swiglu_limit) X(hc_mult) X(hc_sinkhorn_iters) X(hc_eps) X(rms_norm_eps)                  \
+#define KEY_LIST(X)                                                                                                    \
+    X(architectures) X(model_type) X(hidden_act) X(scoring_func) X(topk_method) X(norm_topk_prob) X(expert_dtype)      \
+    X(tie_word_embeddings) X(attention_bias) X(mlp_bias) X(quantization_config)                                        \
+    X(vocab_size) X(hidden_size) X(num_hidden_layers) X(num_hash_layers) X(num_nextn_predict_layers)                   \
+    X(num_attention_heads) X(num_key_value_heads) X(head_dim) X(qk_rope_head_dim) X(partial_rotary_factor)             \
+    X(q_lora_rank) X(o_groups) X(o_lora_rank) X(sliding_window) X(compress_ratios) X(layer_types) X(mlp_layer_types)   \
+    X(compress_rates) X(rope_theta) X(compress_rope_theta) X(rope_scaling) X(rope_parameters)                          \
+    X(max_position_embeddings) X(index_n_heads) X(index_head_dim) X(index_topk) X(n_routed_experts)                    \
+    X(n_shared_experts) X(num_experts_per_tok) X(n_group) X(topk_group) X(moe_intermediate_size)                       \
+    X(routed_scaling_factor) X(swiglu_limit) X(hc_mult) X(hc_sinkhorn_iters) X(hc_eps) X(rms_norm_eps)                 \
     X(bos_token_id) X(eos_token_id) X(pad_token_id) X(error)
 
 enum key {
@@ -207,7 +208,8 @@ static dsvk_status read_switch(const struct reader *r, enum key key, bool wanted
         return DSVK_OK;
     if (dsvk_json_kind(r->values[key]) != 't' && dsvk_json_kind(r->values[key]) != 'f')
         return bad_value(r, DSVK_FORMAT, key_names[key], r->values[key], "which is not true or false");
-    return bad_value(r, DSVK_UNSUPPORTED, key_names[key], r->values[key], wanted ? "supported is true" : "supported is false");
+    return bad_value(r, DSVK_UNSUPPORTED, key_names[key], r->values[key],
+                     wanted ? "supported is true" : "supported is false");
 }
 
 /* 2.5. What a tensor is stored as is decided by its own dtype and scales; here only the method must be ours. */
@@ -237,7 +239,8 @@ static dsvk_status read_quantization(const struct reader *r) {
         if (!dsvk_json_uint(element, &size) || size == 0)
             return bad_value(r, DSVK_FORMAT, "quantization_config.weight_block_size", value, "which is not two sizes");
         if (size != 128)
-            return bad_value(r, DSVK_UNSUPPORTED, "quantization_config.weight_block_size", value, "supported is [128, 128]");
+            return bad_value(r, DSVK_UNSUPPORTED, "quantization_config.weight_block_size", value,
+                             "supported is [128, 128]");
     }
     if (n != 2)
         return bad_value(r, DSVK_FORMAT, "quantization_config.weight_block_size", value, "which is not two sizes");
@@ -267,7 +270,8 @@ static const char *const layer_kinds[] = { "sliding_attention", "compressed_spar
                                            "heavily_compressed_attention" };
 static const uint32_t layer_ratios[] = { 0, 4, 128 };
 
-static dsvk_status bad_length(const struct reader *r, const char *key, uint64_t n, uint32_t n_layers, const char *more) {
+static dsvk_status bad_length(const struct reader *r, const char *key, uint64_t n, uint32_t n_layers,
+                              const char *more) {
     return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s has %" PRIu64 " entries, num_hidden_layers is %u%s", r->what, key, n,
                      n_layers, more);
 }
@@ -313,8 +317,8 @@ static dsvk_status read_layer_types(const struct reader *r, dsvk_config *config)
         if (n >= config->n_layers)
             continue;
         if (has(r, KEY_compress_ratios) && config->compress_ratios[n] != layer_ratios[kind])
-            return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s is %s (ratio %u), but compress_ratios[%" PRIu64 "] is %u", r->what,
-                             name, layer_kinds[kind], layer_ratios[kind], n, config->compress_ratios[n]);
+            return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s is %s (ratio %u), but compress_ratios[%" PRIu64 "] is %u",
+                             r->what, name, layer_kinds[kind], layer_ratios[kind], n, config->compress_ratios[n]);
         config->compress_ratios[n] = layer_ratios[kind];
     }
     return n != config->n_layers ? bad_length(r, "layer_types", n, config->n_layers, "") : DSVK_OK;
@@ -346,18 +350,18 @@ static dsvk_status read_mlp_layer_types(const struct reader *r, dsvk_config *con
     for (dsvk_json_walk walk = { 0 }; dsvk_json_element(list, &walk, &element); n++) {
         bool hash = dsvk_json_equals(element, "hash_moe");
         if (!hash && !dsvk_json_equals(element, "moe"))
-            return bad_value(r, dsvk_json_kind(element) == '"' ? DSVK_UNSUPPORTED : DSVK_FORMAT, "mlp_layer_types", element,
-                             "known: hash_moe moe");
+            return bad_value(r, dsvk_json_kind(element) == '"' ? DSVK_UNSUPPORTED : DSVK_FORMAT, "mlp_layer_types",
+                             element, "known: hash_moe moe");
         if (hash && n_hash != n)
-            return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: mlp_layer_types[%u] is hash_moe after a layer that is not", r->what,
-                             n);
+            return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: mlp_layer_types[%u] is hash_moe after a layer that is not",
+                             r->what, n);
         n_hash += hash;
     }
     if (n != config->n_layers)
         return bad_length(r, "mlp_layer_types", n, config->n_layers, "");
     if (has(r, KEY_num_hash_layers) && config->n_hash_layers != n_hash)
-        return dsvk_fail(r->err, DSVK_FORMAT, "%s: mlp_layer_types has %u hash layers, num_hash_layers is %u", r->what, n_hash,
-                         config->n_hash_layers);
+        return dsvk_fail(r->err, DSVK_FORMAT, "%s: mlp_layer_types has %u hash layers, num_hash_layers is %u", r->what,
+                         n_hash, config->n_hash_layers);
     config->n_hash_layers = n_hash;
     return DSVK_OK;
 }
@@ -431,19 +435,22 @@ static dsvk_status read_yarn(const struct reader *r, const char *key, dsvk_json_
     DSVK_TRY(read_yarn_real(r, key, rope, "original_max_position_embeddings", NAN, &original));
     DSVK_TRY(read_yarn_real(r, key, rope, "attention_factor", 1, &magnitude));
     if (out->beta_fast < out->beta_slow)
-        return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s.beta_fast is %g, less than beta_slow, %g", r->what, key, out->beta_fast,
-                         out->beta_slow);
+        return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s.beta_fast is %g, less than beta_slow, %g", r->what, key,
+                         out->beta_fast, out->beta_slow);
     if (original != floor(original) || original > MANY)
-        return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s.original_max_position_embeddings is %g, allowed are whole numbers from 1 "
-                         "to %u", r->what, key, original, MANY);
+        return dsvk_fail(r->err, DSVK_FORMAT,
+                         "%s: %s.original_max_position_embeddings is %g, allowed are whole numbers from 1 to %u",
+                         r->what, key, original, MANY);
     if (magnitude != 1)
-        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: %s.attention_factor is %g, supported is 1", r->what, key, magnitude);
+        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: %s.attention_factor is %g, supported is 1", r->what, key,
+                         magnitude);
     out->original_max_position = (uint32_t)original;
     return DSVK_OK;
 }
 
 /* A base from the top level or from its rope object; above 1, since YaRN divides by its logarithm. */
-static dsvk_status read_theta(const struct reader *r, enum key key, const char *inside, dsvk_json_value rope, double *out) {
+static dsvk_status read_theta(const struct reader *r, enum key key, const char *inside, dsvk_json_value rope,
+                              double *out) {
     dsvk_json_value value;
     char name[80];
     snprintf(name, sizeof name, "%s.rope_theta", inside);
@@ -536,8 +543,8 @@ struct divide_rule {
 static dsvk_status check_divisors(const struct reader *r, const struct divide_rule *rules, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (rules[i].value % rules[i].by)
-            return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s is %u, which is not a multiple of %s, %u", r->what, rules[i].name,
-                             rules[i].value, rules[i].why, rules[i].by);
+            return dsvk_fail(r->err, DSVK_FORMAT, "%s: %s is %u, which is not a multiple of %s, %u", r->what,
+                             rules[i].name, rules[i].value, rules[i].why, rules[i].by);
     return DSVK_OK;
 }
 
@@ -563,13 +570,14 @@ static dsvk_status check_heads(const struct reader *r, const dsvk_config *c) {
     };
     DSVK_TRY(check_divisors(r, widths, DSVK_COUNT(widths)));
     if (c->rope_dim > 256)
-        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: qk_rope_head_dim is %u, supported is at most 256", r->what, c->rope_dim);
+        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: qk_rope_head_dim is %u, supported is at most 256", r->what,
+                         c->rope_dim);
     if (c->index_head_dim < c->rope_dim)
         return dsvk_fail(r->err, DSVK_FORMAT, "%s: index_head_dim is %u, less than qk_rope_head_dim, %u", r->what,
                          c->index_head_dim, c->rope_dim);
     if (c->index_head_dim & (c->index_head_dim - 1))
-        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: index_head_dim is %u, supported are powers of two (Hadamard)", r->what,
-                         c->index_head_dim);
+        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: index_head_dim is %u, supported are powers of two (Hadamard)",
+                         r->what, c->index_head_dim);
     return DSVK_OK;
 }
 
@@ -578,8 +586,10 @@ static dsvk_status check_widths(const struct reader *r, const dsvk_config *c) {
     uint64_t ranks = (uint64_t)c->o_groups * c->o_lora_rank;
     uint64_t heads = (uint64_t)c->n_heads * c->head_dim, index = (uint64_t)c->index_n_heads * c->index_head_dim;
     if (ranks > MANY * 4u || heads > MANY * 4u || index > MANY * 4u)
-        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: rows of o_groups * o_lora_rank = %" PRIu64 ", num_attention_heads * "
-                         "head_dim = %" PRIu64 " and index_n_heads * index_head_dim = %" PRIu64 ", supported is at most %u",
+        return dsvk_fail(r->err, DSVK_UNSUPPORTED,
+                         "%s: rows of o_groups * o_lora_rank = %" PRIu64 ", num_attention_heads * "
+                         "head_dim = %" PRIu64 " and index_n_heads * index_head_dim = %" PRIu64
+                         ", supported is at most %u",
                          r->what, ranks, heads, index, MANY * 4u);
     const struct divide_rule widths[] = {
         { "hidden_size", c->hidden_size, "the weights' block", 32 },
@@ -609,7 +619,8 @@ static dsvk_status check_experts(const struct reader *r, const dsvk_config *c) {
     if (shared != 1)
         return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: n_shared_experts is %u, supported is 1", r->what, shared);
     if (c->hc_mult != DSVK_HC_STREAMS)
-        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: hc_mult is %u, supported is %u", r->what, c->hc_mult, DSVK_HC_STREAMS);
+        return dsvk_fail(r->err, DSVK_UNSUPPORTED, "%s: hc_mult is %u, supported is %u", r->what, c->hc_mult,
+                         DSVK_HC_STREAMS);
     return DSVK_OK;
 }
 
@@ -618,7 +629,8 @@ static dsvk_status check_experts(const struct reader *r, const dsvk_config *c) {
 static dsvk_status collect(struct reader *r, dsvk_json_value root) {
     dsvk_json_value key, value;
     if (dsvk_json_kind(root) != '{')
-        return dsvk_fail(r->err, DSVK_FORMAT, "%s: is %s, a configuration is an object", r->what, dsvk_json_kind_name(root));
+        return dsvk_fail(r->err, DSVK_FORMAT, "%s: is %s, a configuration is an object", r->what,
+                         dsvk_json_kind_name(root));
     for (dsvk_json_walk walk = { 0 }; dsvk_json_member(root, &walk, &key, &value);)
         for (size_t i = 0; i < KEY_COUNT; i++)
             if (dsvk_json_kind(value) != 'n' && dsvk_json_equals(key, key_names[i]))

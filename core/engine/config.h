@@ -20,7 +20,7 @@ typedef struct dsvk_config {
     uint32_t hidden_size;           /* D */
     uint32_t n_layers;              /* L, without MTP blocks */
     uint32_t n_hash_layers;         /* layers 0 .. n_hash_layers - 1 route by tid2eid */
-    uint32_t n_mtp_layers;          /* 0 or 1: whether a checkpoint may hold an MTP block; whether it does is its own say */
+    uint32_t n_mtp_layers; /* 0 or 1: whether a checkpoint may hold an MTP block; whether it does is its own say */
     uint32_t n_heads, head_dim, rope_dim; /* H, dh, dr: RoPE turns the last rope_dim of head_dim values */
     uint32_t q_lora_rank;           /* Rq */
     uint32_t o_groups, o_lora_rank; /* G, Ro */
@@ -41,8 +41,8 @@ typedef struct dsvk_config {
     int32_t bos_token_id, eos_token_id, pad_token_id; /* -1: none */
 } dsvk_config;
 
-/* `text` [n]: config.json as published, or as transformers 5 writes it (rope_parameters, layer_types). `what` begins every
- * message. On failure *config is zeroed. Release with dsvk_config_free. */
+/* `text` [n]: config.json as published, or as transformers 5 writes it (rope_parameters, layer_types). `what` begins
+ * every message. On failure *config is zeroed. Release with dsvk_config_free. */
 dsvk_status dsvk_config_parse(dsvk_config *config, const char *text, size_t n, const char *what, dsvk_error *err);
 /* The same from a file, or from the config.json of a folder. */
 dsvk_status dsvk_config_read(dsvk_config *config, const char *path, dsvk_error *err);

@@ -146,9 +146,11 @@ static dsvk_status read_offsets(const struct header *h, const char *name, dsvk_j
     if (t->begin > t->end)
         return bad_member(h, name, "data_offsets", value, "which ends before it begins");
     if (t->end - t->begin != bytes)
-        return dsvk_fail(h->err, DSVK_FORMAT, "%s: tensor %s is %s, which is %" PRIu64 " bytes, but data_offsets %" PRIu64
-                         " to %" PRIu64 " hold %" PRIu64, h->path, show(shown, name),
-                         dsvk_tensor_describe(shape, sizeof shape, t), bytes, t->begin, t->end, t->end - t->begin);
+        return dsvk_fail(h->err, DSVK_FORMAT,
+                         "%s: tensor %s is %s, which is %" PRIu64 " bytes, but data_offsets %" PRIu64 " to %" PRIu64
+                         " hold %" PRIu64,
+                         h->path, show(shown, name), dsvk_tensor_describe(shape, sizeof shape, t), bytes, t->begin,
+                         t->end, t->end - t->begin);
     return DSVK_OK;
 }
 
@@ -193,17 +195,22 @@ static dsvk_status check_layout(const struct header *h, struct entry *entries, s
         const dsvk_tensor *t = &entries[i].tensor;
         const char *previous = i ? show(before, entries[i - 1].file_name) : "the beginning of the data";
         if (t->begin < at)
-            return dsvk_fail(h->err, DSVK_FORMAT, "%s: tensor %s begins at %" PRIu64 " and overlaps tensor %s, which ends at "
-                             "%" PRIu64, h->path, show(shown, entries[i].file_name), t->begin, previous, at);
+            return dsvk_fail(h->err, DSVK_FORMAT,
+                             "%s: tensor %s begins at %" PRIu64 " and overlaps tensor %s, which ends at "
+                             "%" PRIu64,
+                             h->path, show(shown, entries[i].file_name), t->begin, previous, at);
         if (t->begin > at)
-            return dsvk_fail(h->err, DSVK_FORMAT, "%s: %" PRIu64 " bytes belong to no tensor, between %s (ends at %" PRIu64
-                             ") and tensor %s (begins at %" PRIu64 ")", h->path, t->begin - at, previous, at,
-                             show(shown, entries[i].file_name), t->begin);
+            return dsvk_fail(h->err, DSVK_FORMAT,
+                             "%s: %" PRIu64 " bytes belong to no tensor, between %s (ends at %" PRIu64
+                             ") and tensor %s (begins at %" PRIu64 ")",
+                             h->path, t->begin - at, previous, at, show(shown, entries[i].file_name), t->begin);
         at = t->end;
     }
     if (at != h->data_size)
-        return dsvk_fail(h->err, DSVK_FORMAT, "%s: expected %" PRIu64 " bytes (the last tensor, %s, ends there), the file has "
-                         "%" PRIu64, h->path, h->data_at + at, n ? show(shown, entries[n - 1].file_name) : "none",
+        return dsvk_fail(h->err, DSVK_FORMAT,
+                         "%s: expected %" PRIu64 " bytes (the last tensor, %s, ends there), the file has "
+                         "%" PRIu64,
+                         h->path, h->data_at + at, n ? show(shown, entries[n - 1].file_name) : "none",
                          h->data_at + h->data_size);
     for (size_t i = 0; i < n; i++) {
         entries[i].tensor.begin += h->data_at;
@@ -218,8 +225,8 @@ static dsvk_status check_name(const struct header *h, dsvk_json_value key, char 
     size_t n = dsvk_json_string(key, name, DSVK_MAX_TENSOR_NAME + 1);
     const char *why = n == 0 ? "is empty" : NULL;
     if (n > DSVK_MAX_TENSOR_NAME)
-        return dsvk_fail(h->err, DSVK_FORMAT, "%s: tensor name %s has %zu bytes, allowed are %u", h->path, show(shown, name), n,
-                         DSVK_MAX_TENSOR_NAME);
+        return dsvk_fail(h->err, DSVK_FORMAT, "%s: tensor name %s has %zu bytes, allowed are %u", h->path,
+                         show(shown, name), n, DSVK_MAX_TENSOR_NAME);
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
             why = "has a control byte";
@@ -232,7 +239,8 @@ static dsvk_status check_metadata(const struct header *h, dsvk_json_value metada
     dsvk_json_value key, value;
     char shown[SHOWN];
     if (dsvk_json_kind(metadata) != '{')
-        return dsvk_fail(h->err, DSVK_FORMAT, "%s: __metadata__ is %s, not an object", h->path, dsvk_json_kind_name(metadata));
+        return dsvk_fail(h->err, DSVK_FORMAT, "%s: __metadata__ is %s, not an object", h->path,
+                         dsvk_json_kind_name(metadata));
     for (dsvk_json_walk walk = { 0 }; dsvk_json_member(metadata, &walk, &key, &value);)
         if (dsvk_json_kind(value) != '"')
             return dsvk_fail(h->err, DSVK_FORMAT, "%s: __metadata__ %s is %s, not a string", h->path,
@@ -308,7 +316,8 @@ static dsvk_status read_entries(dsvk_checkpoint *ck, const struct header *h) {
 static const char *stranger(const unsigned char *head, size_t n) {
     const char *kind = dsvk_looks_like(head, n);
     size_t printable = 0;
-    while (printable < n && ((head[printable] >= 0x20 && head[printable] < 0x7f) || strchr("\t\r\n", head[printable])) &&
+    while (printable < n &&
+           ((head[printable] >= 0x20 && head[printable] < 0x7f) || strchr("\t\r\n", head[printable])) &&
            head[printable])
         printable++;
     if (kind || n < 8 || printable < n) /* fewer bytes may be a cut header length */
@@ -330,16 +339,19 @@ static dsvk_status read_header_size(const dsvk_file *file, uint64_t *size, dsvk_
     if (kind)
         return dsvk_fail(err, DSVK_FORMAT, "%s: is no safetensors file, it looks like %s", file->path, kind);
     if (n < 8)
-        return dsvk_fail(err, DSVK_FORMAT, "%s: expected at least 8 bytes, the file has %" PRIu64, file->path, file->size);
+        return dsvk_fail(err, DSVK_FORMAT, "%s: expected at least 8 bytes, the file has %" PRIu64, file->path,
+                         file->size);
     if (length > DSVK_MAX_HEADER)
-        return dsvk_fail(err, length > INT64_MAX ? DSVK_FORMAT : DSVK_LIMIT, "%s: header length %" PRIu64 ", the limit is %u",
-                         file->path, length, DSVK_MAX_HEADER);
+        return dsvk_fail(err, length > INT64_MAX ? DSVK_FORMAT : DSVK_LIMIT,
+                         "%s: header length %" PRIu64 ", the limit is %u", file->path, length, DSVK_MAX_HEADER);
     if (length < 2)
         return dsvk_fail(err, DSVK_FORMAT, "%s: header length %" PRIu64 ", the shortest is 2", file->path, length);
     if (length > file->size - 8)
-        return dsvk_fail(err, DSVK_FORMAT, "%s: expected at least %" PRIu64 " bytes (a header of %" PRIu64 "), the file has %"
-                         PRIu64, file->path, length + 8, length, file->size);
-    return dsvk_fail(err, DSVK_FORMAT, "%s: the header begins with byte 0x%02x at offset 8 instead of '{'", file->path, head[8]);
+        return dsvk_fail(err, DSVK_FORMAT,
+                         "%s: expected at least %" PRIu64 " bytes (a header of %" PRIu64 "), the file has %" PRIu64,
+                         file->path, length + 8, length, file->size);
+    return dsvk_fail(err, DSVK_FORMAT, "%s: the header begins with byte 0x%02x at offset 8 instead of '{'", file->path,
+                     head[8]);
 }
 
 /* M03: one object, then nothing but spaces. */
@@ -349,7 +361,8 @@ static dsvk_status check_header_text(const dsvk_file *file, const char *text, si
     DSVK_TRY(dsvk_json_check(text, n, what, err));
     for (size_t i = dsvk_json_root(text, n).n; i < n; i++)
         if (text[i] != ' ')
-            return dsvk_fail(err, DSVK_FORMAT, "%s: byte 0x%02x after the JSON at offset %zu", what, (unsigned char)text[i], i);
+            return dsvk_fail(err, DSVK_FORMAT, "%s: byte 0x%02x after the JSON at offset %zu", what,
+                             (unsigned char)text[i], i);
     return DSVK_OK;
 }
 
@@ -360,7 +373,9 @@ static dsvk_status read_shard(dsvk_checkpoint *ck, uint32_t shard, dsvk_error *e
     char *text = dsvk_alloc((size_t)size);
     if (!text)
         return dsvk_fail_nomem(err, size);
-    struct header h = { .path = file->path, .data_at = 8 + size, .data_size = file->size - 8 - size, .shard = shard, .err = err };
+    struct header h = {
+        .path = file->path, .data_at = 8 + size, .data_size = file->size - 8 - size, .shard = shard, .err = err
+    };
     dsvk_status status;
     DSVK_GOTO(dsvk_file_read(file, 8, text, (size_t)size, err));
     DSVK_GOTO(check_header_text(file, text, (size_t)size, err));
@@ -436,8 +451,8 @@ static dsvk_status check_shard_name(const struct index *index, dsvk_json_value v
         plain = (unsigned char)name[i] >= 0x20 && name[i] != 0x7f;
     if (plain)
         return DSVK_OK;
-    return dsvk_fail(index->err, DSVK_FORMAT, "%s: the shard name %s is not the plain name of a file in the folder", index->path,
-                     dsvk_json_quote(value, shown, sizeof shown));
+    return dsvk_fail(index->err, DSVK_FORMAT, "%s: the shard name %s is not the plain name of a file in the folder",
+                     index->path, dsvk_json_quote(value, shown, sizeof shown));
 }
 
 /* Position of `name` among the shard names, or where it belongs. */
@@ -487,8 +502,8 @@ static const char *first_tensor_of(const struct index *index, uint32_t shard, ch
     return "none";
 }
 
-/* M19: a link in the folder may lead anywhere inside it, or, as in a download cache, from <model>/snapshots/<revision> to
- * <model>/blobs; an index must not reach other files. */
+/* M19: a link in the folder may lead anywhere inside it, or, as in a download cache, from <model>/snapshots/<revision>
+ * to <model>/blobs; an index must not reach other files. */
 static bool stays_inside(const char *folder, const char *path) {
     char root[PATH_MAX], target[PATH_MAX];
     struct stat st;
@@ -523,7 +538,8 @@ static dsvk_status open_shards(dsvk_checkpoint *ck, const struct index *index) {
                              show(shown, index->names[i]));
         dsvk_status status = dsvk_file_open(&ck->shards[i].file, path, &reason);
         if (status == DSVK_IO)
-            return dsvk_fail(index->err, status, "shard of tensor %s: %s", first_tensor_of(index, i, tensor), reason.message);
+            return dsvk_fail(index->err, status, "shard of tensor %s: %s", first_tensor_of(index, i, tensor),
+                             reason.message);
         if (status != DSVK_OK)
             return dsvk_fail(index->err, status, "%s", reason.message);
         ck->n_shards = i + 1;
@@ -546,11 +562,11 @@ static dsvk_status check_index(dsvk_checkpoint *ck, const struct index *index) {
         if (n <= DSVK_MAX_TENSOR_NAME && dsvk_tensor_native_name(native, sizeof native, name, n))
             t = dsvk_checkpoint_find(ck, native);
         if (!t)
-            return dsvk_fail(index->err, DSVK_FORMAT, "%s: tensor %s is listed in shard %s, which does not have it", index->path,
-                             dsvk_json_quote(key, shown, sizeof shown), shard);
+            return dsvk_fail(index->err, DSVK_FORMAT, "%s: tensor %s is listed in shard %s, which does not have it",
+                             index->path, dsvk_json_quote(key, shown, sizeof shown), shard);
         if (t->shard != place_shard(index, shard, &found))
-            return dsvk_fail(index->err, DSVK_FORMAT, "%s: tensor %s is listed in shard %s, but it is in shard %s", index->path,
-                             dsvk_json_quote(key, shown, sizeof shown), shard, index->names[t->shard]);
+            return dsvk_fail(index->err, DSVK_FORMAT, "%s: tensor %s is listed in shard %s, but it is in shard %s",
+                             index->path, dsvk_json_quote(key, shown, sizeof shown), shard, index->names[t->shard]);
     }
     ck->unlisted = ck->count > listed ? ck->count - listed : 0;
     return DSVK_OK;
@@ -672,8 +688,8 @@ const char *dsvk_checkpoint_shard_path(const dsvk_checkpoint *ck, uint32_t shard
     return ck->shards[shard].file.path;
 }
 
-dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *ck, const dsvk_tensor *tensor, uint64_t offset, void *out, size_t n,
-                                 dsvk_error *err) {
+dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *ck, const dsvk_tensor *tensor, uint64_t offset, void *out,
+                                 size_t n, dsvk_error *err) {
     assert(offset <= tensor->end - tensor->begin && n <= tensor->end - tensor->begin - offset);
     return dsvk_file_read(&ck->shards[tensor->shard].file, tensor->begin + offset, out, n, err);
 }

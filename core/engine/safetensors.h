@@ -32,7 +32,7 @@ typedef struct dsvk_tensor {
     const char *name;  /* native spelling, owned by the checkpoint */
     dsvk_dtype dtype;
     uint32_t rank;
-    uint64_t shape[DSVK_MAX_RANK]; /* row-major, shape[0] outermost; as in the file (I8 FP4 counts bytes, F4 elements) */
+    uint64_t shape[DSVK_MAX_RANK]; /* row-major, shape[0] outermost; as in the file: I8 FP4 counts bytes, F4 elements */
     uint32_t shard;                /* which file */
     uint64_t begin, end;           /* byte range in that file */
 } dsvk_tensor;
@@ -56,13 +56,13 @@ const char *dsvk_checkpoint_shard_path(const dsvk_checkpoint *checkpoint, uint32
 size_t dsvk_checkpoint_unlisted(const dsvk_checkpoint *checkpoint);
 
 /* Bytes [offset, offset + n) of the tensor, which must lie inside it, to `out`. From any thread. */
-dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *checkpoint, const dsvk_tensor *tensor, uint64_t offset, void *out,
-                                 size_t n, dsvk_error *err);
+dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *checkpoint, const dsvk_tensor *tensor, uint64_t offset,
+                                 void *out, size_t n, dsvk_error *err);
 /* Called at the end of loading: IO "changed while loading" when any file differs from what it was at open (M20). */
 dsvk_status dsvk_checkpoint_unchanged(const dsvk_checkpoint *checkpoint, dsvk_error *err);
 
-/* "layers.3.self_attn.q_a_proj.weight" -> "layers.3.attn.wq_a.weight": the native spelling of spec 2.2 for `name` [n] (2.4,
- * A.1). Unknown names come back as they are, without a leading "model.". False when `out` is too small. */
+/* "layers.3.self_attn.q_a_proj.weight" -> "layers.3.attn.wq_a.weight": the native spelling of spec 2.2 for `name` [n]
+ * (2.4, A.1). Unknown names come back as they are, without a leading "model.". False when `out` is too small. */
 bool dsvk_tensor_native_name(char *out, size_t out_size, const char *name, size_t n);
 /* "[2048, 128] F8_E8M0" into out; returns out. */
 const char *dsvk_tensor_describe(char *out, size_t out_size, const dsvk_tensor *tensor);

@@ -48,7 +48,9 @@ static const struct rename in_compressor[] = {
     { NULL, NULL },
 };
 
-static bool is(struct part part, const char *text) { return strlen(text) == part.n && memcmp(text, part.text, part.n) == 0; }
+static bool is(struct part part, const char *text) {
+    return strlen(text) == part.n && memcmp(text, part.text, part.n) == 0;
+}
 
 static const char *look_up(const struct rename *table, struct part part) {
     for (; table->from; table++)

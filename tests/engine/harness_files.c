@@ -24,9 +24,11 @@ bool check_that(bool ok, const char *file, int line, const char *format, ...) {
     return false;
 }
 
-void check_refused(dsvk_status got, dsvk_status wanted, const dsvk_error *err, const char *words, const char *file, int line) {
+void check_refused(dsvk_status got, dsvk_status wanted, const dsvk_error *err, const char *words, const char *file,
+                   int line) {
     const char *message = got == DSVK_OK ? "" : err->message;
-    check_that(got == wanted, file, line, "expected %s, got %s: %s", dsvk_status_name(wanted), dsvk_status_name(got), message);
+    check_that(got == wanted, file, line, "expected %s, got %s: %s", dsvk_status_name(wanted), dsvk_status_name(got),
+               message);
     while (got != DSVK_OK && *words) {
         char word[256];
         size_t n = strcspn(words, "|");
@@ -72,7 +74,8 @@ const char *in(const char *name) {
 void put_sparse(const char *path, const void *head, size_t n, uint64_t size) {
     remove(path); /* some file systems flush a file that is cut and written again */
     FILE *file = fopen(path, "wb");
-    if (!file || fwrite(head, 1, n, file) != n || fflush(file) || ftruncate(fileno(file), (off_t)size) || fclose(file)) {
+    if (!file || fwrite(head, 1, n, file) != n || fflush(file) || ftruncate(fileno(file), (off_t)size) ||
+        fclose(file)) {
         perror(path);
         exit(1);
     }

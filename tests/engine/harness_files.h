@@ -10,8 +10,8 @@ struct test {
 };
 #define TEST(function) { #function, function }
 
-/* Runs all of them, or those whose name contains argv[1]; prints "N passed, M failed"; returns main's result. Every test
- * must leave no allocation behind. */
+/* Runs all of them, or those whose name contains argv[1]; prints "N passed, M failed"; returns main's result. Every
+ * test must leave no allocation behind. */
 int run_tests(const struct test *tests, size_t n, int argc, char **argv);
 
 /* One check; a failing one prints its line and fails the running test. */
@@ -19,7 +19,8 @@ int run_tests(const struct test *tests, size_t n, int argc, char **argv);
 bool check_that(bool ok, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
 /* The call must have failed with `wanted`, and the sentence must hold each of `words`, separated by '|'. */
 #define CHECK_REFUSED(got, wanted, err, words) check_refused((got), (wanted), (err), (words), __FILE__, __LINE__)
-void check_refused(dsvk_status got, dsvk_status wanted, const dsvk_error *err, const char *words, const char *file, int line);
+void check_refused(dsvk_status got, dsvk_status wanted, const dsvk_error *err, const char *words, const char *file,
+                   int line);
 
 /* The scratch folder of this run, removed at its end; `in` gives paths inside it from a few rotating buffers. */
 const char *in(const char *name);

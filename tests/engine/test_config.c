@@ -1,8 +1,9 @@
 /* config.json: every row C of the fault list that reading alone decides, and what a good file gives.
  *
- * Edge list: a size at 0, 1, its largest and one more; written as a fraction, in exponent form, as text, negative, too long
- * for 64 bits; every key missing; per-layer lists one short, one long, long with zeros; both spellings of everything that
- * has two; the transformers 5 form; hostile depth, keys and sizes; memory failing at every allocation. */
+ * Edge list: a size at 0, 1, its largest and one more; written as a fraction, in exponent form, as text, negative, too
+ * long for 64 bits; every key missing; per-layer lists one short, one long, long with zeros; both spellings of
+ * everything that has two; the transformers 5 form; hostile depth, keys and sizes; memory failing at every allocation.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,7 +114,8 @@ static void refuses_text(const char *text, size_t n, dsvk_status wanted, const c
     dsvk_status status = dsvk_config_parse(&config, text, n, "config.json", &err);
     check_refused(status, wanted, &err, words, __FILE__, line);
     static const dsvk_config zero;
-    check_that(status == DSVK_OK || memcmp(&config, &zero, sizeof zero) == 0, __FILE__, line, "not zeroed after a failure");
+    check_that(status == DSVK_OK || memcmp(&config, &zero, sizeof zero) == 0, __FILE__, line,
+               "not zeroed after a failure");
     dsvk_config_free(&config);
     check_good(line);
 }
@@ -181,10 +183,13 @@ static void test_json(void) {
 static void test_defaults(void) {
     dsvk_config c;
     if (READS("hc_mult;hc_sinkhorn_iters;hc_eps;rms_norm_eps;swiglu_limit;num_hash_layers;num_nextn_predict_layers;"
-              "rope_scaling;bos_token_id;eos_token_id;quantization_config;expert_dtype;num_key_value_heads;n_shared_experts", &c))
-        CHECK(c.hc_mult == 4 && c.hc_sinkhorn_iters == 20 && c.hc_eps == 1e-6 && c.norm_eps == 1e-6 && c.swiglu_limit == 0 &&
-              c.n_hash_layers == 0 && c.n_mtp_layers == 0 && c.yarn.original_max_position == 0 && c.bos_token_id == -1 &&
-              c.eos_token_id == -1, "defaults");
+              "rope_scaling;bos_token_id;eos_token_id;quantization_config;expert_dtype;num_key_value_heads;"
+              "n_shared_experts",
+              &c))
+        CHECK(c.hc_mult == 4 && c.hc_sinkhorn_iters == 20 && c.hc_eps == 1e-6 && c.norm_eps == 1e-6 &&
+                  c.swiglu_limit == 0 && c.n_hash_layers == 0 && c.n_mtp_layers == 0 &&
+                  c.yarn.original_max_position == 0 && c.bos_token_id == -1 && c.eos_token_id == -1,
+              "defaults");
     dsvk_config_free(&c);
     if (READS("swiglu_limit=null;eos_token_id=[5, 7];pad_token_id=2", &c))
         CHECK(c.swiglu_limit == 0 && c.eos_token_id == 5 && c.pad_token_id == 2, "null and lists");
@@ -203,23 +208,31 @@ static void test_transformers_form(void) {
               "\"compressed_sparse_attention\"];"
               "compress_rates={\"compressed_sparse_attention\": 4, \"heavily_compressed_attention\": 128};"
               "mlp_layer_types=[\"hash_moe\", \"hash_moe\", \"moe\", \"moe\"];partial_rotary_factor=0.5;"
-              "rope_parameters={\"main\": {\"rope_type\": \"default\", \"rope_theta\": 5000.0, \"partial_rotary_factor\": 0.5}, "
+              "rope_parameters={\"main\": {\"rope_type\": \"default\", \"rope_theta\": 5000.0, "
+              "\"partial_rotary_factor\": 0.5}, "
               "\"compress\": {\"rope_type\": \"yarn\", \"type\": \"yarn\", \"rope_theta\": 90000.0, \"factor\": 8.0, "
-              "\"original_max_position_embeddings\": 1024, \"attention_factor\": 1.0}}", &c)) {
-        CHECK(memcmp(c.compress_ratios, ratios, sizeof ratios) == 0 && c.n_hash_layers == 2 && c.rope_dim == 64, "lists");
+              "\"original_max_position_embeddings\": 1024, \"attention_factor\": 1.0}}",
+              &c)) {
+        CHECK(memcmp(c.compress_ratios, ratios, sizeof ratios) == 0 && c.n_hash_layers == 2 && c.rope_dim == 64,
+              "lists");
         CHECK(c.rope_theta == 5000 && c.compress_rope_theta == 90000 && c.yarn.factor == 8 &&
               c.yarn.original_max_position == 1024 && c.yarn.beta_fast == 32 && c.yarn.beta_slow == 1, "rope");
     }
     dsvk_config_free(&c);
-    if (READS("rope_scaling;rope_parameters={\"rope_type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 512}", &c))
-        CHECK(c.yarn.factor == 4 && c.rope_theta == 10000 && c.compress_rope_theta == 160000, "one set of rope parameters");
+    if (READS("rope_scaling;rope_parameters={\"rope_type\": \"yarn\", \"factor\": 4, "
+              "\"original_max_position_embeddings\": 512}",
+              &c))
+        CHECK(c.yarn.factor == 4 && c.rope_theta == 10000 && c.compress_rope_theta == 160000,
+              "one set of rope parameters");
     dsvk_config_free(&c);
-    REFUSES("mlp_layer_types=[\"moe\", \"hash_moe\", \"moe\", \"moe\"]", DSVK_UNSUPPORTED, "mlp_layer_types[1]|hash_moe");
-    REFUSES("mlp_layer_types=[\"hash_moe\", \"hash_moe\", \"moe\", \"moe\"]", DSVK_FORMAT, "2 hash layers|num_hash_layers is 1");
+    REFUSES("mlp_layer_types=[\"moe\", \"hash_moe\", \"moe\", \"moe\"]", DSVK_UNSUPPORTED,
+            "mlp_layer_types[1]|hash_moe");
+    REFUSES("mlp_layer_types=[\"hash_moe\", \"hash_moe\", \"moe\", \"moe\"]", DSVK_FORMAT,
+            "2 hash layers|num_hash_layers is 1");
     REFUSES("mlp_layer_types=[\"moe\"]", DSVK_FORMAT, "mlp_layer_types has 1 entries|4");
     REFUSES("mlp_layer_types=[\"dense\"]", DSVK_UNSUPPORTED, "dense|hash_moe moe");
-    REFUSES("rope_parameters={\"main\": {\"rope_type\": \"yarn\", \"rope_theta\": 5}, \"compress\": {}}", DSVK_UNSUPPORTED,
-            "rope_parameters.main|yarn");
+    REFUSES("rope_parameters={\"main\": {\"rope_type\": \"yarn\", \"rope_theta\": 5}, \"compress\": {}}",
+            DSVK_UNSUPPORTED, "rope_parameters.main|yarn");
     REFUSES("compress_rates={\"compressed_sparse_attention\": 8}", DSVK_UNSUPPORTED,
             "compress_rates.compressed_sparse_attention is 8|4");
     REFUSES("qk_rope_head_dim;partial_rotary_factor=1.5", DSVK_FORMAT, "partial_rotary_factor is 1.5");
@@ -231,22 +244,49 @@ static void test_C01_sizes(void) {
         uint32_t most; /* FORMAT above */
         bool zero;     /* 0 is allowed */
     } sizes[] = {
-        { "vocab_size", 4u << 20, false }, { "hidden_size", 1u << 20, false }, { "num_hidden_layers", 4096, false },
-        { "num_hash_layers", 4096, true }, { "num_nextn_predict_layers", 4096, true }, { "num_attention_heads", 4096, false },
-        { "num_key_value_heads", 4096, false }, { "head_dim", 1u << 20, false }, { "qk_rope_head_dim", 1u << 20, false },
-        { "q_lora_rank", 1u << 20, false }, { "o_groups", 4096, false }, { "o_lora_rank", 1u << 20, false },
-        { "sliding_window", 1u << 20, false }, { "max_position_embeddings", 1u << 20, false },
-        { "index_n_heads", 4096, false }, { "index_head_dim", 1u << 20, false }, { "index_topk", 1u << 20, false },
-        { "n_routed_experts", 4096, false }, { "n_shared_experts", 4096, true }, { "num_experts_per_tok", 4096, false },
-        { "moe_intermediate_size", 1u << 20, false }, { "hc_mult", 1u << 20, false }, { "hc_sinkhorn_iters", 1u << 20, false },
+        { "vocab_size", 4u << 20, false },
+        { "hidden_size", 1u << 20, false },
+        { "num_hidden_layers", 4096, false },
+        { "num_hash_layers", 4096, true },
+        { "num_nextn_predict_layers", 4096, true },
+        { "num_attention_heads", 4096, false },
+        { "num_key_value_heads", 4096, false },
+        { "head_dim", 1u << 20, false },
+        { "qk_rope_head_dim", 1u << 20, false },
+        { "q_lora_rank", 1u << 20, false },
+        { "o_groups", 4096, false },
+        { "o_lora_rank", 1u << 20, false },
+        { "sliding_window", 1u << 20, false },
+        { "max_position_embeddings", 1u << 20, false },
+        { "index_n_heads", 4096, false },
+        { "index_head_dim", 1u << 20, false },
+        { "index_topk", 1u << 20, false },
+        { "n_routed_experts", 4096, false },
+        { "n_shared_experts", 4096, true },
+        { "num_experts_per_tok", 4096, false },
+        { "moe_intermediate_size", 1u << 20, false },
+        { "hc_mult", 1u << 20, false },
+        { "hc_sinkhorn_iters", 1u << 20, false },
     };
-    static const char *const values[] = { "-1", "-0", "1.5", "4.0", "4e0", "1e400", "\"4\"", "true", "[4]", "{}",
-                                          "18446744073709551615", "18446744073709551616", "99999999999999999999999999" };
+    static const char *const values[] = { "-1",
+                                          "-0",
+                                          "1.5",
+                                          "4.0",
+                                          "4e0",
+                                          "1e400",
+                                          "\"4\"",
+                                          "true",
+                                          "[4]",
+                                          "{}",
+                                          "18446744073709551615",
+                                          "18446744073709551616",
+                                          "99999999999999999999999999" };
     for (size_t i = 0; i < DSVK_COUNT(sizes); i++) {
         char changes[128], words[128];
         for (size_t v = 0; v < DSVK_COUNT(values); v++) {
             snprintf(changes, sizeof changes, "%s=%s", sizes[i].key, values[v]);
-            snprintf(words, sizeof words, "%s is %s|from %d to %u", sizes[i].key, values[v], !sizes[i].zero, sizes[i].most);
+            snprintf(words, sizeof words, "%s is %s|from %d to %u", sizes[i].key, values[v], !sizes[i].zero,
+                     sizes[i].most);
             REFUSES(changes, DSVK_FORMAT, words);
         }
         snprintf(changes, sizeof changes, "%s=%u", sizes[i].key, sizes[i].most + 1);
@@ -264,7 +304,8 @@ static void test_C01_sizes(void) {
     REFUSES("hc_mult=2", DSVK_UNSUPPORTED, "hc_mult is 2|supported is 4");
     REFUSES("num_experts_per_tok=17;n_routed_experts=32", DSVK_UNSUPPORTED, "num_experts_per_tok is 17|at most 16");
     ACCEPTS("sliding_window=4096;index_topk=4096;num_experts_per_tok=16;n_routed_experts=4096;vocab_size=4194304");
-    ACCEPTS("sliding_window=1;index_topk=1;num_experts_per_tok=1;n_routed_experts=1;vocab_size=2;max_position_embeddings=1");
+    ACCEPTS("sliding_window=1;index_topk=1;num_experts_per_tok=1;n_routed_experts=1;vocab_size=2;max_position_"
+            "embeddings=1");
 }
 
 static void test_C02_divisors(void) {
@@ -285,7 +326,8 @@ static void test_C02_divisors(void) {
     REFUSES("index_head_dim=48", DSVK_FORMAT, "index_head_dim is 48|32");
     REFUSES("index_head_dim=32", DSVK_FORMAT, "index_head_dim is 32|qk_rope_head_dim, 64");
     REFUSES("index_head_dim=96", DSVK_UNSUPPORTED, "index_head_dim is 96|powers of two");
-    REFUSES("num_attention_heads=4096;head_dim=512;o_groups=4096;o_lora_rank=2048", DSVK_UNSUPPORTED, "8388608|4194304");
+    REFUSES("num_attention_heads=4096;head_dim=512;o_groups=4096;o_lora_rank=2048", DSVK_UNSUPPORTED,
+            "8388608|4194304");
     ACCEPTS("num_attention_heads=3;o_groups=1;head_dim=320;qk_rope_head_dim=64;index_head_dim=64;hidden_size=96");
 }
 
@@ -309,7 +351,8 @@ static void test_C04_layer_lists(void) {
     REFUSES("compress_ratios={}", DSVK_FORMAT, "compress_ratios");
     REFUSES("layer_types=[\"sliding_attention\"]", DSVK_FORMAT, "layer_types has 1 entries|4");
     REFUSES("layer_types=[\"full_attention\"]", DSVK_UNSUPPORTED, "layer_types[0]|full_attention|sliding_attention");
-    REFUSES("layer_types=[\"heavily_compressed_attention\"]", DSVK_FORMAT, "layer_types[0]|128|compress_ratios[0] is 0");
+    REFUSES("layer_types=[\"heavily_compressed_attention\"]", DSVK_FORMAT,
+            "layer_types[0]|128|compress_ratios[0] is 0");
     REFUSES("layer_types=[3]", DSVK_FORMAT, "layer_types[0] is 3");
     REFUSES("num_hash_layers=5", DSVK_FORMAT, "num_hash_layers is 5|num_hidden_layers is 4");
     ACCEPTS("compress_ratios=[0, 4, 128, 4]");
@@ -317,8 +360,10 @@ static void test_C04_layer_lists(void) {
 }
 
 static void test_C05_reals(void) {
-    static const char *const keys[] = { "hc_eps", "rms_norm_eps", "rope_theta", "compress_rope_theta", "routed_scaling_factor" };
-    static const char *const values[] = { "0", "-1", "0.0", "-1e-6", "1e400", "-1e400", "\"1e-6\"", "[]", "true", "1e-400" };
+    static const char *const keys[] = { "hc_eps", "rms_norm_eps", "rope_theta", "compress_rope_theta",
+                                        "routed_scaling_factor" };
+    static const char *const values[] = { "0",      "-1",       "0.0", "-1e-6", "1e400",
+                                          "-1e400", "\"1e-6\"", "[]",  "true",  "1e-400" };
     for (size_t i = 0; i < DSVK_COUNT(keys); i++)
         for (size_t v = 0; v < DSVK_COUNT(values); v++) {
             char changes[64], words[64];
@@ -343,7 +388,8 @@ static void test_C05_reals(void) {
         { "\"type\": \"yarn\", \"factor\": 1e400", DSVK_FORMAT, "rope_scaling.factor is 1e400" },
         { "\"type\": \"yarn\"", DSVK_FORMAT, "rope_scaling.factor|missing" },
         { "\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 0", DSVK_FORMAT, "rope_scaling.beta_fast is 0" },
-        { "\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1, \"beta_slow\": 2", DSVK_FORMAT, "beta_fast is 1|beta_slow, 2" },
+        { "\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1, \"beta_slow\": 2", DSVK_FORMAT,
+          "beta_fast is 1|beta_slow, 2" },
         { "\"type\": \"yarn\", \"factor\": 2, \"attention_factor\": 1.2", DSVK_UNSUPPORTED, "attention_factor is 1.2" },
         { "\"type\": \"linear\", \"factor\": 2", DSVK_UNSUPPORTED, "rope_scaling.type is \"linear\"|yarn default" },
         { "\"rope_type\": \"llama3\"", DSVK_UNSUPPORTED, "rope_scaling.rope_type is \"llama3\"" },
@@ -364,7 +410,8 @@ static void test_C05_reals(void) {
 }
 
 static void test_C06_words(void) {
-    REFUSES("architectures=[\"DeepseekV41ForCausalLM\"]", DSVK_UNSUPPORTED, "DeepseekV41ForCausalLM|DeepseekV4ForCausalLM");
+    REFUSES("architectures=[\"DeepseekV41ForCausalLM\"]", DSVK_UNSUPPORTED,
+            "DeepseekV41ForCausalLM|DeepseekV4ForCausalLM");
     REFUSES("architectures=\"DeepseekV4ForCausalLM\"", DSVK_FORMAT, "architectures");
     REFUSES("architectures=[]", DSVK_FORMAT, "architectures");
     REFUSES("model_type=\"llama\"", DSVK_UNSUPPORTED, "model_type|llama|deepseek_v4");
@@ -397,10 +444,27 @@ static void test_C07_token_ids(void) {
 }
 
 static void test_C09_missing_and_unknown(void) {
-    static const char *const needed[] = { "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim",
-        "qk_rope_head_dim", "q_lora_rank", "o_groups", "o_lora_rank", "sliding_window", "compress_ratios", "rope_theta",
-        "compress_rope_theta", "max_position_embeddings", "index_n_heads", "index_head_dim", "index_topk", "n_routed_experts",
-        "num_experts_per_tok", "moe_intermediate_size", "routed_scaling_factor" };
+    static const char *const needed[] = { "vocab_size",
+                                          "hidden_size",
+                                          "num_hidden_layers",
+                                          "num_attention_heads",
+                                          "head_dim",
+                                          "qk_rope_head_dim",
+                                          "q_lora_rank",
+                                          "o_groups",
+                                          "o_lora_rank",
+                                          "sliding_window",
+                                          "compress_ratios",
+                                          "rope_theta",
+                                          "compress_rope_theta",
+                                          "max_position_embeddings",
+                                          "index_n_heads",
+                                          "index_head_dim",
+                                          "index_topk",
+                                          "n_routed_experts",
+                                          "num_experts_per_tok",
+                                          "moe_intermediate_size",
+                                          "routed_scaling_factor" };
     for (size_t i = 0; i < DSVK_COUNT(needed); i++) {
         char changes[64], words[64];
         snprintf(words, sizeof words, "the key %s is missing", needed[i]);
@@ -451,7 +515,8 @@ static void test_M03_damaged_text(void) {
         dsvk_status status = dsvk_config_parse(&config, text.bytes, n, "config.json", &err);
         CHECK_REFUSED(status, DSVK_FORMAT, &err, "config.json|offset");
     }
-    static const char replacements[] = { 0, ' ', '"', '{', '}', '[', ']', ',', ':', '\\', '9', '-', 'e', '\x80', '\xff', '\n' };
+    static const char replacements[] = { 0,   ' ',  '"', '{', '}', '[',    ']',    ',',
+                                         ':', '\\', '9', '-', 'e', '\x80', '\xff', '\n' };
     for (size_t at = 0; at < text.n; at++)
         for (size_t r = 0; r < sizeof replacements; r++) {
             char old = text.bytes[at];
@@ -466,16 +531,42 @@ static void test_M03_damaged_text(void) {
     static const struct {
         const char *text, *words;
     } rows[] = {
-        { "", "offset 0" }, { "  ", "offset 2" }, { "[]", "an array" }, { "7", "a number" }, { "null", "null" },
-        { "{} x", "offset 3" }, { "{}{}", "offset 2" }, { "\xef\xbb\xbf{}", "offset 0" }, { "{\"a\": \"\xc0\x80\"}", "UTF-8|offset 7" },
-        { "{\"a\": \"\xe0\x80\x80\"}", "UTF-8" }, { "{\"a\": \"\xf0\x80\x80\x80\"}", "UTF-8" }, { "{\"a\": \"\xf5\x80\x80\x80\"}", "UTF-8" },
-        { "{\"a\": \"\xe2\x82\"}", "UTF-8" }, { "{\"a\": \"\x80\"}", "UTF-8" },
-        { "{\"a\": \"\xed\xa0\x80\"}", "UTF-8" }, { "{\"a\": \"\xf4\x90\x80\x80\"}", "UTF-8" }, { "{\"a\": \"\\ud800\"}", "surrogate|offset 7" },
-        { "{\"a\": \"\\udc00\"}", "surrogate" }, { "{\"a\": \"\\u00zz\"}", "hexadecimal" }, { "{\"a\": \"\\u0000\"}", "NUL" },
-        { "{\"a\": \"\\x\"}", "escape" }, { "{\"a\": 01}", "number" }, { "{\"a\": 1.}", "number" }, { "{\"a\": -}", "number" },
-        { "{\"a\": 1e}", "number" }, { "{\"a\": +1}", "offset 6" }, { "{\"a\": tru}", "offset 6" }, { "{\"a\" 1}", "':'" },
-        { "{a: 1}", "key" }, { "{\"a\": 1,}", "key" }, { "{\"a\": [1,]}", "offset" }, { "{\"a\": \"\t\"}", "control" },
-        { "{\"a\": 1]", "'}'" }, { "{'a': 1}", "key" }, { "{\"a\": 1 \"b\": 2}", "','" }, { "{\"a\": [1 2]}", "','" },
+        { "", "offset 0" },
+        { "  ", "offset 2" },
+        { "[]", "an array" },
+        { "7", "a number" },
+        { "null", "null" },
+        { "{} x", "offset 3" },
+        { "{}{}", "offset 2" },
+        { "\xef\xbb\xbf{}", "offset 0" },
+        { "{\"a\": \"\xc0\x80\"}", "UTF-8|offset 7" },
+        { "{\"a\": \"\xe0\x80\x80\"}", "UTF-8" },
+        { "{\"a\": \"\xf0\x80\x80\x80\"}", "UTF-8" },
+        { "{\"a\": \"\xf5\x80\x80\x80\"}", "UTF-8" },
+        { "{\"a\": \"\xe2\x82\"}", "UTF-8" },
+        { "{\"a\": \"\x80\"}", "UTF-8" },
+        { "{\"a\": \"\xed\xa0\x80\"}", "UTF-8" },
+        { "{\"a\": \"\xf4\x90\x80\x80\"}", "UTF-8" },
+        { "{\"a\": \"\\ud800\"}", "surrogate|offset 7" },
+        { "{\"a\": \"\\udc00\"}", "surrogate" },
+        { "{\"a\": \"\\u00zz\"}", "hexadecimal" },
+        { "{\"a\": \"\\u0000\"}", "NUL" },
+        { "{\"a\": \"\\x\"}", "escape" },
+        { "{\"a\": 01}", "number" },
+        { "{\"a\": 1.}", "number" },
+        { "{\"a\": -}", "number" },
+        { "{\"a\": 1e}", "number" },
+        { "{\"a\": +1}", "offset 6" },
+        { "{\"a\": tru}", "offset 6" },
+        { "{\"a\" 1}", "':'" },
+        { "{a: 1}", "key" },
+        { "{\"a\": 1,}", "key" },
+        { "{\"a\": [1,]}", "offset" },
+        { "{\"a\": \"\t\"}", "control" },
+        { "{\"a\": 1]", "'}'" },
+        { "{'a': 1}", "key" },
+        { "{\"a\": 1 \"b\": 2}", "','" },
+        { "{\"a\": [1 2]}", "','" },
     };
     for (size_t i = 0; i < DSVK_COUNT(rows); i++)
         refuses_text(rows[i].text, strlen(rows[i].text), DSVK_FORMAT, rows[i].words, __LINE__);
@@ -540,10 +631,15 @@ static void test_A06_memory_fails(void) {
 }
 
 static const struct test tests[] = {
-    TEST(test_every_field), TEST(test_json), TEST(test_defaults), TEST(test_transformers_form), TEST(test_C01_sizes),
-    TEST(test_C02_divisors), TEST(test_C03_experts), TEST(test_C04_layer_lists), TEST(test_C05_reals), TEST(test_C06_words),
-    TEST(test_C07_token_ids), TEST(test_C09_missing_and_unknown), TEST(test_C11_limits), TEST(test_M03_damaged_text),
-    TEST(test_M04_depth), TEST(test_M05_duplicate_keys), TEST(test_M18_paths), TEST(test_M27_other_files),
+    TEST(test_every_field),      TEST(test_json),
+    TEST(test_defaults),         TEST(test_transformers_form),
+    TEST(test_C01_sizes),        TEST(test_C02_divisors),
+    TEST(test_C03_experts),      TEST(test_C04_layer_lists),
+    TEST(test_C05_reals),        TEST(test_C06_words),
+    TEST(test_C07_token_ids),    TEST(test_C09_missing_and_unknown),
+    TEST(test_C11_limits),       TEST(test_M03_damaged_text),
+    TEST(test_M04_depth),        TEST(test_M05_duplicate_keys),
+    TEST(test_M18_paths),        TEST(test_M27_other_files),
     TEST(test_A06_memory_fails),
 };
 

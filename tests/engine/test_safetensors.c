@@ -1,9 +1,10 @@
-/* Checkpoints on disk: every row M of the fault list that the container decides, and that a good one reads back exactly.
+/* Checkpoints on disk: every row M of the fault list that the container decides, and that a good one reads back
+ * exactly.
  *
- * Edge list: every length of a small file, every byte of it replaced, header lengths around every limit, ranks 0, 8 and 9,
- * empty tensors, sizes that overflow, gaps and overlaps of one byte, one shard and several, links in and out of the folder,
- * files that change while open, reads that come in pieces, memory failing at every allocation. After every refusal a good
- * checkpoint still opens in the same process. */
+ * Edge list: every length of a small file, every byte of it replaced, header lengths around every limit, ranks 0, 8 and
+ * 9, empty tensors, sizes that overflow, gaps and overlaps of one byte, one shard and several, links in and out of the
+ * folder, files that change while open, reads that come in pieces, memory failing at every allocation. After every
+ * refusal a good checkpoint still opens in the same process. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -117,8 +118,8 @@ static void refuses_bytes(const void *bytes, size_t n, dsvk_status wanted, const
 }
 
 /* A file of this header and that many bytes is refused so. */
-static void refuses_header(const char *header, size_t header_size, size_t data_size, dsvk_status wanted, const char *words,
-                           int line) {
+static void refuses_header(const char *header, size_t header_size, size_t data_size, dsvk_status wanted,
+                           const char *words, int line) {
     struct text file = container(header, header_size, data_size);
     refuses_bytes(file.bytes, file.n, wanted, words, line);
     drop(&file);
@@ -151,8 +152,9 @@ static void test_good(void) {
           dsvk_checkpoint_unlisted(ck) == 0, "counts");
     CHECK(strstr(dsvk_checkpoint_shard_path(ck, 0), "tiny/model.safetensors"), "path");
     const dsvk_tensor *t = dsvk_checkpoint_find(ck, "layers.0.attn.wq_a.weight");
-    CHECK(t && t->dtype == DSVK_DTYPE_F8_E4M3 && t->rank == 2 && t->shape[0] == 1 && t->shape[1] == 13 && t->shard == 0 &&
-          t->end - t->begin == 13, "wq_a");
+    CHECK(t && t->dtype == DSVK_DTYPE_F8_E4M3 && t->rank == 2 && t->shape[0] == 1 && t->shape[1] == 13 &&
+              t->shard == 0 && t->end - t->begin == 13,
+          "wq_a");
     CHECK(t && strcmp(dsvk_tensor_describe(text, sizeof text, t), "[1, 13] F8_E4M3") == 0, "description %s", text);
     CHECK(t && dsvk_checkpoint_read(ck, t, 3, bytes, 10, &err) == DSVK_OK && bytes[0] == 27 && bytes[9] == 36, "bytes");
     t = dsvk_checkpoint_find(ck, "norm.weight");
@@ -161,7 +163,8 @@ static void test_good(void) {
     uint64_t at = 0;
     for (size_t i = 0; i < dsvk_checkpoint_count(ck); i++) {
         t = dsvk_checkpoint_tensor(ck, i);
-        CHECK(dsvk_checkpoint_position(ck, t) == i && dsvk_checkpoint_find(ck, t->name) == t && t->begin >= at, "order");
+        CHECK(dsvk_checkpoint_position(ck, t) == i && dsvk_checkpoint_find(ck, t->name) == t && t->begin >= at,
+              "order");
         CHECK(dsvk_checkpoint_read(ck, t, 0, bytes, (size_t)(t->end - t->begin), &err) == DSVK_OK, "%s", err.message);
         at = t->begin;
     }
@@ -174,15 +177,16 @@ static void test_dtypes(void) {
     static const struct {
         const char *name;
         unsigned bits;
-    } types[] = { { "BOOL", 8 }, { "U8", 8 }, { "I8", 8 }, { "F4", 4 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 }, { "F8_E5M2", 8 },
-                  { "I16", 16 }, { "U16", 16 }, { "F16", 16 }, { "BF16", 16 }, { "I32", 32 }, { "U32", 32 }, { "F32", 32 },
-                  { "F64", 64 }, { "I64", 64 }, { "U64", 64 }, { "C64", 64 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
+    } types[] = { { "BOOL", 8 },    { "U8", 8 },      { "I8", 8 },   { "F4", 4 },      { "F8_E4M3", 8 },
+                  { "F8_E8M0", 8 }, { "F8_E5M2", 8 }, { "I16", 16 }, { "U16", 16 },    { "F16", 16 },
+                  { "BF16", 16 },   { "I32", 32 },    { "U32", 32 }, { "F32", 32 },    { "F64", 64 },
+                  { "I64", 64 },    { "U64", 64 },    { "C64", 64 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
     CHECK(DSVK_COUNT(types) == DSVK_DTYPE_COUNT, "a type without a row here");
     for (size_t i = 0; i < DSVK_COUNT(types); i++) {
         char header[200];
         fresh_folder();
-        snprintf(header, sizeof header, "{\"a\":{\"dtype\":\"%s\",\"shape\":[3,8],\"data_offsets\":[0,%u]}}", types[i].name,
-                 3 * types[i].bits);
+        snprintf(header, sizeof header, "{\"a\":{\"dtype\":\"%s\",\"shape\":[3,8],\"data_offsets\":[0,%u]}}",
+                 types[i].name, 3 * types[i].bits);
         put_container(in("bad/model.safetensors"), header, 3 * types[i].bits);
         dsvk_checkpoint *ck = OPENS(in("bad"));
         const dsvk_tensor *t = ck ? dsvk_checkpoint_find(ck, "a") : NULL;
@@ -197,14 +201,22 @@ static void test_names(void) {
     static const struct {
         const char *file, *native;
     } rows[] = {
-        { "embed.weight", "embed.weight" }, { "model.embed_tokens.weight", "embed.weight" },
-        { "model.embed.weight", "embed.weight" }, { "lm_head.weight", "head.weight" }, { "model.norm.weight", "norm.weight" },
-        { "model.hc_head.hc_fn", "hc_head_fn" }, { "hc_head_base", "hc_head_base" }, { "hc_head.hc_scale", "hc_head_scale" },
+        { "embed.weight", "embed.weight" },
+        { "model.embed_tokens.weight", "embed.weight" },
+        { "model.embed.weight", "embed.weight" },
+        { "lm_head.weight", "head.weight" },
+        { "model.norm.weight", "norm.weight" },
+        { "model.hc_head.hc_fn", "hc_head_fn" },
+        { "hc_head_base", "hc_head_base" },
+        { "hc_head.hc_scale", "hc_head_scale" },
         { "model.layers.3.input_layernorm.weight", "layers.3.attn_norm.weight" },
         { "layers.3.post_attention_layernorm.weight", "layers.3.ffn_norm.weight" },
-        { "layers.3.attn_hc.fn", "layers.3.hc_attn_fn" }, { "layers.3.ffn_hc.base", "layers.3.hc_ffn_base" },
-        { "layers.3.ffn_hc.scale", "layers.3.hc_ffn_scale" }, { "layers.3.hc_attn_scale", "layers.3.hc_attn_scale" },
-        { "layers.3.self_attn.sinks", "layers.3.attn.attn_sink" }, { "layers.3.self_attn.attn_sink", "layers.3.attn.attn_sink" },
+        { "layers.3.attn_hc.fn", "layers.3.hc_attn_fn" },
+        { "layers.3.ffn_hc.base", "layers.3.hc_ffn_base" },
+        { "layers.3.ffn_hc.scale", "layers.3.hc_ffn_scale" },
+        { "layers.3.hc_attn_scale", "layers.3.hc_attn_scale" },
+        { "layers.3.self_attn.sinks", "layers.3.attn.attn_sink" },
+        { "layers.3.self_attn.attn_sink", "layers.3.attn.attn_sink" },
         { "layers.3.self_attn.q_a_proj.weight", "layers.3.attn.wq_a.weight" },
         { "layers.3.self_attn.q_a_proj.weight_scale_inv", "layers.3.attn.wq_a.scale" },
         { "layers.3.self_attn.q_b_proj.weight", "layers.3.attn.wq_b.weight" },
@@ -220,32 +232,42 @@ static void test_names(void) {
         { "layers.3.self_attn.compressor.kv_norm.weight", "layers.3.attn.compressor.norm.weight" },
         { "layers.3.self_attn.compressor.indexer.q_b_proj.weight", "layers.3.attn.indexer.wq_b.weight" },
         { "layers.3.self_attn.compressor.indexer.weights_proj.weight", "layers.3.attn.indexer.weights_proj.weight" },
-        { "layers.3.self_attn.compressor.indexer.scorer.weights_proj.weight", "layers.3.attn.indexer.weights_proj.weight" },
+        { "layers.3.self_attn.compressor.indexer.scorer.weights_proj.weight",
+          "layers.3.attn.indexer.weights_proj.weight" },
         { "layers.3.self_attn.compressor.indexer.kv_proj.weight", "layers.3.attn.indexer.compressor.wkv.weight" },
         { "layers.3.self_attn.compressor.indexer.gate_proj.weight", "layers.3.attn.indexer.compressor.wgate.weight" },
         { "layers.3.self_attn.compressor.indexer.position_bias", "layers.3.attn.indexer.compressor.ape" },
         { "layers.3.self_attn.compressor.indexer.kv_norm.weight", "layers.3.attn.indexer.compressor.norm.weight" },
         { "layers.3.attn.indexer.compressor.norm.weight", "layers.3.attn.indexer.compressor.norm.weight" },
-        { "layers.3.mlp.gate.weight", "layers.3.ffn.gate.weight" }, { "layers.3.mlp.gate.tid2eid", "layers.3.ffn.gate.tid2eid" },
+        { "layers.3.mlp.gate.weight", "layers.3.ffn.gate.weight" },
+        { "layers.3.mlp.gate.tid2eid", "layers.3.ffn.gate.tid2eid" },
         { "layers.3.mlp.gate.e_score_correction_bias", "layers.3.ffn.gate.bias" },
         { "layers.3.mlp.experts.7.gate_proj.weight", "layers.3.ffn.experts.7.w1.weight" },
         { "layers.3.mlp.experts.7.down_proj.weight_scale_inv", "layers.3.ffn.experts.7.w2.scale" },
         { "layers.3.mlp.shared_experts.up_proj.weight", "layers.3.ffn.shared_experts.w3.weight" },
-        { "model.mtp.0.e_proj.weight", "mtp.0.e_proj.weight" }, { "mtp.0.hc_head_fn", "mtp.0.hc_head_fn" },
-        { "mtp.0.self_attn.q_a_proj.weight", "mtp.0.attn.wq_a.weight" }, { "model.", "model." },
-        { "something.else", "something.else" }, { "..", ".." }, { "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r", "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r" },
+        { "model.mtp.0.e_proj.weight", "mtp.0.e_proj.weight" },
+        { "mtp.0.hc_head_fn", "mtp.0.hc_head_fn" },
+        { "mtp.0.self_attn.q_a_proj.weight", "mtp.0.attn.wq_a.weight" },
+        { "model.", "model." },
+        { "something.else", "something.else" },
+        { "..", ".." },
+        { "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r", "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r" },
     };
     char native[128];
     for (size_t i = 0; i < DSVK_COUNT(rows); i++) {
         size_t n = strlen(rows[i].native);
         bool fits = dsvk_tensor_native_name(native, sizeof native, rows[i].file, strlen(rows[i].file));
-        CHECK(fits && strcmp(native, rows[i].native) == 0, "%s -> %s, expected %s", rows[i].file, native, rows[i].native);
-        CHECK(dsvk_tensor_native_name(native, n + 1, rows[i].file, strlen(rows[i].file)), "%s fits exactly", rows[i].file);
+        CHECK(fits && strcmp(native, rows[i].native) == 0, "%s -> %s, expected %s", rows[i].file, native,
+              rows[i].native);
+        CHECK(dsvk_tensor_native_name(native, n + 1, rows[i].file, strlen(rows[i].file)), "%s fits exactly",
+              rows[i].file);
         CHECK(!dsvk_tensor_native_name(native, n, rows[i].file, strlen(rows[i].file)), "%s does not fit", rows[i].file);
     }
     fresh_folder();
     put_container(in("bad/model.safetensors"),
-                  "{\"model.layers.0.self_attn.q_a_proj.weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4);
+                  "{\"model.layers.0.self_attn.q_a_proj.weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[1],\"data_"
+                  "offsets\":[0,4]}}",
+                  4);
     dsvk_checkpoint *ck = OPENS(in("bad"));
     CHECK(ck && dsvk_checkpoint_find(ck, "layers.0.attn.wq_a.scale"), "the table has native names");
     dsvk_checkpoint_close(ck);
@@ -291,8 +313,10 @@ static void test_M01_flipped_anywhere(void) {
             opened++;
             for (size_t i = 0; i < dsvk_checkpoint_count(ck); i++) {
                 const dsvk_tensor *t = dsvk_checkpoint_tensor(ck, i);
-                CHECK(t->end <= file.n && t->begin <= t->end && t->end - t->begin <= sizeof bytes, "byte %zu: range", at);
-                CHECK(dsvk_checkpoint_read(ck, t, 0, bytes, (size_t)(t->end - t->begin), &err) == DSVK_OK, "%s", err.message);
+                CHECK(t->end <= file.n && t->begin <= t->end && t->end - t->begin <= sizeof bytes, "byte %zu: range",
+                      at);
+                CHECK(dsvk_checkpoint_read(ck, t, 0, bytes, (size_t)(t->end - t->begin), &err) == DSVK_OK, "%s",
+                      err.message);
             }
             dsvk_checkpoint_close(ck);
         }
@@ -373,11 +397,14 @@ static void test_M04_depth(void) {
 }
 
 static void test_M05_duplicate_keys(void) {
-    REFUSES("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+    REFUSES("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],"
+            "\"data_offsets\":[1,2]}}",
             2, DSVK_FORMAT, "duplicate key \"a\"|offset");
-    REFUSES("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+    REFUSES("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[1]"
+            ",\"data_offsets\":[1,2]}}",
             2, DSVK_FORMAT, "duplicate key \"a\"");
-    REFUSES("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,1]}}", 1, DSVK_FORMAT, "duplicate key \"shape\"");
+    REFUSES("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,1]}}", 1, DSVK_FORMAT,
+            "duplicate key \"shape\"");
     REFUSES("{\"__metadata__\":{\"k\":\"1\",\"\\u006b\":\"2\"}}", 0, DSVK_FORMAT, "duplicate key \"k\"");
     fresh_folder();
     put_text(in("bad/model.safetensors.index.json"),
@@ -386,12 +413,25 @@ static void test_M05_duplicate_keys(void) {
 }
 
 static void test_M06_shapes(void) {
-    static const char *const shapes[] = { "[-1]", "[1.5]", "[1e3]", "[2.0]", "[9223372036854775808]", "[18446744073709551616]",
-                                          "[\"1\"]", "[null]", "[[1]]", "4", "{}", "[1,1,1,1,1,1,1,1,1]",
-                                          "[4294967296,4294967296]", "[9223372036854775807]", "[2305843009213693952]" };
+    static const char *const shapes[] = { "[-1]",
+                                          "[1.5]",
+                                          "[1e3]",
+                                          "[2.0]",
+                                          "[9223372036854775808]",
+                                          "[18446744073709551616]",
+                                          "[\"1\"]",
+                                          "[null]",
+                                          "[[1]]",
+                                          "4",
+                                          "{}",
+                                          "[1,1,1,1,1,1,1,1,1]",
+                                          "[4294967296,4294967296]",
+                                          "[9223372036854775807]",
+                                          "[2305843009213693952]" };
     for (size_t i = 0; i < DSVK_COUNT(shapes); i++) {
         char header[200], words[100];
-        snprintf(header, sizeof header, "{\"the.name\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[0,4]}}", shapes[i]);
+        snprintf(header, sizeof header, "{\"the.name\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[0,4]}}",
+                 shapes[i]);
         snprintf(words, sizeof words, "the.name|shape is %s", shapes[i]);
         REFUSES(header, 4, DSVK_FORMAT, words);
     }
@@ -431,11 +471,16 @@ static void test_M07_offsets(void) {
 }
 
 static void test_M08_byte_length(void) {
-    REFUSES("{\"the.a\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[0,5]}}", 5, DSVK_FORMAT, "the.a|[3] BF16|6 bytes|hold 5");
-    REFUSES("{\"the.a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,0]}}", 0, DSVK_FORMAT, "the.a|[] F32|4 bytes|hold 0");
-    REFUSES("{\"the.a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,4]}}", 4, DSVK_FORMAT, "the.a|0 bytes|hold 4");
-    REFUSES("{\"the.a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, DSVK_FORMAT, "the.a|[3]|whole bytes");
-    REFUSES("{\"the.a\":{\"dtype\":\"F6_E2M3\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, DSVK_FORMAT, "the.a|whole bytes");
+    REFUSES("{\"the.a\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[0,5]}}", 5, DSVK_FORMAT,
+            "the.a|[3] BF16|6 bytes|hold 5");
+    REFUSES("{\"the.a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,0]}}", 0, DSVK_FORMAT,
+            "the.a|[] F32|4 bytes|hold 0");
+    REFUSES("{\"the.a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,4]}}", 4, DSVK_FORMAT,
+            "the.a|0 bytes|hold 4");
+    REFUSES("{\"the.a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, DSVK_FORMAT,
+            "the.a|[3]|whole bytes");
+    REFUSES("{\"the.a\":{\"dtype\":\"F6_E2M3\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, DSVK_FORMAT,
+            "the.a|whole bytes");
     static const char *const missing[] = { "dtype", "shape", "data_offsets" };
     for (size_t i = 0; i < 3; i++) {
         struct text header = { 0 };
@@ -509,13 +554,15 @@ static void put_shards(const char *index) {
 }
 
 static void test_M16_shards(void) {
-    put_shards("{\"metadata\":{\"total_size\":6},\"weight_map\":{\"the.b\":\"s2.safetensors\",\"the.a\":\"s1.safetensors\"}}");
+    put_shards(
+        "{\"metadata\":{\"total_size\":6},\"weight_map\":{\"the.b\":\"s2.safetensors\",\"the.a\":\"s1.safetensors\"}}");
     dsvk_checkpoint *ck = OPENS(in("bad"));
     uint8_t bytes[2] = { 9, 9 };
     const dsvk_tensor *b = ck ? dsvk_checkpoint_find(ck, "the.b") : NULL;
     CHECK(b && dsvk_checkpoint_count(ck) == 3 && dsvk_checkpoint_shards(ck) == 2 && dsvk_checkpoint_unlisted(ck) == 1 &&
           dsvk_checkpoint_bytes(ck) == 6 && b->shard == 1, "two shards");
-    CHECK(b && dsvk_checkpoint_read(ck, b, 0, bytes, 2, NULL) == DSVK_OK && bytes[0] == 0 && bytes[1] == 1, "from the second");
+    CHECK(b && dsvk_checkpoint_read(ck, b, 0, bytes, 2, NULL) == DSVK_OK && bytes[0] == 0 && bytes[1] == 1,
+          "from the second");
     dsvk_checkpoint_close(ck);
 
     put_shards("{\"weight_map\":{\"the.a\":\"s1.safetensors\",\"the.x\":\"s9.safetensors\"}}");
@@ -542,7 +589,8 @@ static void test_M16_shards(void) {
     REFUSES_FOLDER(DSVK_IO, "neither model.safetensors nor model.safetensors.index.json");
 }
 
-/* A good index with many shards keeps as many files open, and one more than the limit is refused before any is opened. */
+/* A good index with many shards keeps as many files open, and one more than the limit is refused before any is opened.
+ */
 static void test_M16_many_shards(void) {
     for (unsigned n = 64; n <= 513; n += 449) {
         struct text index = { 0 };
@@ -570,8 +618,18 @@ static void test_M16_many_shards(void) {
 }
 
 static void test_M17_shard_names(void) {
-    static const char *const names[] = { "../good/model.safetensors", "/etc/passwd", "sub/s", "a\\\\b", "..", ".", "", "C:s",
-                                         "x..y", "a\\u0000b", "a\\nb", "a\\u002fb" };
+    static const char *const names[] = { "../good/model.safetensors",
+                                         "/etc/passwd",
+                                         "sub/s",
+                                         "a\\\\b",
+                                         "..",
+                                         ".",
+                                         "",
+                                         "C:s",
+                                         "x..y",
+                                         "a\\u0000b",
+                                         "a\\nb",
+                                         "a\\u002fb" };
     struct text index = { 0 };
     for (size_t i = 0; i < DSVK_COUNT(names); i++) {
         fresh_folder();
@@ -638,7 +696,9 @@ static void test_M18_not_regular_files(void) {
     CHECK_REFUSED(dsvk_checkpoint_open(&ck, in("good/model.safetensors/x"), &err), DSVK_IO, &err, "Not a directory");
 }
 
-static void link_to(const char *target, const char *path) { CHECK(symlink(target, path) == 0, "%s: %s", path, strerror(errno)); }
+static void link_to(const char *target, const char *path) {
+    CHECK(symlink(target, path) == 0, "%s: %s", path, strerror(errno));
+}
 
 static void test_M19_links(void) {
     static const char index[] = "{\"weight_map\":{\"the.a\":\"s1.safetensors\",\"the.b\":\"s2.safetensors\"}}";
@@ -668,7 +728,8 @@ static void test_M19_links(void) {
     link_to("s2.safetensors", in("bad/s2.safetensors"));
     REFUSES_FOLDER(DSVK_IO, "the.b|s2.safetensors");
 
-    remove_tree(in("cache")); /* the layout of a download cache: <model>/snapshots/<revision>/file -> ../../blobs/hash */
+    remove_tree(
+        in("cache")); /* the layout of a download cache: <model>/snapshots/<revision>/file -> ../../blobs/hash */
     make_folder(in("cache"));
     make_folder(in("cache/blobs"));
     make_folder(in("cache/snapshots"));
@@ -734,11 +795,13 @@ static void test_M22_pieces_and_errors(void) {
     disturbance.pieces = true;
     ck = OPENS(in("good"));
     const dsvk_tensor *t = ck ? dsvk_checkpoint_find(ck, "embed.weight") : NULL;
-    CHECK(t && dsvk_checkpoint_read(ck, t, 0, bytes, 24, &err) == DSVK_OK && bytes[0] == 0 && bytes[23] == 23, "in pieces");
+    CHECK(t && dsvk_checkpoint_read(ck, t, 0, bytes, 24, &err) == DSVK_OK && bytes[0] == 0 && bytes[23] == 23,
+          "in pieces");
     disturbance.pieces = false;
     disturbance.fail_at = 8 + strlen(good_header) + 20;
     if (t)
-        CHECK_REFUSED(dsvk_checkpoint_read(ck, t, 0, bytes, 24, &err), DSVK_IO, &err, "model.safetensors|offset|Input/output error");
+        CHECK_REFUSED(dsvk_checkpoint_read(ck, t, 0, bytes, 24, &err), DSVK_IO, &err,
+                      "model.safetensors|offset|Input/output error");
     dsvk_checkpoint_close(ck);
     disturbance.fail_at = 100;
     CHECK_REFUSED(dsvk_checkpoint_open(&ck, in("good"), &err), DSVK_IO, &err, "offset|Input/output error");
@@ -861,7 +924,8 @@ static void test_header_memory(void) {
         { "{\"x\":[0", ",{\"a\":0}", "]}" },
         { "{\"\":0", ",\"%07d\":0", "}" },
         { "{\"__metadata__\":{\"\":\"\"", ",\"%07d\":\"\"", "}}" },
-        { "{\"z\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}", ",\"%06d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}", "}" },
+        { "{\"z\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}",
+          ",\"%06d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}", "}" },
     };
     for (size_t i = 0; i < DSVK_COUNT(rows); i++) {
         struct text header = { 0 };
@@ -890,7 +954,8 @@ static void test_A06_memory_fails(void) {
         dsvk_status status = DSVK_NOMEM;
         dsvk_error err;
         int64_t live = dsvk_alloc_live(), n = 0;
-        put_shards("{\"weight_map\":{\"the.a\":\"s1.safetensors\",\"the.b\":\"s2.safetensors\",\"the.c\":\"s2.safetensors\"}}");
+        put_shards("{\"weight_map\":{\"the.a\":\"s1.safetensors\",\"the.b\":\"s2.safetensors\",\"the.c\":\"s2."
+                   "safetensors\"}}");
         check_good(__LINE__);
         for (; status != DSVK_OK && n < 200; n++) {
             dsvk_checkpoint *ck;
@@ -915,13 +980,34 @@ static void test_descriptors(void) {
 }
 
 static const struct test tests[] = {
-    TEST(test_good), TEST(test_dtypes), TEST(test_names), TEST(test_M01_cut_anywhere), TEST(test_M01_flipped_anywhere),
-    TEST(test_M02_header_length), TEST(test_M03_header_text), TEST(test_M04_depth), TEST(test_M05_duplicate_keys),
-    TEST(test_M06_shapes), TEST(test_M07_offsets), TEST(test_M08_byte_length), TEST(test_M09_unknown_type),
-    TEST(test_M13_names), TEST(test_M14_metadata), TEST(test_M16_shards), TEST(test_M16_many_shards),
-    TEST(test_M17_shard_names), TEST(test_M18_not_regular_files), TEST(test_M19_links), TEST(test_M20_changed_while_loading),
-    TEST(test_M22_pieces_and_errors), TEST(test_M27_other_files), TEST(test_M28_read_only_and_two_processes),
-    TEST(test_tensor_limit), TEST(test_C11_index_limit), TEST(test_header_memory), TEST(test_A06_memory_fails),
+    TEST(test_good),
+    TEST(test_dtypes),
+    TEST(test_names),
+    TEST(test_M01_cut_anywhere),
+    TEST(test_M01_flipped_anywhere),
+    TEST(test_M02_header_length),
+    TEST(test_M03_header_text),
+    TEST(test_M04_depth),
+    TEST(test_M05_duplicate_keys),
+    TEST(test_M06_shapes),
+    TEST(test_M07_offsets),
+    TEST(test_M08_byte_length),
+    TEST(test_M09_unknown_type),
+    TEST(test_M13_names),
+    TEST(test_M14_metadata),
+    TEST(test_M16_shards),
+    TEST(test_M16_many_shards),
+    TEST(test_M17_shard_names),
+    TEST(test_M18_not_regular_files),
+    TEST(test_M19_links),
+    TEST(test_M20_changed_while_loading),
+    TEST(test_M22_pieces_and_errors),
+    TEST(test_M27_other_files),
+    TEST(test_M28_read_only_and_two_processes),
+    TEST(test_tensor_limit),
+    TEST(test_C11_index_limit),
+    TEST(test_header_memory),
+    TEST(test_A06_memory_fails),
     TEST(test_descriptors),
 };
 
