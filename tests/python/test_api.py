@@ -4,6 +4,7 @@ input and misuse must lead to.
 Every test runs on the model that comes with the package, so that a software driver compiles one set of shaders.
 """
 import array
+import ast
 import gc
 import os
 import random
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -650,6 +652,19 @@ def test_threads_and_one_model(nano):
     for thread in threads:
         thread.join(60)
     assert alone == together
+
+
+def test_stubs_are_true():
+    """_dsvk.pyi names what the extension has: every class with every member, every function, and nothing else."""
+    tree = ast.parse((Path(dsvk.__file__).parent / "_dsvk.pyi").read_text(encoding="utf-8"))
+    stubs = {node.name: node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    real = {name: value for name, value in vars(dsvk._dsvk).items() if not name.startswith("_")}
+    assert stubs.keys() == real.keys()
+    for name, node in stubs.items():
+        if isinstance(node, ast.ClassDef) and not issubclass(real[name], BaseException):
+            members = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+            public = {member for member in vars(real[name]) if not member.startswith("_")}
+            assert {member for member in members if not member.startswith("_")} == public, name
 
 
 def test_public_names_are_documented():
