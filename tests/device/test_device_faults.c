@@ -1,4 +1,4 @@
-/* What devices and drivers do wrong, and what must come of it: rows D02, D03, D04, D08, D09, D10, D13, D18 and A06 of the
+/* What devices and drivers do wrong, and what must come of it: rows D02, D03, D04, D07, D08, D09, D10, D13, D18 and A06 of the
  * fault list. Entries of the function table are replaced by functions that fail, or that tell of hardware nobody has. */
 #include <time.h>
 
@@ -147,7 +147,7 @@ static void test_D03_order(void) {
     dsvk_survey_free(&survey);
 }
 
-/* ---- memory: D04, D18 ---- */
+/* ---- memory that runs out: D04 ---- */
 
 static uint64_t allocation_most; /* larger ones fail */
 static int allocations_left;     /* after so many, all fail */
@@ -165,7 +165,8 @@ static VKAPI_ATTR VkResult VKAPI_CALL scarce_allocate(VkDevice device, const VkM
     return result;
 }
 
-static VKAPI_ATTR void VKAPI_CALL counted_free(VkDevice device, VkDeviceMemory memory, const VkAllocationCallbacks *callbacks) {
+static VKAPI_ATTR void VKAPI_CALL counted_free(VkDevice device, VkDeviceMemory memory,
+                                               const VkAllocationCallbacks *callbacks) {
     real_free(device, memory, callbacks);
     memories--;
     allocations_left++;
@@ -183,7 +184,8 @@ static dsvk_device *open_scarce(uint64_t most, int left) {
     return device;
 }
 
-/* Each n-th allocation fails (every part is larger than a shared block): DEVMEM with numbers; what was asked for goes back; then a smaller ask works. */
+/* Each n-th allocation fails (every part is larger than a shared block): DEVMEM with numbers; what was made goes back; then
+ * a smaller ask works. */
 static void test_D04_driver_out_of_memory(void) {
     for (int left = 0; left < 4; left++) {
         dsvk_device *device = open_scarce(UINT64_MAX, left);
@@ -243,6 +245,112 @@ static void test_D04_memory_budget(void) {
     dsvk_buffer_destroy(device, &buffer);
     close_device(device);
 }
+
+/* ---- a card nobody has: D07 ---- */
+
+#define CARD_BYTES ((uint64_t)192 << 30)
+static uint64_t card_used, card_next; /* bytes allocated, next address */
+static int card_blocks;
+static uint64_t card_asked;           /* size of the buffer just made */
+
+static VKAPI_ATTR VkResult VKAPI_CALL card_buffer(VkDevice device, const VkBufferCreateInfo *info,
+                                                  const VkAllocationCallbacks *callbacks, VkBuffer *buffer) {
+    (void)device, (void)callbacks;
+    card_asked = info->size;
+    *buffer = (VkBuffer)(uintptr_t)1;
+    return VK_SUCCESS;
+}
+
+static VKAPI_ATTR void VKAPI_CALL card_needs(VkDevice device, VkBuffer buffer, VkMemoryRequirements *needs) {
+    (void)device, (void)buffer;
+    *needs = (VkMemoryRequirements){ .size = card_asked, .alignment = 256, .memoryTypeBits = UINT32_MAX };
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL card_allocate(VkDevice device, const VkMemoryAllocateInfo *info,
+                                                    const VkAllocationCallbacks *callbacks, VkDeviceMemory *memory) {
+    (void)device, (void)callbacks;
+    if (card_used + info->allocationSize > CARD_BYTES)
+        return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+    card_used += info->allocationSize;
+    card_blocks++;
+    *memory = (VkDeviceMemory)(uintptr_t)info->allocationSize;
+    return VK_SUCCESS;
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL card_map(VkDevice device, VkDeviceMemory memory, VkDeviceSize offset,
+                                               VkDeviceSize size, VkMemoryMapFlags flags, void **out) {
+    (void)device, (void)memory, (void)offset, (void)size, (void)flags;
+    *out = NULL;
+    return VK_SUCCESS;
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL card_bind(VkDevice device, VkBuffer buffer, VkDeviceMemory memory,
+                                                VkDeviceSize offset) {
+    (void)device, (void)buffer, (void)memory, (void)offset;
+    return VK_SUCCESS;
+}
+
+static VKAPI_ATTR VkDeviceAddress VKAPI_CALL card_address(VkDevice device, const VkBufferDeviceAddressInfo *info) {
+    (void)device, (void)info;
+    card_next += card_asked + 4096;
+    return card_next - card_asked - 4096 + 16; /* aligned to 16 only */
+}
+
+static VKAPI_ATTR void VKAPI_CALL card_free(VkDevice device, VkDeviceMemory memory,
+                                            const VkAllocationCallbacks *callbacks) {
+    (void)device, (void)callbacks;
+    card_used -= (uint64_t)(uintptr_t)memory;
+    card_blocks--;
+}
+
+static VKAPI_ATTR void VKAPI_CALL card_destroy(VkDevice device, VkBuffer buffer, const VkAllocationCallbacks *callbacks) {
+    (void)device, (void)buffer, (void)callbacks;
+}
+
+/* 150 GiB of a model's tensors (experts' FP4 codes and scales, 4 MiB and 256 KiB) on a card of 192 GiB: few blocks, little
+ * waste, and all of it comes back. */
+static void test_D07_full_model(void) {
+    enum { TENSORS = 72000 };
+    const dsvk_device_options options = { .size = sizeof options };
+    dsvk_device *device = open_device(NULL);
+    const dsvk_vk good = device->vk;
+    dsvk_buffer *tensors = calloc(TENSORS, sizeof *tensors);
+    uint64_t bytes = 0;
+    int n = 0;
+    memset(device->pools, 0, sizeof device->pools);
+    device->physical.memory.memoryHeaps[device->physical.main_heap].size = CARD_BYTES;
+    device->physical.has_budget = false;
+    CHECK_OK(dsvk_pools_open(device, &options, &error));
+    device->vk = (dsvk_vk){
+        .vkCreateBuffer = card_buffer,
+        .vkGetBufferMemoryRequirements = card_needs,
+        .vkAllocateMemory = card_allocate,
+        .vkMapMemory = card_map,
+        .vkBindBufferMemory = card_bind,
+        .vkGetBufferDeviceAddress = card_address,
+        .vkFreeMemory = card_free,
+        .vkDestroyBuffer = card_destroy,
+    };
+    card_next = MIB;
+    for (; n < TENSORS; n++) {
+        const uint64_t size = n % 2 ? 256 << 10 : 4 * MIB;
+        if (!CHECK_OK(dsvk_buffer_create(device, DSVK_WEIGHTS, size, "tensor", &tensors[n], &error)))
+            break;
+        bytes += size;
+    }
+    CHECK(bytes > (uint64_t)145 << 30, "%llu bytes", (unsigned long long)bytes);
+    CHECK(card_blocks < 256, "%d blocks", card_blocks);
+    CHECK(card_used < bytes + bytes / 64, "%llu bytes are taken for %llu", (unsigned long long)card_used,
+          (unsigned long long)bytes);
+    while (n > 0)
+        dsvk_buffer_destroy(device, &tensors[--n]);
+    CHECK(card_used == 0 && card_blocks == 0, "%d blocks are left", card_blocks);
+    free(tensors);
+    device->vk = good;
+    close_device(device);
+}
+
+/* ---- steps that fail: D18 ---- */
 
 static VKAPI_ATTR VkResult VKAPI_CALL no_map(VkDevice device, VkDeviceMemory memory, VkDeviceSize offset, VkDeviceSize size,
                                              VkMemoryMapFlags flags, void **out) {
@@ -578,6 +686,7 @@ int main(void) {
     RUN(test_D04_driver_out_of_memory);
     RUN(test_D04_small_blocks);
     RUN(test_D04_memory_budget);
+    RUN(test_D07_full_model);
     RUN(test_D18_memory_steps);
     RUN(test_D18_pipeline);
     RUN(test_D08_lost);
