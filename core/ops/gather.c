@@ -9,8 +9,9 @@ void dsvk_gather(dsvk_cmd *cmd, const dsvk_gather_params *p) {
     if (p->n == 0)
         return;
     if (p->dim == 0 || p->dim % 4 != 0 || p->n_in == 0 || p->slots == 0 || p->state_offset % 16 != 0 || p->n > 65535) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "gather: %u rows out of %u, %u values each (a multiple of 4), state offset %u (of 16), %u slots",
-                      p->n, p->n_in, p->dim, p->state_offset, p->slots);
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "gather: %u rows out of %u, %u values each (a multiple of 4), state offset %u (of 16), %u slots", p->n,
+                      p->n_in, p->dim, p->state_offset, p->slots);
         return;
     }
     const struct gather_args args = { .rows = p->rows,

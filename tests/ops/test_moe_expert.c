@@ -120,9 +120,9 @@ static void judge(test *t, const experts *e, const routing *r, results got, uint
             const uint32_t c = (uint32_t)((uint64_t)i * e->n_inner / nh);
             double magnitude;
             g[at] = got.h[(size_t)p * e->n_inner + c];
-            w[at] = (float)(r->weights[p] *
-                            ref_swiglu_dot(&e->up[r->idx[p]], c, r->x + (size_t)(p / r->k) * e->n_in, r->limit, &magnitude));
-            m[at] = (float)(fabs((double)r->weights[p]) * magnitude);
+            w[at] = (float)ref_moe_up(&e->up[r->idx[p]], r->weights[p], r->x + (size_t)(p / r->k) * e->n_in, c, r->limit,
+                                      &magnitude);
+            m[at] = (float)magnitude;
         }
     test_compare_sums(t, "up", g, w, m, at, TOLERANCE);
     at = 0;
@@ -131,7 +131,7 @@ static void judge(test *t, const experts *e, const routing *r, results got, uint
             const uint32_t c = (uint32_t)((uint64_t)i * e->n_down / no);
             double magnitude;
             g[at] = got.out[((size_t)(p / r->k) * (r->k + 1) + p % r->k) * e->n_down + c];
-            w[at] = (float)ref_dot(&e->down[r->idx[p]], c, got.h + (size_t)p * e->n_inner, &magnitude);
+            w[at] = (float)ref_moe_down(&e->down[r->idx[p]], got.h + (size_t)p * e->n_inner, c, &magnitude);
             m[at] = (float)magnitude;
         }
     test_compare_sums(t, "down", g, w, m, at, TOLERANCE);

@@ -36,7 +36,7 @@ void ref_embed(const uint16_t *table, uint32_t token, uint32_t dim, uint32_t cop
 /* in [n_in, dim]; ring [slots, dim], of which `source` 0x80000000 | slot takes one. */
 void ref_gather(const float *in, uint32_t n_in, const float *ring, uint32_t slots, uint32_t source, uint32_t dim, float *out);
 
-/* ---- mixture of experts (ref_moe_gate.c, ref_moe_sort.c; experts are ref_dot and ref_swiglu_dot) ---- */
+/* ---- mixture of experts (ref_moe_gate.c, ref_moe_sort.c, ref_moe_expert.c) ---- */
 /* One row. table_row [k] or NULL, bias [n_experts] without it. Returns how far the worst chosen score + bias lies above
  * the best one left out: within the rounding of a score either choice is right. */
 double ref_moe_gate(const float *logits, const float *bias, const uint32_t *table_row, uint32_t n_experts, uint32_t k,
@@ -44,6 +44,10 @@ double ref_moe_gate(const float *logits, const float *bias, const uint32_t *tabl
 /* pairs [n_pairs] by expert, then by number; tiles [max_tiles][4] as moe_sort makes them. */
 void ref_moe_sort(const uint32_t *idx, uint32_t n_pairs, uint32_t n_experts, uint32_t tile, uint32_t *pairs,
                   uint32_t (*tiles)[4], uint32_t max_tiles);
+
+/* One value of one pair: up, output c of w1 and w3 interleaved, times the routing weight; down, output c of w2. */
+double ref_moe_up(const ref_matrix *up, float weight, const float *x, uint32_t c, double limit, double *magnitude);
+double ref_moe_down(const ref_matrix *down, const float *h, uint32_t c, double *magnitude);
 
 /* ---- sampling (ref_sample.c) ---- */
 /* One row. *margin: the least relative distance of any decision on the way (the cuts' masses, p against min_p, the first
