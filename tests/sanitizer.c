@@ -10,8 +10,8 @@ __attribute__((visibility("default"))) int dlclose(void *library) {
     return 0;
 }
 
-/* Mesa's software driver loses some allocations of its own per instance and per compiled kernel, and the validation layer
- * some per device (what we leave behind of Vulkan's objects it reports as messages, which no test tolerates). */
+/* Mesa's software driver loses some allocations of its own per instance and per compiled kernel, and the validation
+ * layer some per device (what we leave behind of Vulkan's objects it reports as messages, which no test tolerates). */
 __attribute__((visibility("default"))) const char *__lsan_default_suppressions(void) {
     return "leak:libvulkan_lvp.so\nleak:libLLVM\nleak:libVkLayer_khronos_validation.so\n";
 }

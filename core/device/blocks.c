@@ -3,8 +3,8 @@
  *
  * Invariant: a block's free ranges are sorted by offset and never touch, so a block is empty exactly when one range
  * covers it; and there is always room for one more range per buffer in the block, so that freeing never allocates.
- * Blocks double from 16 MiB up to a limit that follows the heap (a small model wastes little, a full one stays far below
- * the 4,096 allocations that drivers must allow, D07); a larger ask gets a block of its own. */
+ * Blocks double from 16 MiB up to a limit that follows the heap (a small model wastes little, a full one stays far
+ * below the 4,096 allocations that drivers must allow, D07); a larger ask gets a block of its own. */
 #include <stdio.h>
 #include <string.h>
 
@@ -21,13 +21,13 @@ struct dsvk_block {
     dsvk_block *next;
     VkDeviceMemory memory;
     VkBuffer buffer;
-    dsvk_addr base;    /* device address of offset 0 */
-    uint8_t *host;     /* mapping of offset 0 or NULL */
-    bool cached;       /* the host reads the mapping through its cache */
+    dsvk_addr base; /* device address of offset 0 */
+    uint8_t *host;  /* mapping of offset 0 or NULL */
+    bool cached;    /* the host reads the mapping through its cache */
     uint32_t heap;
-    uint64_t size;     /* of the memory */
-    uint64_t usable;   /* of it for buffers: the one free range's size when the block is empty */
-    range *free;       /* [n_free] of capacity */
+    uint64_t size;   /* of the memory */
+    uint64_t usable; /* of it for buffers: the one free range's size when the block is empty */
+    range *free;     /* [n_free] of capacity */
     uint32_t n_free, capacity;
     uint32_t n_buffers;
 };
@@ -163,7 +163,8 @@ static VkResult block_allocate(dsvk_device *device, dsvk_block *block, const dsv
             block->size = needs.size;
             block->cached = (type->propertyFlags & VK_MEMORY_PROPERTY_HOST_CACHED_BIT) != 0;
             if (can_map(type->propertyFlags))
-                result = device->vk.vkMapMemory(device->handle, block->memory, 0, VK_WHOLE_SIZE, 0, (void **)&block->host);
+                result =
+                    device->vk.vkMapMemory(device->handle, block->memory, 0, VK_WHOLE_SIZE, 0, (void **)&block->host);
             return result;
         }
         block->memory = VK_NULL_HANDLE;
@@ -204,10 +205,11 @@ static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t
     };
     block->base = device->vk.vkGetBufferDeviceAddress(device->handle, &address);
     block->usable = usable;
-    block->free[0] = (range){ .offset = dsvk_align(block->base, DSVK_ALIGNMENT) - block->base, .size = usable };
+    block->free[0] = (range){.offset = dsvk_align(block->base, DSVK_ALIGNMENT) - block->base, .size = usable};
     block->n_free = 1;
     dsvk_set_name(device, VK_OBJECT_TYPE_BUFFER, (uint64_t)block->buffer, "%s block", dsvk_purpose_name(purpose));
-    dsvk_set_name(device, VK_OBJECT_TYPE_DEVICE_MEMORY, (uint64_t)block->memory, "%s memory", dsvk_purpose_name(purpose));
+    dsvk_set_name(device, VK_OBJECT_TYPE_DEVICE_MEMORY, (uint64_t)block->memory, "%s memory",
+                  dsvk_purpose_name(purpose));
     *out = block;
     return VK_SUCCESS;
 }
@@ -299,7 +301,7 @@ static void return_range(dsvk_block *block, uint64_t offset, uint64_t size) {
         block->free[at].size += size;
     } else {
         memmove(&block->free[at + 1], &block->free[at], (block->n_free++ - at) * sizeof *block->free);
-        block->free[at] = (range){ .offset = offset, .size = size };
+        block->free[at] = (range){.offset = offset, .size = size};
     }
     block->n_buffers--;
 }
@@ -307,10 +309,12 @@ static void return_range(dsvk_block *block, uint64_t offset, uint64_t size) {
 /* ---- buffers ---- */
 
 /* What a buffer takes of a block. */
-static uint64_t taken(uint64_t size) { return size ? dsvk_align(size, DSVK_ALIGNMENT) : DSVK_ALIGNMENT; }
+static uint64_t taken(uint64_t size) {
+    return size ? dsvk_align(size, DSVK_ALIGNMENT) : DSVK_ALIGNMENT;
+}
 
-/* What the next block should hold: as much as there is, within the limits, at least the ask. With the room for alignment
- * a usual block is a whole number of MiB. */
+/* What the next block should hold: as much as there is, within the limits, at least the ask. With the room for
+ * alignment a usual block is a whole number of MiB. */
 static uint64_t next_block_size(const dsvk_pool *pool, uint64_t need) {
     uint64_t size = pool->reserved > FIRST_BLOCK ? dsvk_align(pool->reserved, MIB) : FIRST_BLOCK;
     size = (size < pool->block_limit ? size : pool->block_limit) / DSVK_ALIGNMENT * DSVK_ALIGNMENT - DSVK_ALIGNMENT;
@@ -343,18 +347,19 @@ static VkResult grow(dsvk_device *device, dsvk_purpose purpose, uint64_t need) {
     return result;
 }
 
-static dsvk_status no_memory(dsvk_device *device, dsvk_purpose purpose, uint64_t size, const char *name, dsvk_error *err) {
+static dsvk_status no_memory(dsvk_device *device, dsvk_purpose purpose, uint64_t size, const char *name,
+                             dsvk_error *err) {
     const dsvk_pool *pool = &device->pools[purpose];
     char budget[64] = "none";
     if (pool->budget != UINT64_MAX)
         snprintf(budget, sizeof budget, "%llu", (unsigned long long)pool->budget);
-    return dsvk_fail(err, DSVK_DEVMEM,
-                     "out of device memory for %s: %s asked for %llu bytes; %llu are used, the budget is %s, heap %u has "
-                     "%llu of %llu bytes free",
-                     dsvk_purpose_name(purpose), name ? name : "a buffer", (unsigned long long)size,
-                     (unsigned long long)pool->used, budget, pool_heap(device, pool),
-                     (unsigned long long)heap_free(device, pool_heap(device, pool)),
-                     (unsigned long long)device->physical.memory.memoryHeaps[pool_heap(device, pool)].size);
+    return dsvk_fail(
+        err, DSVK_DEVMEM,
+        "out of device memory for %s: %s asked for %llu bytes; %llu are used, the budget is %s, heap %u has "
+        "%llu of %llu bytes free",
+        dsvk_purpose_name(purpose), name ? name : "a buffer", (unsigned long long)size, (unsigned long long)pool->used,
+        budget, pool_heap(device, pool), (unsigned long long)heap_free(device, pool_heap(device, pool)),
+        (unsigned long long)device->physical.memory.memoryHeaps[pool_heap(device, pool)].size);
 }
 
 static dsvk_status create_locked(dsvk_device *device, dsvk_purpose purpose, uint64_t size, const char *name,
@@ -436,8 +441,12 @@ void dsvk_buffer_destroy(dsvk_device *device, dsvk_buffer *buffer) {
     memset(buffer, 0, sizeof *buffer);
 }
 
-VkBuffer dsvk_buffer_handle(const dsvk_buffer *buffer) { return ((const dsvk_block *)buffer->block)->buffer; }
-bool dsvk_buffer_cached(const dsvk_buffer *buffer) { return ((const dsvk_block *)buffer->block)->cached; }
+VkBuffer dsvk_buffer_handle(const dsvk_buffer *buffer) {
+    return ((const dsvk_block *)buffer->block)->buffer;
+}
+bool dsvk_buffer_cached(const dsvk_buffer *buffer) {
+    return ((const dsvk_block *)buffer->block)->cached;
+}
 
 /* ---- pools ---- */
 
@@ -478,8 +487,8 @@ dsvk_status dsvk_pools_open(dsvk_device *device, const dsvk_device_options *opti
             return dsvk_fail(err, DSVK_NODEVICE, "%s has no memory type for %s", device->physical.properties.deviceName,
                              dsvk_purpose_name((dsvk_purpose)p));
         pool->budget = options->budget[p] ? options->budget[p] : UINT64_MAX;
-        pool->block_limit = block_limit(device, (dsvk_purpose)p,
-                                        device->physical.memory.memoryHeaps[pool_heap(device, pool)].size);
+        pool->block_limit =
+            block_limit(device, (dsvk_purpose)p, device->physical.memory.memoryHeaps[pool_heap(device, pool)].size);
     }
     return DSVK_OK;
 }
@@ -512,8 +521,8 @@ dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_error *err
     }
     const uint32_t heap = device->physical.main_heap;
     json_object_set_new(root, "heap",
-                        json_pack("{s:I, s:I}", "size", (json_int_t)device->physical.memory.memoryHeaps[heap].size, "free",
-                                  (json_int_t)heap_free(device, heap)));
+                        json_pack("{s:I, s:I}", "size", (json_int_t)device->physical.memory.memoryHeaps[heap].size,
+                                  "free", (json_int_t)heap_free(device, heap)));
     pthread_mutex_unlock(&device->memory_lock);
     return dsvk_json_text(root, json, err);
 }

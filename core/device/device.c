@@ -14,7 +14,9 @@
 
 /* ---- failures ---- */
 
-bool dsvk_device_forked(const dsvk_device *device) { return device->pid != getpid(); }
+bool dsvk_device_forked(const dsvk_device *device) {
+    return device->pid != getpid();
+}
 
 dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err) {
     if (!device)
@@ -32,8 +34,8 @@ dsvk_status dsvk_device_lose(dsvk_device *device, dsvk_error *err, const char *f
     if (!atomic_load(&device->lost)) {
         va_list list;
         va_start(list, format);
-        int used = snprintf(device->lost_message, sizeof device->lost_message, "%s is lost: ",
-                            device->physical.properties.deviceName);
+        int used = snprintf(device->lost_message, sizeof device->lost_message,
+                            "%s is lost: ", device->physical.properties.deviceName);
         vsnprintf(device->lost_message + used, sizeof device->lost_message - (size_t)used, format, list);
         va_end(list);
         atomic_store(&device->lost, true);
@@ -173,7 +175,7 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .queueCount = 1,
         .pQueuePriorities = &priority,
     };
-    const char *const extensions[] = { VK_EXT_MEMORY_BUDGET_EXTENSION_NAME };
+    const char *const extensions[] = {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME};
     const VkDeviceCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
         .pNext = &f12,
@@ -198,7 +200,7 @@ static dsvk_status create_timeline(dsvk_device *device, dsvk_error *err) {
         .sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
         .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE,
     };
-    const VkSemaphoreCreateInfo info = { .sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type };
+    const VkSemaphoreCreateInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
     VkResult result = device->vk.vkCreateSemaphore(device->handle, &info, NULL, &device->timeline);
     return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkCreateSemaphore");
 }
@@ -287,7 +289,9 @@ void dsvk_device_close(dsvk_device *device) {
 
 /* ---- describing ---- */
 
-const dsvk_device_limits *dsvk_device_get_limits(const dsvk_device *device) { return &device->limits; }
+const dsvk_device_limits *dsvk_device_get_limits(const dsvk_device *device) {
+    return &device->limits;
+}
 
 dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *err) {
     DSVK_TRY(dsvk_device_status(device, err));
@@ -321,7 +325,7 @@ static dsvk_status devices_json(const dsvk_vk *vk, char **json, dsvk_error *err)
 
 dsvk_status dsvk_devices(char **json, dsvk_error *err) {
     dsvk_vk vk;
-    dsvk_error reason = { 0 };
+    dsvk_error reason = {0};
     if (!json)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_devices: json is NULL");
     *json = NULL;

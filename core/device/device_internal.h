@@ -8,10 +8,10 @@
 
 #include "vk_table.h"
 
-#define DSVK_PUSH_BYTES 128u        /* push constants every device has */
-#define DSVK_ALIGNMENT 256u         /* of buffers */
-#define DSVK_WAIT_SECONDS 60u       /* the bound of every wait (D10) */
-#define DSVK_CLOSE_SECONDS 5u       /* and of the one at close (D08) */
+#define DSVK_PUSH_BYTES 128u  /* push constants every device has */
+#define DSVK_ALIGNMENT 256u   /* of buffers */
+#define DSVK_WAIT_SECONDS 60u /* the bound of every wait (D10) */
+#define DSVK_CLOSE_SECONDS 5u /* and of the one at close (D08) */
 
 /* ---- what a physical device is (survey.c) ---- */
 
@@ -32,8 +32,8 @@ typedef struct dsvk_physical {
     bool has_budget;         /* VK_EXT_memory_budget */
     bool has_cooperative_matrix;
     bool usable;
-    char reason[256];        /* why not */
-    char uuid[37];           /* as text */
+    char reason[256]; /* why not */
+    char uuid[37];    /* as text */
 } dsvk_physical;
 
 typedef struct dsvk_survey {
@@ -60,7 +60,7 @@ typedef struct dsvk_pool {
     uint64_t used, peak;  /* bytes in buffers */
     uint64_t reserved;    /* bytes in blocks, used or free */
     uint32_t n_blocks;
-    dsvk_block *blocks;   /* owned list, newest first */
+    dsvk_block *blocks; /* owned list, newest first */
 } dsvk_pool;
 
 dsvk_status dsvk_pools_open(dsvk_device *device, const dsvk_device_options *options, dsvk_error *err);
@@ -74,7 +74,8 @@ typedef struct dsvk_pipeline dsvk_pipeline;
 dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err);
 void dsvk_pipelines_close(dsvk_device *device, bool on_device);
 /* The pipeline of a shader with constants, built when it is new. */
-dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline, dsvk_error *err);
+dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline,
+                              dsvk_error *err);
 
 /* Reads the file of this device; anything wrong with it leaves *payload NULL. Release with dsvk_free. */
 void dsvk_pipeline_cache_read(const dsvk_device *device, void **payload, size_t *bytes);
@@ -119,10 +120,10 @@ struct dsvk_device {
     VkQueue queue;
     pthread_mutex_t queue_lock; /* for queue and submitted */
     VkSemaphore timeline;
-    uint64_t submitted;         /* the last value handed to the queue */
+    uint64_t submitted; /* the last value handed to the queue */
 
-    atomic_bool lost;           /* sticky (D08) */
-    atomic_bool hung;           /* lost because a wait ran out: the device may still be using its objects */
+    atomic_bool lost; /* sticky (D08) */
+    atomic_bool hung; /* lost because a wait ran out: the device may still be using its objects */
     pthread_mutex_t lost_lock;
     char lost_message[256];
 
@@ -138,7 +139,7 @@ struct dsvk_device {
     dsvk_profile profile;
 };
 
-/* Turns a failing VkResult into a status and a sentence: "<what> failed: VK_ERROR_...". A lost device becomes sticky. */
+/* Turns a failing VkResult into a status and a sentence, "<what> failed: VK_ERROR_..."; DEVICE_LOST sticks. */
 dsvk_status dsvk_vk_fail(dsvk_device *device, VkResult result, dsvk_error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 /* Marks the device lost; the first message stays. */

@@ -1,7 +1,7 @@
-/* The pipeline cache on disk. Drivers trust what they are given and have crashed on it, so our own header and hash decide
- * before the driver sees a byte: the file must come from this device, driver, dsvk version, set of kernels and word size,
- * and be whole (D15). It is written under another name and renamed, so that readers see old or new and never a part
- * (D16). A cache is disposable: whatever is wrong, there is none, and nobody hears of it. */
+/* The pipeline cache on disk. Drivers trust what they are given and have crashed on it, so our own header and hash
+ * decide before the driver sees a byte: the file must come from this device, driver, dsvk version, set of kernels and
+ * word size, and be whole (D15). It is written under another name and renamed, so that readers see old or new and never
+ * a part (D16). A cache is disposable: whatever is wrong, there is none, and nobody hears of it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,15 +15,15 @@
 #define MOST_BYTES ((size_t)256 << 20)
 
 typedef struct header {
-    char magic[8];             /* "dsvkpipe" */
-    uint32_t format;           /* FORMAT; differs when read in the other byte order */
+    char magic[8];   /* "dsvkpipe" */
+    uint32_t format; /* FORMAT; differs when read in the other byte order */
     uint32_t pointer_bytes;
-    char version[16];          /* of dsvk */
+    char version[16]; /* of dsvk */
     uint8_t device_uuid[16];
     uint8_t driver_uuid[16];
-    uint8_t cache_uuid[16];    /* pipelineCacheUUID */
+    uint8_t cache_uuid[16]; /* pipelineCacheUUID */
     uint32_t vendor, device, driver_version, api_version;
-    uint64_t kernels;          /* hash of all SPIR-V */
+    uint64_t kernels; /* hash of all SPIR-V */
     uint64_t payload_bytes;
     uint64_t payload_hash;
 } header;
@@ -57,7 +57,7 @@ static uint64_t hash_kernels(void) {
 static header make_header(const dsvk_device *device, const void *payload, size_t bytes) {
     const dsvk_physical *p = &device->physical;
     header h = {
-        .magic = { 'd', 's', 'v', 'k', 'p', 'i', 'p', 'e' },
+        .magic = {'d', 's', 'v', 'k', 'p', 'i', 'p', 'e'},
         .format = FORMAT,
         .pointer_bytes = sizeof(void *),
         .vendor = p->properties.vendorID,
@@ -106,7 +106,8 @@ static void *read_payload(const dsvk_device *device, int fd, size_t *bytes) {
     struct stat info;
     header found;
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_uid != geteuid() ||
-        (uint64_t)info.st_size < sizeof found || (uint64_t)info.st_size > MOST_BYTES || !read_all(fd, &found, sizeof found))
+        (uint64_t)info.st_size < sizeof found || (uint64_t)info.st_size > MOST_BYTES ||
+        !read_all(fd, &found, sizeof found))
         return NULL;
     *bytes = (size_t)info.st_size - sizeof found;
     void *payload = dsvk_alloc(*bytes);

@@ -52,7 +52,7 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
         return result;
     VkSpecializationMapEntry entries[MAX_CONSTANTS];
     for (uint32_t i = 0; i < n; i++)
-        entries[i] = (VkSpecializationMapEntry){ .constantID = i, .offset = i * 4, .size = 4 };
+        entries[i] = (VkSpecializationMapEntry){.constantID = i, .offset = i * 4, .size = 4};
     const VkSpecializationInfo values = {
         .mapEntryCount = n,
         .pMapEntries = entries,
@@ -61,13 +61,14 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
     };
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .stage = {
-            .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
-            .stage = VK_SHADER_STAGE_COMPUTE_BIT,
-            .module = module,
-            .pName = "main",
-            .pSpecializationInfo = &values,
-        },
+        .stage =
+            {
+                .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                .module = module,
+                .pName = "main",
+                .pSpecializationInfo = &values,
+            },
         .layout = device->layout,
     };
     result = device->vk.vkCreateComputePipelines(device->handle, device->pipeline_cache, 1, &info, NULL, pipeline);
@@ -140,7 +141,7 @@ static size_t cache_bytes(const dsvk_device *device) {
 }
 
 dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err) {
-    const VkPushConstantRange push = { .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = DSVK_PUSH_BYTES };
+    const VkPushConstantRange push = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = DSVK_PUSH_BYTES};
     const VkPipelineLayoutCreateInfo layout = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
         .pushConstantRangeCount = 1,

@@ -35,7 +35,7 @@ static dsvk_profile_op *find_op(dsvk_profile *profile, const char *name) {
         profile->ops = ops;
         profile->capacity = capacity;
     }
-    profile->ops[profile->n_ops] = (dsvk_profile_op){ .name = name };
+    profile->ops[profile->n_ops] = (dsvk_profile_op){.name = name};
     return &profile->ops[profile->n_ops++];
 }
 
@@ -69,12 +69,12 @@ static json_t *report(const dsvk_device *device) {
     json_t *ops = json_array();
     for (uint32_t i = 0; i < profile->n_ops; i++) {
         const dsvk_profile_op *op = &profile->ops[i];
-        json_array_append_new(ops, json_pack("{s:s, s:I, s:f, s:I, s:I}", "name", op->name, "calls",
-                                             (json_int_t)op->calls, "us", op->us, "bytes", (json_int_t)op->bytes, "flops",
-                                             (json_int_t)op->flops));
+        json_array_append_new(ops,
+                              json_pack("{s:s, s:I, s:f, s:I, s:I}", "name", op->name, "calls", (json_int_t)op->calls,
+                                        "us", op->us, "bytes", (json_int_t)op->bytes, "flops", (json_int_t)op->flops));
     }
-    return json_pack("{s:b, s:I, s:I, s:f, s:f, s:o}", "timestamps", (int)(device->physical.timestamp_bits > 0), "submits",
-                     (json_int_t)profile->submits, "dispatches", (json_int_t)profile->dispatches, "host_us",
+    return json_pack("{s:b, s:I, s:I, s:f, s:f, s:o}", "timestamps", (int)(device->physical.timestamp_bits > 0),
+                     "submits", (json_int_t)profile->submits, "dispatches", (json_int_t)profile->dispatches, "host_us",
                      profile->host_us, "device_us", profile->device_us, "ops", ops);
 }
 

@@ -24,20 +24,20 @@ struct dsvk_cmd {
     dsvk_device *device;
     VkCommandPool pool;
     VkCommandBuffer buffer;
-    dsvk_error error;      /* the first of this recording */
+    dsvk_error error; /* the first of this recording */
     cmd_state state;
-    uint64_t ticket;       /* timeline value of the last submit; 0: none */
+    uint64_t ticket; /* timeline value of the last submit; 0: none */
     bool dry;
-    bool touched;          /* something was recorded since begin */
-    bool dirty;            /* ... since the last barrier */
+    bool touched; /* something was recorded since begin */
+    bool dirty;   /* ... since the last barrier */
     VkPipeline bound;
     uint32_t dispatches;
-    double started_us;     /* when the first thing was recorded */
-    bool profiled;         /* a profile was running when the first thing was recorded */
-    bool timed;            /* ... and there are timestamps */
-    VkQueryPool *queries;  /* [n_pools] owned, QUERIES_PER_POOL each */
+    double started_us;    /* when the first thing was recorded */
+    bool profiled;        /* a profile was running when the first thing was recorded */
+    bool timed;           /* ... and there are timestamps */
+    VkQueryPool *queries; /* [n_pools] owned, QUERIES_PER_POOL each */
     uint32_t n_pools;
-    timed *timings;        /* [n_timings] of capacity; [0] is the start */
+    timed *timings; /* [n_timings] of capacity; [0] is the start */
     uint32_t n_timings, capacity;
 };
 
@@ -51,9 +51,15 @@ void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) {
     va_end(list);
 }
 
-dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) { return cmd->device; }
-void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) { cmd->dry = dry; }
-uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd) { return cmd->dispatches; }
+dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) {
+    return cmd->device;
+}
+void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) {
+    cmd->dry = dry;
+}
+uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd) {
+    return cmd->dispatches;
+}
 
 /* ---- timestamps ---- */
 
@@ -94,7 +100,7 @@ static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops)
     if (query == 0)
         vk->vkCmdResetQueryPool(cmd->buffer, cmd->queries[pool], 0, QUERIES_PER_POOL);
     vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
-    cmd->timings[cmd->n_timings++] = (timed){ .op = op, .bytes = bytes, .flops = flops };
+    cmd->timings[cmd->n_timings++] = (timed){.op = op, .bytes = bytes, .flops = flops};
 }
 
 /* Books the finished submit's times. */
@@ -122,13 +128,13 @@ static void collect(dsvk_cmd *cmd) {
 
 static dsvk_status begin(dsvk_cmd *cmd, dsvk_error *err) {
     dsvk_device *device = cmd->device;
-    const VkCommandBufferBeginInfo info = { .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO };
+    const VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
     VkResult result = device->vk.vkResetCommandPool(device->handle, cmd->pool, 0);
     if (result == VK_SUCCESS)
         result = device->vk.vkBeginCommandBuffer(cmd->buffer, &info);
     if (result != VK_SUCCESS)
         return dsvk_vk_fail(device, result, err, "beginning a command buffer");
-    cmd->error = (dsvk_error){ .status = DSVK_OK };
+    cmd->error = (dsvk_error){.status = DSVK_OK};
     cmd->state = BEGUN;
     cmd->touched = cmd->dirty = cmd->timed = false;
     cmd->bound = VK_NULL_HANDLE;
@@ -287,8 +293,8 @@ static bool check_range(dsvk_cmd *cmd, const char *what, const dsvk_buffer *buff
     return cmd->error.status == DSVK_OK;
 }
 
-void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to, uint64_t to_offset,
-                   uint64_t bytes) {
+void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to,
+                   uint64_t to_offset, uint64_t bytes) {
     if (!ready(cmd) || !check_range(cmd, "copy from", from, from_offset, bytes) ||
         !check_range(cmd, "copy to", to, to_offset, bytes) || bytes == 0 || cmd->dry)
         return;
@@ -392,8 +398,8 @@ dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err) {
 static dsvk_status check_transfer(const char *what, const dsvk_buffer *buffer, uint64_t offset, uint64_t bytes,
                                   dsvk_error *err) {
     if (!buffer->block || offset > buffer->size || bytes > buffer->size - offset)
-        return dsvk_fail(err, DSVK_INVALID, "%s: bytes %llu + %llu of a buffer of %llu", what, (unsigned long long)offset,
-                         (unsigned long long)bytes, (unsigned long long)buffer->size);
+        return dsvk_fail(err, DSVK_INVALID, "%s: bytes %llu + %llu of a buffer of %llu", what,
+                         (unsigned long long)offset, (unsigned long long)bytes, (unsigned long long)buffer->size);
     return DSVK_OK;
 }
 
@@ -432,8 +438,8 @@ fail:
     return status;
 }
 
-dsvk_status dsvk_buffer_write(dsvk_device *device, const dsvk_buffer *to, uint64_t offset, const void *data, uint64_t bytes,
-                              dsvk_error *err) {
+dsvk_status dsvk_buffer_write(dsvk_device *device, const dsvk_buffer *to, uint64_t offset, const void *data,
+                              uint64_t bytes, dsvk_error *err) {
     DSVK_TRY(dsvk_device_status(device, err));
     DSVK_TRY(check_transfer("dsvk_buffer_write", to, offset, bytes, err));
     if (bytes == 0)

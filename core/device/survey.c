@@ -9,7 +9,8 @@
 
 #include "device_internal.h"
 
-static const VkSubgroupFeatureFlags SUBGROUP_NEEDED = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
+static const VkSubgroupFeatureFlags SUBGROUP_NEEDED = VK_SUBGROUP_FEATURE_BASIC_BIT |
+                                                      VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
                                                       VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
 
 /* ---- reading one device ---- */
@@ -42,14 +43,15 @@ static void read_properties(const dsvk_vk *vk, dsvk_physical *p) {
     p->v13.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES;
     p->v11.pNext = &p->v12;
     p->v12.pNext = &p->v13;
-    VkPhysicalDeviceProperties2 properties = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &p->v11 };
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2,
+                                              .pNext = &p->v11};
     vk->vkGetPhysicalDeviceProperties2(p->handle, &properties);
     p->f11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES;
     p->f12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES;
     p->f13.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES;
     p->f11.pNext = &p->f12;
     p->f12.pNext = &p->f13;
-    VkPhysicalDeviceFeatures2 features = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &p->f11 };
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &p->f11};
     vk->vkGetPhysicalDeviceFeatures2(p->handle, &features);
     p->v11.pNext = p->v12.pNext = p->f11.pNext = p->f12.pNext = NULL; /* the struct is moved after this */
 }
@@ -121,7 +123,8 @@ static void judge(dsvk_physical *p, bool has_queue) {
     else if (!(p->v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT))
         snprintf(out, size, "has no subgroup operations in compute");
     else if (missing)
-        snprintf(out, size, "lacks subgroup operations:%s%s%s%s", missing & VK_SUBGROUP_FEATURE_BASIC_BIT ? " basic" : "",
+        snprintf(out, size, "lacks subgroup operations:%s%s%s%s",
+                 missing & VK_SUBGROUP_FEATURE_BASIC_BIT ? " basic" : "",
                  missing & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT ? " arithmetic" : "",
                  missing & VK_SUBGROUP_FEATURE_BALLOT_BIT ? " ballot" : "",
                  missing & VK_SUBGROUP_FEATURE_SHUFFLE_BIT ? " shuffle" : "");
@@ -157,11 +160,16 @@ static int rank(const dsvk_physical *p) {
     if (!p->usable)
         return 5;
     switch (p->properties.deviceType) {
-    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return 0;
-    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return 1;
-    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return 2;
-    case VK_PHYSICAL_DEVICE_TYPE_CPU: return 3;
-    default: return 4;
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
+        return 0;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
+        return 1;
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU:
+        return 2;
+    case VK_PHYSICAL_DEVICE_TYPE_CPU:
+        return 3;
+    default:
+        return 4;
     }
 }
 
@@ -284,42 +292,50 @@ dsvk_status dsvk_survey_choose(const dsvk_survey *survey, const char *wanted, ui
 
 static const char *type_name(VkPhysicalDeviceType type) {
     switch (type) {
-    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return "discrete";
-    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return "integrated";
-    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return "virtual";
-    case VK_PHYSICAL_DEVICE_TYPE_CPU: return "cpu";
-    default: return "other";
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
+        return "discrete";
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
+        return "integrated";
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU:
+        return "virtual";
+    case VK_PHYSICAL_DEVICE_TYPE_CPU:
+        return "cpu";
+    default:
+        return "other";
     }
 }
 
+/* When host memory runs out a line is missing: json_object_set_new takes no NULL, and none of these is worth a failure.
+ */
 static json_t *features_json(const dsvk_physical *p) {
     const VkPhysicalDeviceLimits *limits = &p->properties.limits;
-    return json_pack(
-        "{s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:I, s:f, s:I, s:I, s:I, s:[I,I,I], s:I}",
-        "fp16", (int)p->f12.shaderFloat16,
-        "int8", (int)p->f12.shaderInt8,
-        "storage8", (int)p->f12.storageBuffer8BitAccess,
-        "storage16", (int)p->f11.storageBuffer16BitAccess,
-        "dot8", (int)p->v13.integerDotProduct4x8BitPackedSignedAccelerated,
-        "cooperative_matrix", (int)p->has_cooperative_matrix,
-        "memory_budget", (int)p->has_budget,
-        "unified_memory", (int)p->unified,
-        "timestamp_bits", (json_int_t)p->timestamp_bits,
-        "timestamp_ns", (double)limits->timestampPeriod,
-        "max_workgroup", (json_int_t)limits->maxComputeWorkGroupInvocations,
-        "shared_memory", (json_int_t)limits->maxComputeSharedMemorySize,
-        "max_allocation", (json_int_t)dsvk_max_allocation(p),
-        "max_groups", (json_int_t)limits->maxComputeWorkGroupCount[0], (json_int_t)limits->maxComputeWorkGroupCount[1],
-        (json_int_t)limits->maxComputeWorkGroupCount[2],
-        "push_constants", (json_int_t)limits->maxPushConstantsSize);
+    json_t *root = json_object(), *groups = json_array();
+    for (int i = 0; i < 3; i++)
+        json_array_append_new(groups, json_integer(limits->maxComputeWorkGroupCount[i]));
+    json_object_set_new(root, "fp16", json_boolean(p->f12.shaderFloat16));
+    json_object_set_new(root, "int8", json_boolean(p->f12.shaderInt8));
+    json_object_set_new(root, "storage8", json_boolean(p->f12.storageBuffer8BitAccess));
+    json_object_set_new(root, "storage16", json_boolean(p->f11.storageBuffer16BitAccess));
+    json_object_set_new(root, "dot8", json_boolean(p->v13.integerDotProduct4x8BitPackedSignedAccelerated));
+    json_object_set_new(root, "cooperative_matrix", json_boolean(p->has_cooperative_matrix));
+    json_object_set_new(root, "memory_budget", json_boolean(p->has_budget));
+    json_object_set_new(root, "unified_memory", json_boolean(p->unified));
+    json_object_set_new(root, "timestamp_bits", json_integer(p->timestamp_bits));
+    json_object_set_new(root, "timestamp_ns", json_real((double)limits->timestampPeriod));
+    json_object_set_new(root, "max_workgroup", json_integer(limits->maxComputeWorkGroupInvocations));
+    json_object_set_new(root, "max_groups", groups);
+    json_object_set_new(root, "shared_memory", json_integer(limits->maxComputeSharedMemorySize));
+    json_object_set_new(root, "push_constants", json_integer(limits->maxPushConstantsSize));
+    json_object_set_new(root, "max_allocation", json_integer((json_int_t)dsvk_max_allocation(p)));
+    return root;
 }
 
 static json_t *heaps_json(const dsvk_physical *p) {
     json_t *heaps = json_array();
     for (uint32_t i = 0; heaps && i < p->memory.memoryHeapCount; i++)
-        json_array_append_new(heaps, json_pack("{s:I, s:b}", "size", (json_int_t)p->memory.memoryHeaps[i].size,
-                                               "device_local",
-                                               (p->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) != 0));
+        json_array_append_new(heaps,
+                              json_pack("{s:I, s:b}", "size", (json_int_t)p->memory.memoryHeaps[i].size, "device_local",
+                                        (p->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) != 0));
     return heaps;
 }
 
@@ -338,16 +354,17 @@ json_t *dsvk_physical_json(const dsvk_physical *p) {
     snprintf(driver, sizeof driver, "%s%s%s", p->v12.driverName, p->v12.driverInfo[0] ? " " : "", p->v12.driverInfo);
     uint32_t smallest = p->v13.minSubgroupSize ? p->v13.minSubgroupSize : p->v11.subgroupSize;
     uint32_t largest = p->v13.maxSubgroupSize ? p->v13.maxSubgroupSize : p->v11.subgroupSize;
-    return json_pack("{s:o, s:s, s:s, s:s, s:o, s:b, s:s, s:I, s:o, s:[I,I], s:o}",
-                     "name", text_json(p->properties.deviceName),
-                     "uuid", p->uuid,
-                     "type", type_name(p->properties.deviceType),
-                     "api", api_text,
-                     "driver", text_json(driver),
-                     "usable", (int)p->usable,
-                     "reason", p->reason,
-                     "memory", (json_int_t)p->memory.memoryHeaps[p->main_heap].size,
-                     "heaps", heaps_json(p),
-                     "subgroup", (json_int_t)smallest, (json_int_t)largest,
-                     "features", features_json(p));
+    json_t *root = json_object();
+    json_object_set_new(root, "name", text_json(p->properties.deviceName));
+    json_object_set_new(root, "uuid", json_string(p->uuid));
+    json_object_set_new(root, "type", json_string(type_name(p->properties.deviceType)));
+    json_object_set_new(root, "api", json_string(api_text));
+    json_object_set_new(root, "driver", text_json(driver));
+    json_object_set_new(root, "usable", json_boolean(p->usable));
+    json_object_set_new(root, "reason", json_string(p->reason));
+    json_object_set_new(root, "memory", json_integer((json_int_t)p->memory.memoryHeaps[p->main_heap].size));
+    json_object_set_new(root, "heaps", heaps_json(p));
+    json_object_set_new(root, "subgroup", json_pack("[I,I]", (json_int_t)smallest, (json_int_t)largest));
+    json_object_set_new(root, "features", features_json(p));
+    return root;
 }

@@ -12,9 +12,12 @@
  * are macOS's, where Vulkan is MoltenVK behind the same loader or MoltenVK itself. */
 static const char *const LIBRARIES[] = {
 #ifdef __APPLE__
-    "libvulkan.1.dylib", "libvulkan.dylib", "libMoltenVK.dylib",
+    "libvulkan.1.dylib",
+    "libvulkan.dylib",
+    "libMoltenVK.dylib",
 #else
-    "libvulkan.so.1", "libvulkan.so",
+    "libvulkan.so.1",
+    "libvulkan.so",
 #endif
 };
 
@@ -22,7 +25,9 @@ static const char VALIDATION_LAYER[] = "VK_LAYER_KHRONOS_validation";
 
 const char *dsvk_vk_result_name(VkResult result) {
     switch (result) {
-#define RESULT_CASE(name) case name: return #name;
+#define RESULT_CASE(name)                                                                                              \
+    case name:                                                                                                         \
+        return #name;
         RESULT_CASE(VK_SUCCESS)
         RESULT_CASE(VK_NOT_READY)
         RESULT_CASE(VK_TIMEOUT)
@@ -41,21 +46,29 @@ const char *dsvk_vk_result_name(VkResult result) {
         RESULT_CASE(VK_ERROR_INVALID_OPAQUE_CAPTURE_ADDRESS)
         RESULT_CASE(VK_ERROR_INVALID_SHADER_NV)
 #undef RESULT_CASE
-    default: return "an unknown VkResult";
+    default:
+        return "an unknown VkResult";
     }
 }
 
 dsvk_status dsvk_vk_result_status(VkResult result) {
     switch (result) {
-    case VK_SUCCESS: return DSVK_OK;
-    case VK_ERROR_OUT_OF_HOST_MEMORY: return DSVK_NOMEM;
+    case VK_SUCCESS:
+        return DSVK_OK;
+    case VK_ERROR_OUT_OF_HOST_MEMORY:
+        return DSVK_NOMEM;
     case VK_ERROR_OUT_OF_DEVICE_MEMORY:
     case VK_ERROR_MEMORY_MAP_FAILED:
-    case VK_ERROR_FRAGMENTATION: return DSVK_DEVMEM;
-    case VK_ERROR_DEVICE_LOST: return DSVK_DEVLOST;
-    case VK_ERROR_TOO_MANY_OBJECTS: return DSVK_LIMIT;
-    case VK_ERROR_INCOMPATIBLE_DRIVER: return DSVK_NODEVICE;
-    default: return DSVK_UNSUPPORTED;
+    case VK_ERROR_FRAGMENTATION:
+        return DSVK_DEVMEM;
+    case VK_ERROR_DEVICE_LOST:
+        return DSVK_DEVLOST;
+    case VK_ERROR_TOO_MANY_OBJECTS:
+        return DSVK_LIMIT;
+    case VK_ERROR_INCOMPATIBLE_DRIVER:
+        return DSVK_NODEVICE;
+    default:
+        return DSVK_UNSUPPORTED;
     }
 }
 
@@ -85,12 +98,12 @@ enum level { GLOBAL, INSTANCE, DEBUG, DEVICE };
 
 static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAddr get, VkDevice device,
                         dsvk_error *err) {
-#define LOAD(level, name)                                                                                        \
-    if (level == wanted) {                                                                                       \
-        vk->name = (PFN_##name)(level == DEVICE ? vk->vkGetDeviceProcAddr(device, #name)                         \
-                                                : get(level == GLOBAL ? NULL : vk->instance, #name));            \
-        if (!vk->name && level != DEBUG)                                                                         \
-            return dsvk_fail(err, DSVK_NODEVICE, "%s has no %s: Vulkan 1.3 is needed", vk->library_name, #name); \
+#define LOAD(level, name)                                                                                              \
+    if (level == wanted) {                                                                                             \
+        vk->name = (PFN_##name)(level == DEVICE ? vk->vkGetDeviceProcAddr(device, #name)                               \
+                                                : get(level == GLOBAL ? NULL : vk->instance, #name));                  \
+        if (!vk->name && level != DEBUG)                                                                               \
+            return dsvk_fail(err, DSVK_NODEVICE, "%s has no %s: Vulkan 1.3 is needed", vk->library_name, #name);       \
     }
     DSVK_VK_FUNCTIONS(LOAD)
 #undef LOAD
@@ -131,7 +144,8 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
 static VkDebugUtilsMessengerCreateInfoEXT messenger_info(dsvk_validation *validation) {
     return (VkDebugUtilsMessengerCreateInfoEXT){
         .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
-        .messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT,
+        .messageSeverity =
+            VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT,
         .messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT,
         .pfnUserCallback = on_message,
         .pUserData = validation,
@@ -146,16 +160,16 @@ static dsvk_status create_instance(dsvk_vk *vk, dsvk_validation *validation, dsv
         .apiVersion = VK_API_VERSION_1_3,
     };
     const VkDebugUtilsMessengerCreateInfoEXT messenger = messenger_info(validation);
-    const VkValidationFeatureEnableEXT enable[] = { VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT };
+    const VkValidationFeatureEnableEXT enable[] = {VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT};
     const VkValidationFeaturesEXT features = {
         .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT,
         .pNext = &messenger,
         .enabledValidationFeatureCount = DSVK_COUNT(enable),
         .pEnabledValidationFeatures = enable,
     };
-    const char *const layers[] = { VALIDATION_LAYER };
+    const char *const layers[] = {VALIDATION_LAYER};
     /* The layer itself offers both extensions, so they are there whenever it is. */
-    const char *const extensions[] = { VK_EXT_DEBUG_UTILS_EXTENSION_NAME, VK_EXT_VALIDATION_FEATURES_EXTENSION_NAME };
+    const char *const extensions[] = {VK_EXT_DEBUG_UTILS_EXTENSION_NAME, VK_EXT_VALIDATION_FEATURES_EXTENSION_NAME};
     const VkInstanceCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
         .pNext = validation ? &features : NULL,

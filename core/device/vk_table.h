@@ -11,65 +11,65 @@
 
 #include "device.h"
 
-/* GLOBAL: before an instance; INSTANCE, DEVICE: required, from that handle; DEBUG: NULL unless VK_EXT_debug_utils is on. */
-#define DSVK_VK_FUNCTIONS(X)                            \
-    X(GLOBAL, vkEnumerateInstanceVersion)               \
-    X(GLOBAL, vkEnumerateInstanceLayerProperties)       \
-    X(GLOBAL, vkEnumerateInstanceExtensionProperties)   \
-    X(GLOBAL, vkCreateInstance)                         \
-    X(INSTANCE, vkDestroyInstance)                      \
-    X(INSTANCE, vkEnumeratePhysicalDevices)             \
-    X(INSTANCE, vkEnumerateDeviceExtensionProperties)   \
-    X(INSTANCE, vkGetPhysicalDeviceProperties)          \
-    X(INSTANCE, vkGetPhysicalDeviceProperties2)         \
-    X(INSTANCE, vkGetPhysicalDeviceFeatures2)           \
-    X(INSTANCE, vkGetPhysicalDeviceMemoryProperties)    \
-    X(INSTANCE, vkGetPhysicalDeviceMemoryProperties2)   \
-    X(INSTANCE, vkGetPhysicalDeviceQueueFamilyProperties) \
-    X(INSTANCE, vkCreateDevice)                         \
-    X(INSTANCE, vkGetDeviceProcAddr)                    \
-    X(DEBUG, vkCreateDebugUtilsMessengerEXT)            \
-    X(DEBUG, vkDestroyDebugUtilsMessengerEXT)           \
-    X(DEBUG, vkSetDebugUtilsObjectNameEXT)              \
-    X(DEVICE, vkDestroyDevice)                          \
-    X(DEVICE, vkGetDeviceQueue)                         \
-    X(DEVICE, vkQueueSubmit2)                           \
-    X(DEVICE, vkCreateSemaphore)                        \
-    X(DEVICE, vkDestroySemaphore)                       \
-    X(DEVICE, vkWaitSemaphores)                         \
-    X(DEVICE, vkAllocateMemory)                         \
-    X(DEVICE, vkFreeMemory)                             \
-    X(DEVICE, vkMapMemory)                              \
-    X(DEVICE, vkCreateBuffer)                           \
-    X(DEVICE, vkDestroyBuffer)                          \
-    X(DEVICE, vkBindBufferMemory)                       \
-    X(DEVICE, vkGetBufferMemoryRequirements)            \
-    X(DEVICE, vkGetBufferDeviceAddress)                 \
-    X(DEVICE, vkCreateShaderModule)                     \
-    X(DEVICE, vkDestroyShaderModule)                    \
-    X(DEVICE, vkCreatePipelineLayout)                   \
-    X(DEVICE, vkDestroyPipelineLayout)                  \
-    X(DEVICE, vkCreatePipelineCache)                    \
-    X(DEVICE, vkDestroyPipelineCache)                   \
-    X(DEVICE, vkGetPipelineCacheData)                   \
-    X(DEVICE, vkCreateComputePipelines)                 \
-    X(DEVICE, vkDestroyPipeline)                        \
-    X(DEVICE, vkCreateCommandPool)                      \
-    X(DEVICE, vkDestroyCommandPool)                     \
-    X(DEVICE, vkResetCommandPool)                       \
-    X(DEVICE, vkAllocateCommandBuffers)                 \
-    X(DEVICE, vkBeginCommandBuffer)                     \
-    X(DEVICE, vkEndCommandBuffer)                       \
-    X(DEVICE, vkCmdBindPipeline)                        \
-    X(DEVICE, vkCmdPushConstants)                       \
-    X(DEVICE, vkCmdDispatch)                            \
-    X(DEVICE, vkCmdCopyBuffer)                          \
-    X(DEVICE, vkCmdFillBuffer)                          \
-    X(DEVICE, vkCmdPipelineBarrier2)                    \
-    X(DEVICE, vkCreateQueryPool)                        \
-    X(DEVICE, vkDestroyQueryPool)                       \
-    X(DEVICE, vkGetQueryPoolResults)                    \
-    X(DEVICE, vkCmdResetQueryPool)                      \
+/* GLOBAL: before an instance; INSTANCE, DEVICE: from that handle; DEBUG: NULL unless VK_EXT_debug_utils is on. */
+#define DSVK_VK_FUNCTIONS(X)                                                                                           \
+    X(GLOBAL, vkEnumerateInstanceVersion)                                                                              \
+    X(GLOBAL, vkEnumerateInstanceLayerProperties)                                                                      \
+    X(GLOBAL, vkEnumerateInstanceExtensionProperties)                                                                  \
+    X(GLOBAL, vkCreateInstance)                                                                                        \
+    X(INSTANCE, vkDestroyInstance)                                                                                     \
+    X(INSTANCE, vkEnumeratePhysicalDevices)                                                                            \
+    X(INSTANCE, vkEnumerateDeviceExtensionProperties)                                                                  \
+    X(INSTANCE, vkGetPhysicalDeviceProperties)                                                                         \
+    X(INSTANCE, vkGetPhysicalDeviceProperties2)                                                                        \
+    X(INSTANCE, vkGetPhysicalDeviceFeatures2)                                                                          \
+    X(INSTANCE, vkGetPhysicalDeviceMemoryProperties)                                                                   \
+    X(INSTANCE, vkGetPhysicalDeviceMemoryProperties2)                                                                  \
+    X(INSTANCE, vkGetPhysicalDeviceQueueFamilyProperties)                                                              \
+    X(INSTANCE, vkCreateDevice)                                                                                        \
+    X(INSTANCE, vkGetDeviceProcAddr)                                                                                   \
+    X(DEBUG, vkCreateDebugUtilsMessengerEXT)                                                                           \
+    X(DEBUG, vkDestroyDebugUtilsMessengerEXT)                                                                          \
+    X(DEBUG, vkSetDebugUtilsObjectNameEXT)                                                                             \
+    X(DEVICE, vkDestroyDevice)                                                                                         \
+    X(DEVICE, vkGetDeviceQueue)                                                                                        \
+    X(DEVICE, vkQueueSubmit2)                                                                                          \
+    X(DEVICE, vkCreateSemaphore)                                                                                       \
+    X(DEVICE, vkDestroySemaphore)                                                                                      \
+    X(DEVICE, vkWaitSemaphores)                                                                                        \
+    X(DEVICE, vkAllocateMemory)                                                                                        \
+    X(DEVICE, vkFreeMemory)                                                                                            \
+    X(DEVICE, vkMapMemory)                                                                                             \
+    X(DEVICE, vkCreateBuffer)                                                                                          \
+    X(DEVICE, vkDestroyBuffer)                                                                                         \
+    X(DEVICE, vkBindBufferMemory)                                                                                      \
+    X(DEVICE, vkGetBufferMemoryRequirements)                                                                           \
+    X(DEVICE, vkGetBufferDeviceAddress)                                                                                \
+    X(DEVICE, vkCreateShaderModule)                                                                                    \
+    X(DEVICE, vkDestroyShaderModule)                                                                                   \
+    X(DEVICE, vkCreatePipelineLayout)                                                                                  \
+    X(DEVICE, vkDestroyPipelineLayout)                                                                                 \
+    X(DEVICE, vkCreatePipelineCache)                                                                                   \
+    X(DEVICE, vkDestroyPipelineCache)                                                                                  \
+    X(DEVICE, vkGetPipelineCacheData)                                                                                  \
+    X(DEVICE, vkCreateComputePipelines)                                                                                \
+    X(DEVICE, vkDestroyPipeline)                                                                                       \
+    X(DEVICE, vkCreateCommandPool)                                                                                     \
+    X(DEVICE, vkDestroyCommandPool)                                                                                    \
+    X(DEVICE, vkResetCommandPool)                                                                                      \
+    X(DEVICE, vkAllocateCommandBuffers)                                                                                \
+    X(DEVICE, vkBeginCommandBuffer)                                                                                    \
+    X(DEVICE, vkEndCommandBuffer)                                                                                      \
+    X(DEVICE, vkCmdBindPipeline)                                                                                       \
+    X(DEVICE, vkCmdPushConstants)                                                                                      \
+    X(DEVICE, vkCmdDispatch)                                                                                           \
+    X(DEVICE, vkCmdCopyBuffer)                                                                                         \
+    X(DEVICE, vkCmdFillBuffer)                                                                                         \
+    X(DEVICE, vkCmdPipelineBarrier2)                                                                                   \
+    X(DEVICE, vkCreateQueryPool)                                                                                       \
+    X(DEVICE, vkDestroyQueryPool)                                                                                      \
+    X(DEVICE, vkGetQueryPoolResults)                                                                                   \
+    X(DEVICE, vkCmdResetQueryPool)                                                                                     \
     X(DEVICE, vkCmdWriteTimestamp2)
 
 /* What the validation layer said; the messenger writes it from whatever thread made the call. */
@@ -80,10 +80,10 @@ typedef struct dsvk_validation {
 } dsvk_validation;
 
 typedef struct dsvk_vk {
-    void *library;          /* owned dlopen handle */
-    char library_name[64];  /* the name that opened */
-    uint32_t version;       /* of the loader: VK_API_VERSION_... */
-    VkInstance instance;    /* owned */
+    void *library;                      /* owned dlopen handle */
+    char library_name[64];              /* the name that opened */
+    uint32_t version;                   /* of the loader: VK_API_VERSION_... */
+    VkInstance instance;                /* owned */
     VkDebugUtilsMessengerEXT messenger; /* owned; none without validation */
     dsvk_validation *validation;        /* where the messenger writes; NULL: the layer is off */
 #define DSVK_VK_MEMBER(level, name) PFN_##name name;
@@ -96,7 +96,7 @@ typedef struct dsvk_vk {
 dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *err);
 /* Fills the DEVICE part of the table. */
 dsvk_status dsvk_vk_load_device(dsvk_vk *vk, VkDevice device, dsvk_error *err);
-void dsvk_vk_close(dsvk_vk *vk);                /* accepts a zeroed one */
+void dsvk_vk_close(dsvk_vk *vk);                  /* accepts a zeroed one */
 const char *dsvk_vk_result_name(VkResult result); /* "VK_ERROR_DEVICE_LOST" */
 dsvk_status dsvk_vk_result_status(VkResult result);
 

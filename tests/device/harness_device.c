@@ -47,9 +47,9 @@ int test_result(void) {
 }
 
 dsvk_device *open_device(const dsvk_device_options *given) {
-    dsvk_device_options options = { .size = sizeof options, .cache_dir = "" };
+    dsvk_device_options options = {.size = sizeof options, .cache_dir = ""};
     dsvk_device *device;
-    dsvk_error error = { 0 };
+    dsvk_error error = {0};
     if (given)
         options = *given;
     options.validation = 1;
@@ -106,8 +106,12 @@ static uint64_t count_entries(const char *folder) {
     return n;
 }
 
-uint64_t count_files(void) { return count_entries("/proc/self/fd"); }
-uint64_t count_threads(void) { return count_entries("/proc/self/task"); }
+uint64_t count_files(void) {
+    return count_entries("/proc/self/fd");
+}
+uint64_t count_threads(void) {
+    return count_entries("/proc/self/task");
+}
 
 uint64_t resident_bytes(void) {
     unsigned long long size = 0, resident = 0;

@@ -1,5 +1,5 @@
-/* What the device tests share: counting, opening, small helpers, and the /proc numbers that show leaks. Faults are injected
- * by replacing entries of an open device's function table (core/device/vk_table.h). */
+/* What the device tests share: counting, opening, small helpers, and the /proc numbers that show leaks. Faults are
+ * injected by replacing entries of an open device's function table (core/device/vk_table.h). */
 #ifndef DSVK_TEST_DEVICE_H
 #define DSVK_TEST_DEVICE_H
 
@@ -9,7 +9,7 @@
 
 #include "device_internal.h"
 
-/* Prints a failing line and counts; each test is a function without arguments, named after its row of the fault list. */
+/* Prints a failing line and counts. A test is a function without arguments, named after its row of the fault list. */
 bool check_at(bool ok, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
 #define CHECK(ok, ...) check_at((ok), __FILE__, __LINE__, __VA_ARGS__)
 /* The call succeeded; else its sentence is printed. */
@@ -24,8 +24,8 @@ bool check_failure(dsvk_status got, dsvk_status wanted, dsvk_error *error, const
 void run_test(const char *name, void (*body)(void));
 int test_result(void); /* prints the counts; the program's exit status */
 
-/* A device with validation on (messages are counted when it is closed) and no cache; exits the program when there is none.
- * NULL options: these defaults. */
+/* A device with validation on (messages are counted when it is closed) and no cache; exits the program when there is
+ * none. NULL options: these defaults. */
 dsvk_device *open_device(const dsvk_device_options *options);
 void close_device(dsvk_device *device); /* no validation message is tolerated */
 

@@ -1,8 +1,8 @@
 /* The device layer as its users see it: opening, memory, recording, several devices, threads, leaks.
  *
- * Edge list: sizes 0, 1, 255, 256, 257, a whole block, one more; fills and copies at odd offsets and at the end; the last
- * byte past the end; no groups, the most groups, one more; arguments of 0, 128, 132 bytes; submits without commands;
- * budgets that end inside a block; freeing first, last and middle neighbours. */
+ * Edge list: sizes 0, 1, 255, 256, 257, a whole block, one more; fills and copies at odd offsets and at the end; the
+ * last byte past the end; no groups, the most groups, one more; arguments of 0, 128, 132 bytes; submits without
+ * commands; budgets that end inside a block; freeing first, last and middle neighbours. */
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,10 +36,10 @@ static void test_open_choices(void) {
     char *text = NULL;
     CHECK_OK(dsvk_device_describe(device, &text, &error));
     json_t *root = parse_json(text);
-    const char *wanted[] = { "0", json_string_value(json_object_get(root, "uuid")),
-                             json_string_value(json_object_get(root, "name")) };
+    const char *wanted[] = {"0", json_string_value(json_object_get(root, "uuid")),
+                            json_string_value(json_object_get(root, "name"))};
     for (size_t i = 0; i < DSVK_COUNT(wanted); i++) {
-        const dsvk_device_options options = { .size = sizeof options, .cache_dir = "", .device = wanted[i] };
+        const dsvk_device_options options = {.size = sizeof options, .cache_dir = "", .device = wanted[i]};
         if (CHECK_OK(dsvk_device_open(&same, &options, &error)))
             dsvk_device_close(same);
     }
@@ -49,12 +49,13 @@ static void test_open_choices(void) {
 
 static void test_A01_options(void) {
     dsvk_device *device = NULL;
-    dsvk_device_options options = { .size = sizeof options - 1 };
+    dsvk_device_options options = {.size = sizeof options - 1};
     CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID, "size is");
-    options = (dsvk_device_options){ .size = sizeof options, .validation = 2 };
+    options = (dsvk_device_options){.size = sizeof options, .validation = 2};
     CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID, "validation is 2");
-    options = (dsvk_device_options){ .size = sizeof options, .device = "no such thing" };
-    CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID, "\"no such thing\" is not there; there are: 0: ");
+    options = (dsvk_device_options){.size = sizeof options, .device = "no such thing"};
+    CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID,
+                "\"no such thing\" is not there; there are: 0: ");
     CHECK_FAILS(dsvk_device_open(NULL, NULL, &error), DSVK_INVALID, "device is NULL");
     CHECK(device == NULL, "a failed open stores NULL");
     dsvk_device_close(NULL);
@@ -83,14 +84,15 @@ static void test_D01_no_driver(void) {
 /* ---- memory ---- */
 
 static void test_buffer_sizes(void) {
-    static const uint64_t sizes[] = { 0, 1, 255, 256, 257, 4096, 16 * MIB - 256, 16 * MIB, 17 * MIB + 4 };
+    static const uint64_t sizes[] = {0, 1, 255, 256, 257, 4096, 16 * MIB - 256, 16 * MIB, 17 * MIB + 4};
     dsvk_device *device = open_device(NULL);
     dsvk_buffer buffers[DSVK_COUNT(sizes)];
     for (int p = 0; p < DSVK_PURPOSE_COUNT; p++) {
         uint64_t used = 0;
         for (size_t i = 0; i < DSVK_COUNT(sizes); i++) {
             CHECK_OK(dsvk_buffer_create(device, (dsvk_purpose)p, sizes[i], "sizes", &buffers[i], &error));
-            CHECK(buffers[i].addr % 256 == 0 && buffers[i].addr != 0, "address %llx", (unsigned long long)buffers[i].addr);
+            CHECK(buffers[i].addr % 256 == 0 && buffers[i].addr != 0, "address %llx",
+                  (unsigned long long)buffers[i].addr);
             CHECK(buffers[i].size == sizes[i], "size");
             CHECK(p < DSVK_STAGING || buffers[i].host, "staging and readback are mapped");
             used += sizes[i] ? dsvk_align(sizes[i], 256) : 256;
@@ -125,7 +127,7 @@ static void test_allocator_random(void) {
         if (!CHECK_OK(dsvk_buffer_create(device, DSVK_STAGING, size, "random", buffer, &error)))
             break;
         marks[i] = step + 1;
-        for (uint64_t w = 0; w < size / 4; w += size / 4 > 1 ? size / 4 - 1 : 1)
+        for (uint64_t w = 0; w<size / 4; w += size / 4> 1 ? size / 4 - 1 : 1)
             ((uint32_t *)buffer->host)[w] = marks[i];
         for (uint32_t other = 0; other < SLOTS; other++)
             if (other != i && buffers[other].block && buffers[other].addr < buffer->addr + size &&
@@ -141,8 +143,8 @@ static void test_allocator_random(void) {
 
 /* Neighbours merge in every order: 16 pieces freed by each pattern leave room for one of the whole size. */
 static void test_allocator_merges(void) {
-    static const int orders[][4] = { { 0, 1, 2, 3 }, { 3, 2, 1, 0 }, { 0, 2, 1, 3 }, { 1, 3, 0, 2 }, { 2, 0, 3, 1 } };
-    dsvk_device_options options = { .size = sizeof options, .cache_dir = "" };
+    static const int orders[][4] = {{0, 1, 2, 3}, {3, 2, 1, 0}, {0, 2, 1, 3}, {1, 3, 0, 2}, {2, 0, 3, 1}};
+    dsvk_device_options options = {.size = sizeof options, .cache_dir = ""};
     options.budget[DSVK_CACHE] = 4 * MIB;
     dsvk_device *device = open_device(&options);
     for (size_t o = 0; o < DSVK_COUNT(orders); o++) {
@@ -160,14 +162,15 @@ static void test_allocator_merges(void) {
 }
 
 static void test_D04_budget(void) {
-    dsvk_device_options options = { .size = sizeof options, .cache_dir = "" };
+    dsvk_device_options options = {.size = sizeof options, .cache_dir = ""};
     options.budget[DSVK_WEIGHTS] = 20 * MIB;
     dsvk_device *device = open_device(&options);
     dsvk_buffer a, b, c;
     CHECK(dsvk_purpose_available(device, DSVK_WEIGHTS) == 20 * MIB, "available");
     CHECK_OK(dsvk_buffer_create(device, DSVK_WEIGHTS, 15 * MIB, "a", &a, &error));
     CHECK(dsvk_purpose_available(device, DSVK_WEIGHTS) <= 5 * MIB, "available after");
-    CHECK_FAILS(dsvk_buffer_create(device, DSVK_WEIGHTS, 6 * MIB, "b", &b, &error), DSVK_DEVMEM, "the budget is 20971520");
+    CHECK_FAILS(dsvk_buffer_create(device, DSVK_WEIGHTS, 6 * MIB, "b", &b, &error), DSVK_DEVMEM,
+                "the budget is 20971520");
     CHECK(b.block == NULL && b.host == NULL, "a failed buffer is zeroed");
     CHECK_OK(dsvk_buffer_create(device, DSVK_WEIGHTS, 3 * MIB, "smaller", &b, &error));
     CHECK_OK(dsvk_buffer_create(device, DSVK_SCRATCH, 30 * MIB, "other purpose", &c, &error));
@@ -187,9 +190,9 @@ static void test_D04_budget(void) {
 }
 
 static void test_D06_max_allocation(void) {
-    static const uint64_t limits[] = { MIB, 128 * MIB };
+    static const uint64_t limits[] = {MIB, 128 * MIB};
     for (size_t i = 0; i < DSVK_COUNT(limits); i++) {
-        dsvk_device_options options = { .size = sizeof options, .cache_dir = "", .max_allocation = limits[i] };
+        dsvk_device_options options = {.size = sizeof options, .cache_dir = "", .max_allocation = limits[i]};
         dsvk_device *device = open_device(&options);
         dsvk_buffer buffer;
         char part[64];
@@ -198,7 +201,8 @@ static void test_D06_max_allocation(void) {
         CHECK(dsvk_device_get_limits(device)->max_allocation == limits[i], "the limit can be read back");
         CHECK_OK(dsvk_buffer_create(device, DSVK_WEIGHTS, limits[i], "fits", &buffer, &error));
         dsvk_buffer_destroy(device, &buffer);
-        CHECK_FAILS(dsvk_buffer_create(device, DSVK_WEIGHTS, limits[i] + 1, "large", &buffer, &error), DSVK_LIMIT, part);
+        CHECK_FAILS(dsvk_buffer_create(device, DSVK_WEIGHTS, limits[i] + 1, "large", &buffer, &error), DSVK_LIMIT,
+                    part);
         close_device(device);
     }
 }
@@ -229,11 +233,11 @@ static void test_fill_copy(void) {
     dsvk_cmd_copy(cmd, &b, 0, &back, 0, 4 * N);
     CHECK_OK(dsvk_cmd_run(cmd, &error));
     const uint32_t *got = back.host;
-    CHECK(got[0] == 0xaaaaaaaa && got[1] == 0xaaaaaaaa && got[N - 1] == 0x55555555, "ends %08x %08x %08x", got[0], got[1],
-          got[N - 1]);
+    CHECK(got[0] == 0xaaaaaaaa && got[1] == 0xaaaaaaaa && got[N - 1] == 0x55555555, "ends %08x %08x %08x", got[0],
+          got[1], got[N - 1]);
     CHECK(memcmp(got + 2, words + 1, 4 * (N - 3)) == 0, "middle");
     /* the same recorder again, and a read of part */
-    uint32_t part[2] = { 0 };
+    uint32_t part[2] = {0};
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
     dsvk_cmd_fill(cmd, &a, 4, 4, 7);
     CHECK_OK(dsvk_cmd_run(cmd, &error));
@@ -243,7 +247,8 @@ static void test_fill_copy(void) {
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
     CHECK_OK(dsvk_cmd_run(cmd, &error));
     CHECK_OK(dsvk_cmd_wait(cmd, &error));
-    CHECK_FAILS(dsvk_buffer_write(device, &a, 4 * N - 3, words, 4, &error), DSVK_INVALID, "bytes 39997 + 4 of a buffer of");
+    CHECK_FAILS(dsvk_buffer_write(device, &a, 4 * N - 3, words, 4, &error), DSVK_INVALID,
+                "bytes 39997 + 4 of a buffer of");
     CHECK_FAILS(dsvk_buffer_read(device, &a, UINT64_MAX, words, 4, &error), DSVK_INVALID, "bytes 18446744073709551615");
     dsvk_cmd_destroy(cmd);
     dsvk_buffer_destroy(device, &a);
@@ -266,7 +271,8 @@ static void test_staged_transfer(void) {
     CHECK_OK(dsvk_buffer_read(device, &buffer, 5, in, bytes, &error));
     CHECK(memcmp(in, out, bytes) == 0, "what was read is not what was written");
     dsvk_buffer_destroy(device, &buffer);
-    CHECK(dsvk_purpose_used(device, DSVK_STAGING) + dsvk_purpose_used(device, DSVK_READBACK) == 0, "no staging is left");
+    CHECK(dsvk_purpose_used(device, DSVK_STAGING) + dsvk_purpose_used(device, DSVK_READBACK) == 0,
+          "no staging is left");
     free(in);
     free(out);
     close_device(device);
@@ -278,11 +284,15 @@ enum { ROWS = 3, DIM = 64 };
 static dsvk_dispatch_info norm_dispatch(struct rms_norm_args *args, const dsvk_buffer *x, const dsvk_buffer *weight,
                                         const dsvk_buffer *result) {
     *args = (struct rms_norm_args){
-        .x = x->addr, .weight = weight->addr, .result = result->addr, .dim = DIM, .x_stride = DIM, .eps = 0.0f
-    };
+        .x = x->addr, .weight = weight->addr, .result = result->addr, .dim = DIM, .x_stride = DIM, .eps = 0.0f};
     return (dsvk_dispatch_info){
-        .op = "rms_norm", .shader = "rms_norm", .args = args, .args_size = sizeof *args, .groups = { ROWS, 1, 1 },
-        .bytes = 1000, .flops = 10,
+        .op = "rms_norm",
+        .shader = "rms_norm",
+        .args = args,
+        .args_size = sizeof *args,
+        .groups = {ROWS, 1, 1},
+        .bytes = 1000,
+        .flops = 10,
     };
 }
 
@@ -329,7 +339,8 @@ static void test_dispatch_profile(void) {
     CHECK(json_integer_value(json_object_get(root, "dispatches")) == 600, "dispatches");
     CHECK(json_real_value(json_object_get(root, "host_us")) > 0, "host time");
     double device_us = json_real_value(json_object_get(root, "device_us"));
-    CHECK(device_us > 0 && sum > 0.999 * device_us && sum < 1.001 * device_us, "the ops' times add up: %g, %g", sum, device_us);
+    CHECK(device_us > 0 && sum > 0.999 * device_us && sum < 1.001 * device_us, "the ops' times add up: %g, %g", sum,
+          device_us);
     json_decref(root);
     dsvk_cmd_destroy(cmd);
     dsvk_buffer_destroy(device, &x);
@@ -342,13 +353,13 @@ static void test_dispatch_profile(void) {
 static void test_sticky_error(void) {
     dsvk_device *device = open_device(NULL);
     const uint32_t *most = dsvk_device_get_limits(device)->max_groups;
-    const uint8_t args[132] = { 0 };
+    const uint8_t args[132] = {0};
     dsvk_buffer buffer;
     dsvk_cmd *cmd;
     char part[64];
     CHECK_OK(dsvk_buffer_create(device, DSVK_SCRATCH, 64, "b", &buffer, &error));
     CHECK_OK(dsvk_cmd_create(device, &cmd, &error));
-    dsvk_dispatch_info info = { .op = "norm", .shader = "rms_norm", .args = args, .args_size = 4, .groups = { 1, 1, 1 } };
+    dsvk_dispatch_info info = {.op = "norm", .shader = "rms_norm", .args = args, .args_size = 4, .groups = {1, 1, 1}};
     info.groups[1] = most[1] + 1;
     snprintf(part, sizeof part, "op norm: 1 x %u x 1 workgroups", most[1] + 1);
     dsvk_dispatch(cmd, &info);
@@ -360,7 +371,7 @@ static void test_sticky_error(void) {
     dsvk_dispatch(cmd, &info);
     CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_INVALID, "op norm: 132 bytes of arguments");
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
-    info = (dsvk_dispatch_info){ .op = "norm", .shader = "nothing", .groups = { 1, 1, 1 } };
+    info = (dsvk_dispatch_info){.op = "norm", .shader = "nothing", .groups = {1, 1, 1}};
     dsvk_dispatch(cmd, &info);
     CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_INVALID, "op norm: there is no shader nothing");
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
@@ -370,13 +381,13 @@ static void test_sticky_error(void) {
     dsvk_cmd_fill(cmd, &buffer, 2, 4, 0);
     CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_INVALID, "not multiples of 4");
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
-    dsvk_cmd_copy(cmd, &buffer, 0, &(dsvk_buffer){ .size = 64 }, 0, 4);
+    dsvk_cmd_copy(cmd, &buffer, 0, &(dsvk_buffer){.size = 64}, 0, 4);
     CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_INVALID, "copy to");
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
     dsvk_cmd_fail(cmd, DSVK_NUMERIC, "row %d", 5);
     CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_NUMERIC, "row 5");
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
-    info = (dsvk_dispatch_info){ .op = "norm", .shader = "rms_norm" }; /* no groups: nothing */
+    info = (dsvk_dispatch_info){.op = "norm", .shader = "rms_norm"}; /* no groups: nothing */
     dsvk_dispatch(cmd, &info);
     CHECK_OK(dsvk_cmd_run(cmd, &error));
     dsvk_cmd_fill(cmd, &buffer, 0, 4, 0);
@@ -423,18 +434,18 @@ static void test_every_kernel_builds(void) {
     dsvk_device *device = open_device(NULL);
     VkPipeline pipeline;
     for (const dsvk_shader *shader = dsvk_shaders; shader->name; shader++)
-        CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){ .op = shader->name, .shader = shader->name }, &pipeline,
+        CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = shader->name, .shader = shader->name}, &pipeline,
                                    &error));
     close_device(device);
 }
 
 /* One pipeline per shader and constants; a dry recording builds it and runs nothing. */
 static void test_pipelines(void) {
-    static const uint32_t constants[][3] = { { 1, 512, 64 }, { 0, 512, 64 }, { 1, 256, 64 } };
+    static const uint32_t constants[][3] = {{1, 512, 64}, {0, 512, 64}, {1, 256, 64}};
     dsvk_device *device = open_device(NULL);
     VkPipeline made[4], again;
     dsvk_cmd *cmd;
-    dsvk_dispatch_info info = { .op = "quant_row", .shader = "quant_row", .groups = { 1, 1, 1 } };
+    dsvk_dispatch_info info = {.op = "quant_row", .shader = "quant_row", .groups = {1, 1, 1}};
     CHECK_OK(dsvk_pipeline_get(device, &info, &made[3], &error));
     info.n_constants = 3;
     for (int i = 0; i < 3; i++) {
@@ -447,7 +458,7 @@ static void test_pipelines(void) {
     }
     CHECK_OK(dsvk_cmd_create(device, &cmd, &error));
     dsvk_cmd_set_dry(cmd, true);
-    dsvk_dispatch(cmd, &(dsvk_dispatch_info){ .op = "norm", .shader = "rms_norm", .groups = { 1, 1, 1 } });
+    dsvk_dispatch(cmd, &(dsvk_dispatch_info){.op = "norm", .shader = "rms_norm", .groups = {1, 1, 1}});
     CHECK(dsvk_cmd_dispatches(cmd) == 0, "nothing is dispatched");
     CHECK_OK(dsvk_cmd_run(cmd, &error)); /* its addresses are 0: it would have crashed */
     dsvk_cmd_destroy(cmd);
@@ -459,7 +470,7 @@ static void test_pipelines(void) {
 /* ---- more than one of everything ---- */
 
 static void test_two_devices(void) {
-    dsvk_device *devices[2] = { open_device(NULL), open_device(NULL) };
+    dsvk_device *devices[2] = {open_device(NULL), open_device(NULL)};
     dsvk_buffer buffers[2];
     dsvk_cmd *cmds[2];
     for (int i = 0; i < 2; i++) {
@@ -561,7 +572,7 @@ static void test_A11_fork(void) {
 static void test_reopen(void) {
     uint64_t files = 0, threads = 0, resident = 0;
     for (int life = 0; life < 50; life++) {
-        const dsvk_device_options options = { .size = sizeof options, .cache_dir = "" };
+        const dsvk_device_options options = {.size = sizeof options, .cache_dir = ""};
         dsvk_device *device;
         dsvk_buffer buffer;
         if (!CHECK_OK(dsvk_device_open(&device, &options, &error)))

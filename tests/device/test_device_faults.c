@@ -1,5 +1,6 @@
-/* What devices and drivers do wrong, and what must come of it: rows D02, D03, D04, D07, D08, D09, D10, D13, D18 and A06 of the
- * fault list. Entries of the function table are replaced by functions that fail, or that tell of hardware nobody has. */
+/* What devices and drivers do wrong, and what must come of it: rows D02, D03, D04, D07, D08, D09, D10, D13, D18 and A06
+ * of the fault list. Entries of the function table are replaced by functions that fail, or that tell of invented
+ * hardware. */
 #include <time.h>
 
 #include "harness_device.h"
@@ -14,7 +15,7 @@ static dsvk_error error;
 typedef struct invented {
     const char *name;
     VkPhysicalDeviceType type;
-    uint8_t uuid;               /* all 16 bytes */
+    uint8_t uuid; /* all 16 bytes */
     uint32_t api;
     bool no_address, no_timeline, no_shuffle, no_compute;
 } invented;
@@ -22,7 +23,9 @@ typedef struct invented {
 static const invented *machine; /* [n_machine] */
 static uint32_t n_machine;
 
-static const invented *of(VkPhysicalDevice handle) { return &machine[(uintptr_t)handle - 1]; }
+static const invented *of(VkPhysicalDevice handle) {
+    return &machine[(uintptr_t)handle - 1];
+}
 
 static VKAPI_ATTR VkResult VKAPI_CALL fake_enumerate(VkInstance instance, uint32_t *n, VkPhysicalDevice *handles) {
     (void)instance;
@@ -64,14 +67,15 @@ static VKAPI_ATTR void VKAPI_CALL fake_features2(VkPhysicalDevice handle, VkPhys
 
 static VKAPI_ATTR void VKAPI_CALL fake_memory(VkPhysicalDevice handle, VkPhysicalDeviceMemoryProperties *memory) {
     (void)handle;
-    *memory = (VkPhysicalDeviceMemoryProperties){ .memoryHeapCount = 1, .memoryTypeCount = 1 };
-    memory->memoryHeaps[0] = (VkMemoryHeap){ .size = MIB, .flags = VK_MEMORY_HEAP_DEVICE_LOCAL_BIT };
+    *memory = (VkPhysicalDeviceMemoryProperties){.memoryHeapCount = 1, .memoryTypeCount = 1};
+    memory->memoryHeaps[0] = (VkMemoryHeap){.size = MIB, .flags = VK_MEMORY_HEAP_DEVICE_LOCAL_BIT};
 }
 
 static VKAPI_ATTR void VKAPI_CALL fake_queues(VkPhysicalDevice handle, uint32_t *n, VkQueueFamilyProperties *families) {
     *n = 2;
-    families[0] = (VkQueueFamilyProperties){ .queueFlags = VK_QUEUE_GRAPHICS_BIT, .queueCount = 1 };
-    families[1] = (VkQueueFamilyProperties){ .queueFlags = of(handle)->no_compute ? 0 : VK_QUEUE_COMPUTE_BIT, .queueCount = 1 };
+    families[0] = (VkQueueFamilyProperties){.queueFlags = VK_QUEUE_GRAPHICS_BIT, .queueCount = 1};
+    families[1] =
+        (VkQueueFamilyProperties){.queueFlags = of(handle)->no_compute ? 0 : VK_QUEUE_COMPUTE_BIT, .queueCount = 1};
 }
 
 static void survey_machine(const invented *devices, uint32_t n, dsvk_survey *survey) {
@@ -91,13 +95,13 @@ static void survey_machine(const invented *devices, uint32_t n, dsvk_survey *sur
 
 static void test_D02_skipped(void) {
     static const invented devices[] = {
-        { .name = "Old", .uuid = 1, .api = VK_API_VERSION_1_2 },   { .name = "Plain", .uuid = 2, .no_address = true },
-        { .name = "Binary", .uuid = 3, .no_timeline = true },      { .name = "Lonely", .uuid = 4, .no_shuffle = true },
-        { .name = "Painter", .uuid = 5, .no_compute = true },
+        {.name = "Old", .uuid = 1, .api = VK_API_VERSION_1_2}, {.name = "Plain", .uuid = 2, .no_address = true},
+        {.name = "Binary", .uuid = 3, .no_timeline = true},    {.name = "Lonely", .uuid = 4, .no_shuffle = true},
+        {.name = "Painter", .uuid = 5, .no_compute = true},
     };
-    static const char *const reasons[] = { "has Vulkan 1.2, 1.3 is needed", "lacks bufferDeviceAddress",
-                                           "lacks timelineSemaphore",
-                                           "lacks subgroup operations: arithmetic ballot shuffle", "has no compute queue" };
+    static const char *const reasons[] = {
+        "has Vulkan 1.2, 1.3 is needed", "lacks bufferDeviceAddress", "lacks timelineSemaphore",
+        "lacks subgroup operations: arithmetic ballot shuffle", "has no compute queue"};
     dsvk_survey survey;
     uint32_t index;
     survey_machine(devices, DSVK_COUNT(devices), &survey);
@@ -115,18 +119,30 @@ static void test_D02_skipped(void) {
 
 static void test_D03_order(void) {
     static const invented devices[] = {
-        { "llvmpipe", VK_PHYSICAL_DEVICE_TYPE_CPU, 1, 0, 0, 0, 0, 0 },
-        { "Old GeForce 1", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 2, VK_API_VERSION_1_1, 0, 0, 0, 0 },
-        { "Virtio", VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, 3, 0, 0, 0, 0, 0 },
-        { "Radeon Graphics", VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU, 4, 0, 0, 0, 0, 0 },
-        { "GeForce 4090", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 0xab, 0, 0, 0, 0, 0 },
-        { "Radeon Pro", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 6, 0, 0, 0, 0, 0 },
+        {"llvmpipe", VK_PHYSICAL_DEVICE_TYPE_CPU, 1, 0, 0, 0, 0, 0},
+        {"Old GeForce 1", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 2, VK_API_VERSION_1_1, 0, 0, 0, 0},
+        {"Virtio", VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, 3, 0, 0, 0, 0, 0},
+        {"Radeon Graphics", VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU, 4, 0, 0, 0, 0, 0},
+        {"GeForce 4090", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 0xab, 0, 0, 0, 0, 0},
+        {"Radeon Pro", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 6, 0, 0, 0, 0, 0},
     };
-    static const char *const order[] = { "GeForce 4090", "Radeon Pro", "Radeon Graphics", "Virtio", "llvmpipe", "Old GeForce 1" };
-    static const struct { const char *wanted; uint32_t index; } fits[] = {
-        { NULL, 0 }, { "", 0 }, { "1", 1 }, { "4", 4 }, { "4090", 0 }, { "geforce 4", 0 }, { "Radeon P", 1 }, { "LLVM", 4 },
-        { "abababab-abab-abab-abab-abababababab", 0 }, { "ABABABABABABABABABABABABABABABAB", 0 },
-        { "04040404-0404-0404-0404-040404040404", 2 },
+    static const char *const order[] = {"GeForce 4090", "Radeon Pro", "Radeon Graphics",
+                                        "Virtio",       "llvmpipe",   "Old GeForce 1"};
+    static const struct {
+        const char *wanted;
+        uint32_t index;
+    } fits[] = {
+        {NULL, 0},
+        {"", 0},
+        {"1", 1},
+        {"4", 4},
+        {"4090", 0},
+        {"geforce 4", 0},
+        {"Radeon P", 1},
+        {"LLVM", 4},
+        {"abababab-abab-abab-abab-abababababab", 0},
+        {"ABABABABABABABABABABABABABABABAB", 0},
+        {"04040404-0404-0404-0404-040404040404", 2},
     };
     dsvk_survey survey;
     uint32_t index;
@@ -153,7 +169,7 @@ static uint64_t allocation_most; /* larger ones fail */
 static int allocations_left;     /* after so many, all fail */
 static PFN_vkAllocateMemory real_allocate;
 static PFN_vkFreeMemory real_free;
-static int memories;             /* allocated, not yet freed */
+static int memories; /* allocated, not yet freed */
 
 static VKAPI_ATTR VkResult VKAPI_CALL scarce_allocate(VkDevice device, const VkMemoryAllocateInfo *info,
                                                       const VkAllocationCallbacks *callbacks, VkDeviceMemory *memory) {
@@ -184,14 +200,15 @@ static dsvk_device *open_scarce(uint64_t most, int left) {
     return device;
 }
 
-/* Each n-th allocation fails (every part is larger than a shared block): DEVMEM with numbers; what was made goes back; then
- * a smaller ask works. */
+/* Each n-th allocation fails (every part is larger than a shared block): DEVMEM with numbers; what was made goes back;
+ * then a smaller ask works. */
 static void test_D04_driver_out_of_memory(void) {
     for (int left = 0; left < 4; left++) {
         dsvk_device *device = open_scarce(UINT64_MAX, left);
-        dsvk_buffer buffers[4] = { 0 };
+        dsvk_buffer buffers[4] = {0};
         int made = 0;
-        while (made < 4 && dsvk_buffer_create(device, DSVK_WEIGHTS, 300 * MIB, "part", &buffers[made], &error) == DSVK_OK)
+        while (made < 4 &&
+               dsvk_buffer_create(device, DSVK_WEIGHTS, 300 * MIB, "part", &buffers[made], &error) == DSVK_OK)
             made++;
         CHECK(made == left, "%d of %d were made", made, left);
         CHECK_FAILS(dsvk_buffer_create(device, DSVK_WEIGHTS, 300 * MIB, "part", &buffers[3], &error), DSVK_DEVMEM,
@@ -238,8 +255,7 @@ static void test_D04_memory_budget(void) {
     device->vk.vkGetPhysicalDeviceMemoryProperties2 = tight_budget;
     device->physical.has_budget = true;
     CHECK(dsvk_purpose_available(device, DSVK_CACHE) == 10 * MIB, "what the driver's budget leaves");
-    CHECK_FAILS(dsvk_buffer_create(device, DSVK_CACHE, 11 * MIB, "pages", &buffer, &error), DSVK_DEVMEM,
-                "10485760 of");
+    CHECK_FAILS(dsvk_buffer_create(device, DSVK_CACHE, 11 * MIB, "pages", &buffer, &error), DSVK_DEVMEM, "10485760 of");
     CHECK(allocations_left == 100, "the driver was not even asked");
     CHECK_OK(dsvk_buffer_create(device, DSVK_CACHE, 9 * MIB, "pages", &buffer, &error));
     dsvk_buffer_destroy(device, &buffer);
@@ -251,7 +267,7 @@ static void test_D04_memory_budget(void) {
 #define CARD_BYTES ((uint64_t)192 << 30)
 static uint64_t card_used, card_next; /* bytes allocated, next address */
 static int card_blocks;
-static uint64_t card_asked;           /* size of the buffer just made */
+static uint64_t card_asked; /* size of the buffer just made */
 
 static VKAPI_ATTR VkResult VKAPI_CALL card_buffer(VkDevice device, const VkBufferCreateInfo *info,
                                                   const VkAllocationCallbacks *callbacks, VkBuffer *buffer) {
@@ -263,7 +279,7 @@ static VKAPI_ATTR VkResult VKAPI_CALL card_buffer(VkDevice device, const VkBuffe
 
 static VKAPI_ATTR void VKAPI_CALL card_needs(VkDevice device, VkBuffer buffer, VkMemoryRequirements *needs) {
     (void)device, (void)buffer;
-    *needs = (VkMemoryRequirements){ .size = card_asked, .alignment = 256, .memoryTypeBits = UINT32_MAX };
+    *needs = (VkMemoryRequirements){.size = card_asked, .alignment = 256, .memoryTypeBits = UINT32_MAX};
 }
 
 static VKAPI_ATTR VkResult VKAPI_CALL card_allocate(VkDevice device, const VkMemoryAllocateInfo *info,
@@ -303,15 +319,16 @@ static VKAPI_ATTR void VKAPI_CALL card_free(VkDevice device, VkDeviceMemory memo
     card_blocks--;
 }
 
-static VKAPI_ATTR void VKAPI_CALL card_destroy(VkDevice device, VkBuffer buffer, const VkAllocationCallbacks *callbacks) {
+static VKAPI_ATTR void VKAPI_CALL card_destroy(VkDevice device, VkBuffer buffer,
+                                               const VkAllocationCallbacks *callbacks) {
     (void)device, (void)buffer, (void)callbacks;
 }
 
-/* 150 GiB of a model's tensors (experts' FP4 codes and scales, 4 MiB and 256 KiB) on a card of 192 GiB: few blocks, little
- * waste, and all of it comes back. */
+/* 150 GiB of a model's tensors (experts' FP4 codes and scales, 4 MiB and 256 KiB) on a card of 192 GiB: few blocks,
+ * little waste, and all of it comes back. */
 static void test_D07_full_model(void) {
     enum { TENSORS = 72000 };
-    const dsvk_device_options options = { .size = sizeof options };
+    const dsvk_device_options options = {.size = sizeof options};
     dsvk_device *device = open_device(NULL);
     const dsvk_vk good = device->vk;
     dsvk_buffer *tensors = calloc(TENSORS, sizeof *tensors);
@@ -352,13 +369,14 @@ static void test_D07_full_model(void) {
 
 /* ---- steps that fail: D18 ---- */
 
-static VKAPI_ATTR VkResult VKAPI_CALL no_map(VkDevice device, VkDeviceMemory memory, VkDeviceSize offset, VkDeviceSize size,
-                                             VkMemoryMapFlags flags, void **out) {
+static VKAPI_ATTR VkResult VKAPI_CALL no_map(VkDevice device, VkDeviceMemory memory, VkDeviceSize offset,
+                                             VkDeviceSize size, VkMemoryMapFlags flags, void **out) {
     (void)device, (void)memory, (void)offset, (void)size, (void)flags, (void)out;
     return VK_ERROR_MEMORY_MAP_FAILED;
 }
 
-static VKAPI_ATTR VkResult VKAPI_CALL no_bind(VkDevice device, VkBuffer buffer, VkDeviceMemory memory, VkDeviceSize offset) {
+static VKAPI_ATTR VkResult VKAPI_CALL no_bind(VkDevice device, VkBuffer buffer, VkDeviceMemory memory,
+                                              VkDeviceSize offset) {
     (void)device, (void)buffer, (void)memory, (void)offset;
     return VK_ERROR_OUT_OF_HOST_MEMORY;
 }
@@ -398,7 +416,7 @@ static VKAPI_ATTR VkResult VKAPI_CALL no_pipelines(VkDevice device, VkPipelineCa
 
 static void test_D18_pipeline(void) {
     dsvk_device *device = open_device(NULL);
-    const dsvk_dispatch_info info = { .op = "norm", .shader = "rms_norm", .groups = { 1, 1, 1 } };
+    const dsvk_dispatch_info info = {.op = "norm", .shader = "rms_norm", .groups = {1, 1, 1}};
     PFN_vkCreateComputePipelines good = device->vk.vkCreateComputePipelines;
     VkPipeline pipeline;
     dsvk_cmd *cmd;
@@ -416,7 +434,8 @@ static void test_D18_pipeline(void) {
 
 /* ---- loss: D08, D09, D10 ---- */
 
-static VKAPI_ATTR VkResult VKAPI_CALL lost_submit(VkQueue queue, uint32_t n, const VkSubmitInfo2 *infos, VkFence fence) {
+static VKAPI_ATTR VkResult VKAPI_CALL lost_submit(VkQueue queue, uint32_t n, const VkSubmitInfo2 *infos,
+                                                  VkFence fence) {
     (void)queue, (void)n, (void)infos, (void)fence;
     return VK_ERROR_DEVICE_LOST;
 }
@@ -554,8 +573,8 @@ static VKAPI_ATTR void VKAPI_CALL watched_barrier(VkCommandBuffer buffer, const 
     real_barrier(buffer, info);
 }
 
-/* Software drivers forgive a missing barrier, so what is recorded is looked at: none where nothing was written since the
- * last, and every submit ends with one that covers the host. */
+/* Software drivers forgive a missing barrier, so what is recorded is looked at: none where nothing was written since
+ * the last, and every submit ends with one that covers the host. */
 static void test_barriers(void) {
     dsvk_device *device = open_device(NULL);
     dsvk_buffer buffer;
@@ -608,7 +627,8 @@ static void test_D13_no_timestamps(void) {
     run_profile(device, &root);
     json_t *op = json_array_get(json_object_get(root, "ops"), 0);
     CHECK(json_is_false(json_object_get(root, "timestamps")), "the report says so");
-    CHECK(json_integer_value(json_object_get(op, "calls")) == 1 && json_integer_value(json_object_get(op, "bytes")) == 64,
+    CHECK(json_integer_value(json_object_get(op, "calls")) == 1 &&
+              json_integer_value(json_object_get(op, "bytes")) == 64,
           "calls and bytes are there all the same");
     CHECK(json_integer_value(json_object_get(root, "submits")) == 1, "submits too");
     json_decref(root);
@@ -617,7 +637,8 @@ static void test_D13_no_timestamps(void) {
 
 /* A 36-bit counter that wraps between two timestamps, with rubbish above its bits. */
 static VKAPI_ATTR VkResult VKAPI_CALL wrapping_counter(VkDevice device, VkQueryPool pool, uint32_t first, uint32_t n,
-                                                       size_t size, void *data, VkDeviceSize stride, VkQueryResultFlags flags) {
+                                                       size_t size, void *data, VkDeviceSize stride,
+                                                       VkQueryResultFlags flags) {
     (void)device, (void)pool, (void)first, (void)size, (void)stride, (void)flags;
     uint64_t *ticks = data;
     for (uint32_t i = 0; i < n; i++)
@@ -643,7 +664,7 @@ static void test_D13_counter_wraps(void) {
 /* Allocation number n and all later ones fail, for every n of a call. */
 static void test_A06_open(void) {
     for (int64_t n = 0, made = INT64_MAX; n < made; n++) {
-        const dsvk_device_options options = { .size = sizeof options, .cache_dir = "" };
+        const dsvk_device_options options = {.size = sizeof options, .cache_dir = ""};
         dsvk_device *device = NULL;
         const int64_t live = dsvk_alloc_live();
         dsvk_alloc_fail_after(n);
@@ -659,11 +680,12 @@ static void test_A06_calls(void) {
     dsvk_device *device = open_device(NULL);
     for (int64_t n = 0, made = INT64_MAX; n < made; n++) {
         const int64_t live = dsvk_alloc_live();
-        dsvk_buffer buffer = { 0 };
+        dsvk_buffer buffer = {0};
         dsvk_cmd *cmd = NULL;
         VkPipeline pipeline;
-        const uint32_t constants[] = { (uint32_t)n % 2, 512, 64 };
-        const dsvk_dispatch_info info = { .op = "quant_row", .shader = "quant_row", .constants = constants, .n_constants = 3 };
+        const uint32_t constants[] = {(uint32_t)n % 2, 512, 64};
+        const dsvk_dispatch_info info = {
+            .op = "quant_row", .shader = "quant_row", .constants = constants, .n_constants = 3};
         dsvk_alloc_fail_after(n);
         dsvk_status status = dsvk_buffer_create(device, DSVK_WEIGHTS, 100, "b", &buffer, &error);
         if (status == DSVK_OK)

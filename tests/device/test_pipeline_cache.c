@@ -22,13 +22,13 @@ static void cache_folder(char *out, size_t size, const char *name) {
 }
 
 static dsvk_device *open_with_cache(const char *path) {
-    const dsvk_device_options options = { .size = sizeof options, .cache_dir = path };
+    const dsvk_device_options options = {.size = sizeof options, .cache_dir = path};
     return open_device(&options);
 }
 
 static void build_something(dsvk_device *device) {
     VkPipeline pipeline;
-    const dsvk_dispatch_info info = { .op = "norm", .shader = "rms_norm", .groups = { 1, 1, 1 } };
+    const dsvk_dispatch_info info = {.op = "norm", .shader = "rms_norm", .groups = {1, 1, 1}};
     CHECK_OK(dsvk_pipeline_get(device, &info, &pipeline, &error));
 }
 
@@ -67,7 +67,7 @@ static void spill(const char *path, const uint8_t *data, size_t n) {
 /* ---- D15 ---- */
 
 static void test_D15_round_trip(void) {
-    static const size_t sizes[] = { 1, 7, 8, 9, 5000 };
+    static const size_t sizes[] = {1, 7, 8, 9, 5000};
     char path[300], file[4096];
     uint8_t payload[5000], got[5000];
     struct stat info;
@@ -77,7 +77,8 @@ static void test_D15_round_trip(void) {
     for (size_t i = 0; i < DSVK_COUNT(sizes); i++) {
         make_payload(payload, sizes[i], (uint32_t)i);
         dsvk_pipeline_cache_write(device, payload, sizes[i]);
-        CHECK(read_back(device, got, sizeof got) == sizes[i] && memcmp(got, payload, sizes[i]) == 0, "%zu bytes", sizes[i]);
+        CHECK(read_back(device, got, sizeof got) == sizes[i] && memcmp(got, payload, sizes[i]) == 0, "%zu bytes",
+              sizes[i]);
     }
     CHECK(dsvk_pipeline_cache_path(device, file, sizeof file), "path");
     CHECK(stat(file, &info) == 0 && (info.st_mode & 0777) == 0600, "the file is this user's: %o", info.st_mode);
@@ -129,7 +130,7 @@ static void test_D15_damaged(void) {
 
 /* From the outside: whatever is in the file, the device opens and works, and the next one finds a good file. */
 static void test_D15_open_with_damage(void) {
-    static const char *const rubbish[] = { "", "x", "dsvkpipe", "<html>404</html>" };
+    static const char *const rubbish[] = {"", "x", "dsvkpipe", "<html>404</html>"};
     char path[300], file[4096];
     uint8_t first[70000], again[70000];
     cache_folder(path, sizeof path, "outside");
@@ -144,7 +145,8 @@ static void test_D15_open_with_damage(void) {
         device = open_with_cache(path);
         build_something(device);
         close_device(device);
-        CHECK(slurp(file, again, sizeof again) >= 120 && memcmp(again, "dsvkpipe", 8) == 0, "\"%s\" was replaced", rubbish[i]);
+        CHECK(slurp(file, again, sizeof again) >= 120 && memcmp(again, "dsvkpipe", 8) == 0, "\"%s\" was replaced",
+              rubbish[i]);
     }
 }
 
@@ -206,7 +208,7 @@ static void test_D16_processes(void) {
 /* Folders that cannot be used: no cache, no error. */
 static void test_D16_odd_folders(void) {
     char path[300], other[300], file[4096];
-    uint8_t payload[10] = { 1 }, got[10];
+    uint8_t payload[10] = {1}, got[10];
     cache_folder(path, sizeof path, "file");
     spill(path, payload, 1);
     dsvk_device *device = open_with_cache(path); /* a file where the folder should be */
@@ -241,7 +243,7 @@ static void test_D16_odd_folders(void) {
 static void test_default_folder(void) {
     char wanted[300];
     char *home = getenv("HOME") ? strdup(getenv("HOME")) : NULL;
-    const dsvk_device_options options = { .size = sizeof options };
+    const dsvk_device_options options = {.size = sizeof options};
     setenv("HOME", folder, 1);
     setenv("XDG_CACHE_HOME", folder, 1);
     snprintf(wanted, sizeof wanted, "%s/dsvk", folder);
