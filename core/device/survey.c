@@ -305,8 +305,7 @@ static const char *type_name(VkPhysicalDeviceType type) {
     }
 }
 
-/* When host memory runs out a line is missing: json_object_set_new takes no NULL, and none of these is worth a failure.
- */
+/* Where host memory runs out a line is missing: json_object_set_new leaves out what is NULL. */
 static json_t *features_json(const dsvk_physical *p) {
     const VkPhysicalDeviceLimits *limits = &p->properties.limits;
     json_t *root = json_object(), *groups = json_array();
