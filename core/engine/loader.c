@@ -243,6 +243,27 @@ static void place_fp8_scales(const dsvk_weight_source *s, uint32_t first_tile, u
     }
 }
 
+/* Is one of these e4m3 codes NaN? Eight at a time: only 0x7f + 1 reaches the top bit. */
+static bool has_nan_code(const uint8_t *codes, uint32_t n) {
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint64_t eight = 0;
+        memcpy(&eight, codes + i, n - i < 8 ? n - i : 8);
+        if (((eight & 0x7f7f7f7f7f7f7f7full) + 0x0101010101010101ull) & 0x8080808080808080ull)
+            return true;
+    }
+    return false;
+}
+
+/* Kernels decode the two NaN codes as numbers, to save the test; a NaN scale over their block says it for them (M15, D17). */
+static void mark_nan_codes(const dsvk_weight_source *s, uint32_t first_tile, uint32_t r, const uint8_t *codes, float *scales) {
+    uint32_t row = tiled_row(s, r), blocks = (uint32_t)dsvk_ceil_div(s->cols, 128);
+    if (!has_nan_code(codes, s->cols))
+        return;
+    for (uint32_t b = 0; b < blocks; b++)
+        if (has_nan_code(codes + b * 128, s->cols - b * 128 < 128 ? s->cols - b * 128 : 128))
+            scales[((size_t)(row / DSVK_TILE_ROWS - first_tile) * blocks + b) * 2 + row % DSVK_TILE_ROWS / 16] = __builtin_nanf("");
+}
+
 /* FP4: u32 [tiles][groups of 4 words][32 rows], byte b of a word = scale of 16-byte word 4 g + b. */
 static void place_fp4_scales(const dsvk_weight_source *s, uint32_t first_tile, uint32_t words, uint32_t from, uint32_t to,
                              const uint8_t *raw, uint8_t *out) {
@@ -279,8 +300,11 @@ static dsvk_status lay_out_source(reader *r, const piece *p, const dsvk_weight_s
         }
         place_row(codes, p->first, words, tiled_row(s, row), data);
     }
-    if (!convert && w->type == DSVK_TYPE_FP8)
+    if (!convert && w->type == DSVK_TYPE_FP8) {
         place_fp8_scales(s, p->first, from, to, raw_scales, (float *)scales);
+        for (uint32_t row = from; row < to; row++)
+            mark_nan_codes(s, p->first, row, r->scratch + (uint64_t)(row - from) * row_bytes, (float *)scales);
+    }
     if (!convert && w->type == DSVK_TYPE_FP4)
         place_fp4_scales(s, p->first, words, from, to, raw_scales, scales);
     return DSVK_OK;

@@ -326,8 +326,11 @@ def test_M15_non_finite_weights(copy, device, name, byte, at):
             value[at] = byte
         tensors[name] = (dtype, shape, bytes(value))
     edit(copy, poison)
-    with dsvk.Model(copy, device=device):
-        pass
+    with dsvk.Model(copy, device=device) as model, model.session(context=64) as s:    # D17: it loads, and says so when it runs
+        s.sync(list(range(40)))
+        with pytest.raises(dsvk.Error) as e:
+            s.decode(1, temperature=0)
+        assert e.value.status == "NUMERIC"
     refused(copy, device, "FORMAT", name, str(at), verify=True)
     with pytest.raises(dsvk.Error) as e:
         dsvk.verify(copy)
