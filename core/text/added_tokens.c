@@ -7,7 +7,9 @@
 
 #define END 256u
 
-static uint64_t edge(uint32_t node, uint32_t symbol) { return (uint64_t)node << 9 | symbol; }
+static uint64_t edge(uint32_t node, uint32_t symbol) {
+    return (uint64_t)node << 9 | symbol;
+}
 
 dsvk_status dsvk_added_open(dsvk_added *added, size_t total_bytes, size_t n_tokens, dsvk_error *err) {
     added->n_nodes = DSVK_ADDED_ROUNDS; /* the roots */

@@ -1,6 +1,7 @@
 /* Streaming decode (dsvk.h): bytes of tokens in, whole characters out. What came out at any time is what
- * bytes.decode("utf-8", "replace") gives for the bytes so far, less an unfinished character at their end; so broken bytes
- * become U+FFFD as they do in Python. Buffers are made at open for the longest token: pushing allocates nothing. */
+ * bytes.decode("utf-8", "replace") gives for the bytes so far, less an unfinished character at their end; so broken
+ * bytes become U+FFFD as they do in Python. Buffers are made at open for the longest token: pushing allocates nothing.
+ */
 #include <string.h>
 
 #include "tokenizer.h"

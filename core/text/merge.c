@@ -4,8 +4,8 @@
  * Candidates wait in a binary heap of (rank, symbol). A heap of a million candidates lives in no cache, so a long piece
  * keeps them in a list per rank instead, and the lists are swept in the order of rank: the candidates of one rank,
  * sorted, from left to right. The heap then holds only what a merge of the sweep has made that comes before the rest of
- * it, so that the order stays exact. Candidates whose symbols have changed since are dropped; what the symbols became has
- * its own. Time is O(n log n), and nothing recurses. */
+ * it, so that the order stays exact. Candidates whose symbols have changed since are dropped; what the symbols became
+ * has its own. Time is O(n log n), and nothing recurses. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,7 +106,7 @@ static void add_candidate(dsvk_merger *m, const dsvk_tokenizer *t, uint32_t left
     }
     if (m->newest[merge->rank] == NONE)
         push(&m->ranks, merge->rank);
-    m->candidates[m->n_candidates] = (struct dsvk_candidate){ .symbol = left, .next = m->newest[merge->rank] };
+    m->candidates[m->n_candidates] = (struct dsvk_candidate){.symbol = left, .next = m->newest[merge->rank]};
     m->newest[merge->rank] = m->n_candidates++;
 }
 
@@ -176,9 +176,9 @@ static void sweep_ranks(dsvk_merger *m, const dsvk_tokenizer *t) {
 
 static void lay_out(dsvk_merger *m, const dsvk_tokenizer *t, const char *piece, size_t n) {
     for (size_t i = 0; i < n; i++)
-        m->symbols[i] = (struct dsvk_symbol){ .id = t->byte_id[(unsigned char)piece[i]],
-                                              .previous = i ? (uint32_t)i - 1 : NONE,
-                                              .next = i + 1 < n ? (uint32_t)i + 1 : NONE };
+        m->symbols[i] = (struct dsvk_symbol){.id = t->byte_id[(unsigned char)piece[i]],
+                                             .previous = i ? (uint32_t)i - 1 : NONE,
+                                             .next = i + 1 < n ? (uint32_t)i + 1 : NONE};
     m->heap.n = m->ranks.n = 0;
     m->n_candidates = 0;
 }

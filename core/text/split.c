@@ -14,11 +14,11 @@
 #include "tokenizer.h"
 
 #define PATTERN_BYTES_MAX 4096
-#define NESTING_MAX 32         /* of parentheses: PCRE2 compiles them recursively, and a caller's stack may be 256 KiB */
+#define NESTING_MAX 32 /* of parentheses: PCRE2 compiles them recursively, and a caller's stack may be 256 KiB */
 /* Bytes in which the match sought by one call may begin; the clock is read per call. PCRE2 may look for a first byte up
  * to the end of the subject each time, so the number of windows is bounded to keep that linear. */
 #define WINDOW(n) ((n) / 64 > 4096 ? (n) / 64 : 4096)
-#define QUICK_STEPS 1000       /* per beginning, where many are tried in one call */
+#define QUICK_STEPS 1000 /* per beginning, where many are tried in one call */
 /* \s*[\r\n]+ takes one step per space of a run that no line end follows. */
 #define FULL_STEPS(n) ((n) > 100000000 ? UINT32_MAX : 1000000 + 32 * (uint32_t)(n))
 #define DEPTH_MAX 1000000
@@ -36,7 +36,7 @@ struct dsvk_split_state {
     const dsvk_splits *splits;
     pcre2_match_context *context;
     pcre2_match_data *match;
-    const char *text;  /* what the patterns see: the caller's text, or `copy` */
+    const char *text; /* what the patterns see: the caller's text, or `copy` */
     char *copy;
     int64_t deadline; /* CLOCK_MONOTONIC ns */
 };
@@ -125,50 +125,50 @@ typedef struct range {
 } range;
 
 static const range new_letters[] = {
-    { 0x1c89, 0x1c8a },   { 0xa7cb, 0xa7cd },   { 0xa7da, 0xa7dc },   { 0x105c0, 0x105f3 }, { 0x10d4a, 0x10d65 },
-    { 0x10d6f, 0x10d85 }, { 0x10ec2, 0x10ec4 }, { 0x1123f, 0x11240 }, { 0x11380, 0x11389 }, { 0x1138b, 0x1138b },
-    { 0x1138e, 0x1138e }, { 0x11390, 0x113b5 }, { 0x113b7, 0x113b7 }, { 0x113d1, 0x113d1 }, { 0x113d3, 0x113d3 },
-    { 0x11bc0, 0x11be0 }, { 0x11f02, 0x11f02 }, { 0x11f04, 0x11f10 }, { 0x11f12, 0x11f33 }, { 0x1342f, 0x1342f },
-    { 0x13441, 0x13446 }, { 0x13460, 0x143fa }, { 0x16100, 0x1611d }, { 0x16d40, 0x16d6c }, { 0x18cff, 0x18cff },
-    { 0x1b132, 0x1b132 }, { 0x1b155, 0x1b155 }, { 0x1df25, 0x1df2a }, { 0x1e030, 0x1e06d }, { 0x1e4d0, 0x1e4eb },
-    { 0x1e5d0, 0x1e5ed }, { 0x1e5f0, 0x1e5f0 }, { 0x2b739, 0x2b739 }, { 0x2ebf0, 0x2ee5d }, { 0x31350, 0x323af },
+    {0x1c89, 0x1c8a},   {0xa7cb, 0xa7cd},   {0xa7da, 0xa7dc},   {0x105c0, 0x105f3}, {0x10d4a, 0x10d65},
+    {0x10d6f, 0x10d85}, {0x10ec2, 0x10ec4}, {0x1123f, 0x11240}, {0x11380, 0x11389}, {0x1138b, 0x1138b},
+    {0x1138e, 0x1138e}, {0x11390, 0x113b5}, {0x113b7, 0x113b7}, {0x113d1, 0x113d1}, {0x113d3, 0x113d3},
+    {0x11bc0, 0x11be0}, {0x11f02, 0x11f02}, {0x11f04, 0x11f10}, {0x11f12, 0x11f33}, {0x1342f, 0x1342f},
+    {0x13441, 0x13446}, {0x13460, 0x143fa}, {0x16100, 0x1611d}, {0x16d40, 0x16d6c}, {0x18cff, 0x18cff},
+    {0x1b132, 0x1b132}, {0x1b155, 0x1b155}, {0x1df25, 0x1df2a}, {0x1e030, 0x1e06d}, {0x1e4d0, 0x1e4eb},
+    {0x1e5d0, 0x1e5ed}, {0x1e5f0, 0x1e5f0}, {0x2b739, 0x2b739}, {0x2ebf0, 0x2ee5d}, {0x31350, 0x323af},
 };
 static const range new_marks[] = {
-    { 0x897, 0x897 },     { 0xcf3, 0xcf3 },     { 0xece, 0xece },     { 0x10d69, 0x10d6d }, { 0x10efc, 0x10eff },
-    { 0x11241, 0x11241 }, { 0x113b8, 0x113c0 }, { 0x113c2, 0x113c2 }, { 0x113c5, 0x113c5 }, { 0x113c7, 0x113ca },
-    { 0x113cc, 0x113d0 }, { 0x113d2, 0x113d2 }, { 0x113e1, 0x113e2 }, { 0x11f00, 0x11f01 }, { 0x11f03, 0x11f03 },
-    { 0x11f34, 0x11f3a }, { 0x11f3e, 0x11f42 }, { 0x11f5a, 0x11f5a }, { 0x13440, 0x13440 }, { 0x13447, 0x13455 },
-    { 0x1611e, 0x1612f }, { 0x1e08f, 0x1e08f }, { 0x1e4ec, 0x1e4ef }, { 0x1e5ee, 0x1e5ef },
+    {0x897, 0x897},     {0xcf3, 0xcf3},     {0xece, 0xece},     {0x10d69, 0x10d6d}, {0x10efc, 0x10eff},
+    {0x11241, 0x11241}, {0x113b8, 0x113c0}, {0x113c2, 0x113c2}, {0x113c5, 0x113c5}, {0x113c7, 0x113ca},
+    {0x113cc, 0x113d0}, {0x113d2, 0x113d2}, {0x113e1, 0x113e2}, {0x11f00, 0x11f01}, {0x11f03, 0x11f03},
+    {0x11f34, 0x11f3a}, {0x11f3e, 0x11f42}, {0x11f5a, 0x11f5a}, {0x13440, 0x13440}, {0x13447, 0x13455},
+    {0x1611e, 0x1612f}, {0x1e08f, 0x1e08f}, {0x1e4ec, 0x1e4ef}, {0x1e5ee, 0x1e5ef},
 };
 static const range new_numbers[] = {
-    { 0x10d40, 0x10d49 }, { 0x116d0, 0x116e3 }, { 0x11bf0, 0x11bf9 }, { 0x11f50, 0x11f59 }, { 0x16130, 0x16139 },
-    { 0x16d70, 0x16d79 }, { 0x1ccf0, 0x1ccf9 }, { 0x1d2c0, 0x1d2d3 }, { 0x1e4f0, 0x1e4f9 }, { 0x1e5f1, 0x1e5fa },
+    {0x10d40, 0x10d49}, {0x116d0, 0x116e3}, {0x11bf0, 0x11bf9}, {0x11f50, 0x11f59}, {0x16130, 0x16139},
+    {0x16d70, 0x16d79}, {0x1ccf0, 0x1ccf9}, {0x1d2c0, 0x1d2d3}, {0x1e4f0, 0x1e4f9}, {0x1e5f1, 0x1e5fa},
 };
 static const range new_punctuation[] = {
-    { 0x1b4e, 0x1b4f },   { 0x1b7f, 0x1b7f },   { 0x10d6e, 0x10d6e }, { 0x113d4, 0x113d5 }, { 0x113d7, 0x113d8 },
-    { 0x11b00, 0x11b09 }, { 0x11be1, 0x11be1 }, { 0x11f43, 0x11f4f }, { 0x16d6d, 0x16d6f }, { 0x1e5ff, 0x1e5ff },
+    {0x1b4e, 0x1b4f},   {0x1b7f, 0x1b7f},   {0x10d6e, 0x10d6e}, {0x113d4, 0x113d5}, {0x113d7, 0x113d8},
+    {0x11b00, 0x11b09}, {0x11be1, 0x11be1}, {0x11f43, 0x11f4f}, {0x16d6d, 0x16d6f}, {0x1e5ff, 0x1e5ff},
 };
 static const range new_symbols[] = {
-    { 0x2427, 0x2429 },   { 0x2ffc, 0x2fff },   { 0x31e4, 0x31e5 },   { 0x31ef, 0x31ef },   { 0x10d8e, 0x10d8f },
-    { 0x1cc00, 0x1ccef }, { 0x1cd00, 0x1ceb3 }, { 0x1f6dc, 0x1f6dc }, { 0x1f774, 0x1f776 }, { 0x1f77b, 0x1f77f },
-    { 0x1f7d9, 0x1f7d9 }, { 0x1f8b2, 0x1f8bb }, { 0x1f8c0, 0x1f8c1 }, { 0x1fa75, 0x1fa77 }, { 0x1fa87, 0x1fa89 },
-    { 0x1fa8f, 0x1fa8f }, { 0x1faad, 0x1faaf }, { 0x1fabb, 0x1fabf }, { 0x1fac6, 0x1fac6 }, { 0x1face, 0x1facf },
-    { 0x1fada, 0x1fadc }, { 0x1fadf, 0x1fadf }, { 0x1fae8, 0x1fae9 }, { 0x1faf7, 0x1faf8 }, { 0x1fbcb, 0x1fbef },
+    {0x2427, 0x2429},   {0x2ffc, 0x2fff},   {0x31e4, 0x31e5},   {0x31ef, 0x31ef},   {0x10d8e, 0x10d8f},
+    {0x1cc00, 0x1ccef}, {0x1cd00, 0x1ceb3}, {0x1f6dc, 0x1f6dc}, {0x1f774, 0x1f776}, {0x1f77b, 0x1f77f},
+    {0x1f7d9, 0x1f7d9}, {0x1f8b2, 0x1f8bb}, {0x1f8c0, 0x1f8c1}, {0x1fa75, 0x1fa77}, {0x1fa87, 0x1fa89},
+    {0x1fa8f, 0x1fa8f}, {0x1faad, 0x1faaf}, {0x1fabb, 0x1fabf}, {0x1fac6, 0x1fac6}, {0x1face, 0x1facf},
+    {0x1fada, 0x1fadc}, {0x1fadf, 0x1fadf}, {0x1fae8, 0x1fae9}, {0x1faf7, 0x1faf8}, {0x1fbcb, 0x1fbef},
 };
 /* U+180E MONGOLIAN VOWEL SEPARATOR is \s in PCRE2, but in Oniguruma the format character that it is. */
-static const range not_space[] = { { 0x180e, 0x180e } };
+static const range not_space[] = {{0x180e, 0x180e}};
 
 static const struct {
     const range *ranges;
     size_t n;
     const char *three, *four; /* old characters of the same category, three and four bytes long */
 } stand_ins[] = {
-    { new_letters, DSVK_COUNT(new_letters), "\xea\x80\x80", "\xf0\x90\x80\x80" },         /* U+A000, U+10000 */
-    { new_marks, DSVK_COUNT(new_marks), "\xe0\xa4\x80", "\xf0\x90\x87\xbd" },             /* U+0900, U+101FD */
-    { new_numbers, DSVK_COUNT(new_numbers), "\xe0\xbc\xa0", "\xf0\x90\x84\x87" },         /* U+0F20, U+10107 */
-    { new_punctuation, DSVK_COUNT(new_punctuation), "\xe2\x80\xa0", "\xf0\x90\x84\x80" }, /* U+2020, U+10100 */
-    { new_symbols, DSVK_COUNT(new_symbols), "\xe2\x86\x90", "\xf0\x90\x84\xb7" },         /* U+2190, U+10137 */
-    { not_space, DSVK_COUNT(not_space), "\xe2\x80\x8b", NULL },                           /* U+200B */
+    {new_letters, DSVK_COUNT(new_letters), "\xea\x80\x80", "\xf0\x90\x80\x80"},         /* U+A000, U+10000 */
+    {new_marks, DSVK_COUNT(new_marks), "\xe0\xa4\x80", "\xf0\x90\x87\xbd"},             /* U+0900, U+101FD */
+    {new_numbers, DSVK_COUNT(new_numbers), "\xe0\xbc\xa0", "\xf0\x90\x84\x87"},         /* U+0F20, U+10107 */
+    {new_punctuation, DSVK_COUNT(new_punctuation), "\xe2\x80\xa0", "\xf0\x90\x84\x80"}, /* U+2020, U+10100 */
+    {new_symbols, DSVK_COUNT(new_symbols), "\xe2\x86\x90", "\xf0\x90\x84\xb7"},         /* U+2190, U+10137 */
+    {not_space, DSVK_COUNT(not_space), "\xe2\x80\x8b", NULL},                           /* U+200B */
 };
 
 static bool in_ranges(const range *ranges, size_t n, uint32_t c) {
@@ -237,8 +237,8 @@ dsvk_status dsvk_split_begin(dsvk_split_state **out, const dsvk_splits *splits, 
     state->splits = splits;
     state->context = pcre2_match_context_create(splits->memory);
     state->match = pcre2_match_data_create(1, splits->memory); /* only where the whole match is */
-    dsvk_status status = state->context && state->match ? make_view(state, text, n, err)
-                                                        : dsvk_fail_nomem(err, sizeof *state);
+    dsvk_status status =
+        state->context && state->match ? make_view(state, text, n, err) : dsvk_fail_nomem(err, sizeof *state);
     if (status != DSVK_OK) {
         dsvk_split_end(state);
         return status;

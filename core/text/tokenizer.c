@@ -29,7 +29,8 @@ dsvk_status dsvk_tokenizer_open(dsvk_tokenizer **tokenizer, const char *path, ds
     dsvk_status status = DSVK_OK;
     if (dsvk_path_join(inside, sizeof inside, path, ".") && dsvk_path_exists(inside)) { /* a folder */
         if (!dsvk_path_join(inside, sizeof inside, path, "tokenizer.json"))
-            return dsvk_fail(err, DSVK_INVALID, "path is %zu bytes long, the limit is %zu", strlen(path), sizeof inside);
+            return dsvk_fail(err, DSVK_INVALID, "path is %zu bytes long, the limit is %zu", strlen(path),
+                             sizeof inside);
         path = inside;
     }
     dsvk_tokenizer *t = dsvk_alloc_zero(1, sizeof *t);
@@ -59,7 +60,9 @@ void dsvk_tokenizer_close(dsvk_tokenizer *t) {
 
 /* ---- looking up ---- */
 
-uint32_t dsvk_tokenizer_vocab_size(const dsvk_tokenizer *t) { return t ? t->vocab_size : 0; }
+uint32_t dsvk_tokenizer_vocab_size(const dsvk_tokenizer *t) {
+    return t ? t->vocab_size : 0;
+}
 
 static bool has_token(const dsvk_tokenizer *t, int32_t id) {
     return id >= 0 && (uint32_t)id < t->vocab_size && t->tokens[id].kind != DSVK_TOKEN_NONE;
@@ -167,12 +170,15 @@ dsvk_status dsvk_tokenizer_encode(const dsvk_tokenizer *t, const char *text, siz
                                   size_t *n_ids, dsvk_error *err) {
     if (!t || (!text && n > 0) || !ids || !n_ids)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_encode: %s is NULL",
-                         !t ? "tokenizer" : !ids ? "ids" : !n_ids ? "n_ids" : "text");
+                         !t       ? "tokenizer"
+                         : !ids   ? "ids"
+                         : !n_ids ? "n_ids"
+                                  : "text");
     if (flags & ~DSVK_PARSE_SPECIAL)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_encode: unknown flags 0x%x", flags);
     if (n > DSVK_TEXT_MAX)
         return dsvk_fail(err, DSVK_LIMIT, "text is %zu bytes long, the limit is %zu", n, DSVK_TEXT_MAX);
-    dsvk_encoder e = { .t = t, .text = text, .err = err };
+    dsvk_encoder e = {.t = t, .text = text, .err = err};
     dsvk_status status;
     DSVK_GOTO(reserve_ids(&e, n / 4 + 1));
     DSVK_GOTO(dsvk_split_begin(&e.split, t->splits, text, n, err));
@@ -193,7 +199,10 @@ dsvk_status dsvk_tokenizer_decode(const dsvk_tokenizer *t, const int32_t *ids, s
                                   dsvk_error *err) {
     if (!t || (!ids && n > 0) || !text || !n_text)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_decode: %s is NULL",
-                         !t ? "tokenizer" : !text ? "text" : !n_text ? "n_text" : "ids");
+                         !t        ? "tokenizer"
+                         : !text   ? "text"
+                         : !n_text ? "n_text"
+                                   : "ids");
     uint64_t total = 0;
     for (size_t i = 0; i < n; i++) {
         if (!has_token(t, ids[i]))

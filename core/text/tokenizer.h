@@ -2,8 +2,9 @@
  * every question the file format leaves open.
  *
  * A tokenizer is immutable once opened, so any number of threads may encode with it; what one encode call needs besides
- * is in its own dsvk_encoder (tokenizer.c). The stages, in order: added tokens are cut out of the text (added_tokens.c),
- * the rest is cut by the file's patterns (split.c), and each piece's bytes are merged by rank (merge.c). */
+ * is in its own dsvk_encoder (tokenizer.c). The stages, in order: added tokens are cut out of the text
+ * (added_tokens.c), the rest is cut by the file's patterns (split.c), and each piece's bytes are merged by rank
+ * (merge.c). */
 #ifndef DSVK_TOKENIZER_H
 #define DSVK_TOKENIZER_H
 
@@ -15,7 +16,7 @@
 #define DSVK_ADDED_TOTAL_MAX (1u << 20)  /* all added tokens' texts together */
 #define DSVK_MERGES_MAX (4u << 20)
 #define DSVK_SPLITS_MAX 16
-#define DSVK_TEXT_MAX ((size_t)1 << 30)  /* bytes of one encode call */
+#define DSVK_TEXT_MAX ((size_t)1 << 30) /* bytes of one encode call */
 
 /* ---- UTF-8 (utf8.c) ---- */
 
@@ -54,9 +55,9 @@ dsvk_pair_slot *dsvk_pair_map_put(dsvk_pair_map *map, uint64_t key, bool *is_new
 typedef enum dsvk_token_kind {
     DSVK_TOKEN_NONE,    /* a hole: no token has this id */
     DSVK_TOKEN_BYTES,   /* from the vocabulary, written in the byte alphabet */
-    DSVK_TOKEN_LITERAL, /* from the vocabulary, with characters outside it: prints its text, never comes out of merges */
+    DSVK_TOKEN_LITERAL, /* from the vocabulary, with characters outside it: prints its text, no merge makes it */
     DSVK_TOKEN_ADDED,
-    DSVK_TOKEN_SPECIAL  /* added, and marked special */
+    DSVK_TOKEN_SPECIAL /* added, and marked special */
 } dsvk_token_kind;
 
 typedef struct dsvk_token {
@@ -70,8 +71,8 @@ typedef struct dsvk_token {
 enum { DSVK_ADDED_FIRST, DSVK_ADDED_SECOND, DSVK_ADDED_ROUNDS };
 
 typedef struct dsvk_added {
-    dsvk_pair_map trie;                      /* (node, byte) -> node, (node, 256) -> token; root of round r is node r */
-    bool begins[DSVK_ADDED_ROUNDS][256];     /* a token of this round begins with this byte */
+    dsvk_pair_map trie;                  /* (node, byte) -> node, (node, 256) -> token; root of round r is node r */
+    bool begins[DSVK_ADDED_ROUNDS][256]; /* a token of this round begins with this byte */
     uint32_t n_nodes;
 } dsvk_added;
 
@@ -92,7 +93,9 @@ struct dsvk_tokenizer {
     dsvk_splits *splits;
 };
 
-static inline const char *dsvk_token_bytes(const dsvk_tokenizer *t, int32_t id) { return t->bytes + t->tokens[id].at; }
+static inline const char *dsvk_token_bytes(const dsvk_tokenizer *t, int32_t id) {
+    return t->bytes + t->tokens[id].at;
+}
 
 /* The id whose bytes are text [n], -1 when there is none; added tokens come first (tokenizer.c). */
 int32_t dsvk_tokenizer_find(const dsvk_tokenizer *t, const char *text, size_t n);
@@ -124,7 +127,7 @@ typedef struct dsvk_split_state dsvk_split_state; /* what one encode call needs 
 dsvk_status dsvk_split_begin(dsvk_split_state **state, const dsvk_splits *splits, const char *text, size_t n,
                              dsvk_error *err);
 void dsvk_split_end(dsvk_split_state *state);
-/* Cuts the whole characters text [from, to) of `begin`'s text by every pattern in turn and calls piece for each part. */
+/* Cuts the whole characters text [from, to) of `begin`'s text by every pattern in turn and calls piece for each. */
 dsvk_status dsvk_split_run(dsvk_split_state *state, size_t from, size_t to, dsvk_piece_fn piece, void *user,
                            dsvk_error *err);
 
@@ -143,9 +146,9 @@ typedef struct dsvk_merger {
     uint32_t sweeping;                 /* the rank whose candidates are being merged */
     struct dsvk_candidate *candidates; /* [3 * capacity] those of higher ranks, n_candidates of them, in lists */
     uint32_t n_candidates;
-    uint32_t *newest;                  /* [n_merges] by rank: the beginning of its list */
-    dsvk_merge_heap ranks;             /* ranks that have a list */
-    uint32_t *sweep;                   /* [3 * capacity] the candidates of `sweeping`, from left to right */
+    uint32_t *newest;      /* [n_merges] by rank: the beginning of its list */
+    dsvk_merge_heap ranks; /* ranks that have a list */
+    uint32_t *sweep;       /* [3 * capacity] the candidates of `sweeping`, from left to right */
 } dsvk_merger;
 
 void dsvk_merger_close(dsvk_merger *merger);

@@ -13,7 +13,7 @@
 typedef struct loader {
     dsvk_tokenizer *t;
     const char *what;
-    json_t *vocab, *merges, *added; /* added may be NULL */
+    json_t *vocab, *merges, *added;     /* added may be NULL */
     int16_t byte_of[BYTE_ALPHABET_END]; /* by code point; -1: not in the alphabet */
     uint32_t n_bytes;                   /* of t->bytes, used so far */
     dsvk_error *err;
@@ -32,19 +32,27 @@ static const char *show(escaped *out, const char *text) {
 
 static const char *type_name(const json_t *value) {
     switch (value ? json_typeof(value) : JSON_NULL) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
     case JSON_INTEGER:
-    case JSON_REAL: return "a number";
+    case JSON_REAL:
+        return "a number";
     case JSON_TRUE:
-    case JSON_FALSE: return "a boolean";
-    case JSON_NULL: break;
+    case JSON_FALSE:
+        return "a boolean";
+    case JSON_NULL:
+        break;
     }
     return "null or missing";
 }
 
-static bool absent(const json_t *value) { return !value || json_is_null(value); }
+static bool absent(const json_t *value) {
+    return !value || json_is_null(value);
+}
 
 static bool is_type(const json_t *value, const char *type) {
     const char *name = json_string_value(json_object_get(value, "type"));
@@ -113,7 +121,8 @@ static dsvk_status read_split(loader *l, const json_t *stage, size_t index, cons
     const json_t *regex = json_object_get(json_object_get(stage, "pattern"), "Regex");
     const char *behaviour = json_string_value(json_object_get(stage, "behavior"));
     if (!json_is_string(regex))
-        return dsvk_fail(l->err, DSVK_UNSUPPORTED, "%s: pre_tokenizer %zu (Split) has no Regex pattern", l->what, index);
+        return dsvk_fail(l->err, DSVK_UNSUPPORTED, "%s: pre_tokenizer %zu (Split) has no Regex pattern", l->what,
+                         index);
     if (!behaviour || strcmp(behaviour, "Isolated") != 0)
         return dsvk_fail(l->err, DSVK_UNSUPPORTED,
                          "%s: pre_tokenizer %zu (Split) has behavior %s; only Isolated is supported", l->what, index,
@@ -191,8 +200,9 @@ static dsvk_status read_id(loader *l, const json_t *value, const char *text, uin
                          show(&name, text), type_name(value), json_is_real(value) ? " with a fraction" : "");
     json_int_t n = json_integer_value(value);
     if (n < 0 || n >= DSVK_VOCAB_MAX)
-        return dsvk_fail(l->err, DSVK_FORMAT, "%s: the id of token \"%s\" is %" JSON_INTEGER_FORMAT
-                         ", allowed are 0 to %u", l->what, show(&name, text), n, DSVK_VOCAB_MAX - 1);
+        return dsvk_fail(l->err, DSVK_FORMAT,
+                         "%s: the id of token \"%s\" is %" JSON_INTEGER_FORMAT ", allowed are 0 to %u", l->what,
+                         show(&name, text), n, DSVK_VOCAB_MAX - 1);
     *id = (uint32_t)n;
     return DSVK_OK;
 }
@@ -229,14 +239,14 @@ static dsvk_status measure(loader *l, uint32_t *vocab_size, size_t *n_bytes, siz
         *added_bytes += strlen(text);
     }
     if (*added_bytes > DSVK_ADDED_TOTAL_MAX)
-        return dsvk_fail(l->err, DSVK_LIMIT, "%s: the texts of the added tokens are %zu bytes, the limit is %u", l->what,
-                         *added_bytes, DSVK_ADDED_TOTAL_MAX);
+        return dsvk_fail(l->err, DSVK_LIMIT, "%s: the texts of the added tokens are %zu bytes, the limit is %u",
+                         l->what, *added_bytes, DSVK_ADDED_TOTAL_MAX);
     *n_bytes += *added_bytes;
     return DSVK_OK;
 }
 
 static void store_token(loader *l, uint32_t id, size_t n, dsvk_token_kind kind) {
-    l->t->tokens[id] = (dsvk_token){ .at = l->n_bytes, .n = (uint32_t)n, .kind = kind };
+    l->t->tokens[id] = (dsvk_token){.at = l->n_bytes, .n = (uint32_t)n, .kind = kind};
     l->n_bytes += (uint32_t)n;
     if (n > l->t->longest)
         l->t->longest = (uint32_t)n;
@@ -279,8 +289,9 @@ static dsvk_status read_added_token(loader *l, const json_t *entry) {
     /* An added token may repeat an entry of the vocabulary, text and id alike. */
     const json_t *same = json_object_get(l->vocab, text);
     if (same && json_integer_value(same) != id)
-        return dsvk_fail(l->err, DSVK_FORMAT, "%s: added token \"%s\" has id %u, the vocabulary gives it %"
-                         JSON_INTEGER_FORMAT, l->what, name.text, id, json_integer_value(same));
+        return dsvk_fail(l->err, DSVK_FORMAT,
+                         "%s: added token \"%s\" has id %u, the vocabulary gives it %" JSON_INTEGER_FORMAT, l->what,
+                         name.text, id, json_integer_value(same));
     if (!same && l->t->tokens[id].kind != DSVK_TOKEN_NONE)
         return dsvk_fail(l->err, DSVK_FORMAT, "%s: added token \"%s\" has id %u, as another token has", l->what,
                          name.text, id);
@@ -288,7 +299,8 @@ static dsvk_status read_added_token(loader *l, const json_t *entry) {
         return dsvk_fail(l->err, DSVK_FORMAT, "%s: added token \"%s\" is there twice", l->what, name.text);
     memcpy(l->t->bytes + l->n_bytes, text, n);
     store_token(l, id, n, special ? DSVK_TOKEN_SPECIAL : DSVK_TOKEN_ADDED);
-    return dsvk_added_put(&l->t->added, normalized ? DSVK_ADDED_SECOND : DSVK_ADDED_FIRST, text, n, (int32_t)id, l->err);
+    return dsvk_added_put(&l->t->added, normalized ? DSVK_ADDED_SECOND : DSVK_ADDED_FIRST, text, n, (int32_t)id,
+                          l->err);
 }
 
 static dsvk_status read_tokens(loader *l) {
@@ -304,8 +316,9 @@ static dsvk_status read_tokens(loader *l) {
     t->vocab_size = vocab_size;
     DSVK_TRY(read_vocab(l));
     DSVK_TRY(dsvk_added_open(&t->added, added_bytes, json_array_size(l->added), l->err));
-    json_array_foreach(l->added, i, entry)
+    json_array_foreach(l->added, i, entry) {
         DSVK_TRY(read_added_token(l, entry));
+    }
     return DSVK_OK;
 }
 
@@ -398,8 +411,8 @@ static dsvk_status merge_id(loader *l, size_t index, const char *key, const char
 
 static dsvk_status read_merge(loader *l, const json_t *entry, size_t index, char *joined, size_t joined_size) {
     escaped name;
-    const char *sides[2] = { NULL, NULL };
-    size_t n[2] = { 0, 0 };
+    const char *sides[2] = {NULL, NULL};
+    size_t n[2] = {0, 0};
     uint32_t ids[2], result;
     DSVK_TRY(merge_sides(l, entry, index, sides, n));
     if (n[0] + n[1] >= joined_size)
@@ -436,8 +449,9 @@ static dsvk_status read_merges(loader *l) {
     json_t *value;
     if (n > DSVK_MERGES_MAX)
         return dsvk_fail(l->err, DSVK_LIMIT, "%s: %zu merges, the limit is %u", l->what, n, DSVK_MERGES_MAX);
-    json_object_foreach(l->vocab, key, value)
+    json_object_foreach(l->vocab, key, value) {
         joined_size = strlen(key) >= joined_size ? strlen(key) + 1 : joined_size;
+    }
     char *joined = dsvk_alloc(joined_size);
     if (!joined || !dsvk_pair_map_open(&l->t->merges, n)) {
         dsvk_free(joined);
@@ -469,32 +483,33 @@ static dsvk_status read_model(loader *l, const json_t *root) {
     l->merges = json_object_get(model, "merges");
     l->added = json_object_get(root, "added_tokens");
     if (!json_is_object(l->vocab))
-        return dsvk_fail(l->err, DSVK_FORMAT, "%s: model.vocab is %s, expected an object", l->what, type_name(l->vocab));
+        return dsvk_fail(l->err, DSVK_FORMAT, "%s: model.vocab is %s, expected an object", l->what,
+                         type_name(l->vocab));
     if (!json_is_array(l->merges))
         return dsvk_fail(l->err, DSVK_FORMAT, "%s: model.merges is %s, expected an array", l->what,
                          type_name(l->merges));
     if (!absent(l->added) && !json_is_array(l->added))
-        return dsvk_fail(l->err, DSVK_FORMAT, "%s: added_tokens is %s, expected an array", l->what, type_name(l->added));
+        return dsvk_fail(l->err, DSVK_FORMAT, "%s: added_tokens is %s, expected an array", l->what,
+                         type_name(l->added));
     DSVK_TRY(read_tokens(l));
     DSVK_TRY(index_tokens(l));
     return read_merges(l);
 }
 
+static dsvk_status read_root(loader *l, const json_t *root) {
+    if (!json_is_object(root))
+        return dsvk_fail(l->err, DSVK_FORMAT, "%s: is %s at offset 0, expected an object", l->what, type_name(root));
+    DSVK_TRY(check_stages(l, root));
+    DSVK_TRY(read_pre_tokenizer(l, root));
+    return read_model(l, root);
+}
+
 dsvk_status dsvk_tokenizer_parse(dsvk_tokenizer *t, const char *text, size_t n, const char *what, dsvk_error *err) {
-    loader l = { .t = t, .what = what, .err = err };
+    loader l = {.t = t, .what = what, .err = err};
     json_t *root = NULL;
     make_byte_alphabet(l.byte_of);
     DSVK_TRY(dsvk_json_parse(&root, text, n, what, err));
-    dsvk_status status = json_is_object(root)
-                             ? DSVK_OK
-                             : dsvk_fail(err, DSVK_FORMAT, "%s: is %s at offset 0, expected an object", what,
-                                         type_name(root));
-    if (status == DSVK_OK)
-        status = check_stages(&l, root);
-    if (status == DSVK_OK)
-        status = read_pre_tokenizer(&l, root);
-    if (status == DSVK_OK)
-        status = read_model(&l, root);
+    dsvk_status status = read_root(&l, root);
     json_decref(root);
     return status;
 }

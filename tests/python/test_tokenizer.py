@@ -5,6 +5,7 @@ spec 6.6, sha256 8f9f37ca...). Text: more than 10 MB generated from a fixed seed
 with modifiers and joiners, white space of every kind, digits, random code points of every plane, and bytes that
 are no UTF-8 (for those `tokenizers` has no answer; decoding must give the same bytes).
 """
+import functools
 import hashlib
 import os
 import random
@@ -93,8 +94,10 @@ def chunk(rng):
     return rng.choice(SPACES + PUNCTUATION + ["x", "7", "é"]) * rng.randint(2, 40)
 
 
-def mixed_text(rng, size):
-    """Batches of mixed text, `size` bytes in all."""
+@functools.cache
+def mixed_text():
+    """Batches of mixed text, SIZE bytes in all; the same for every vocabulary."""
+    rng, size, texts = random.Random(SEED), SIZE, []
     while size > 0:
         parts, length = [], 0
         while length < BATCH:
@@ -105,7 +108,8 @@ def mixed_text(rng, size):
             length += len(part)
         text = "".join(parts)
         size -= len(text.encode())
-        yield text
+        texts.append(text)
+    return texts
 
 
 def same_ids(ours, theirs, text, special):
@@ -119,6 +123,12 @@ def same_ids(ours, theirs, text, special):
     return a
 
 
+def streamed(tokenizer, ids):
+    """ids through a streaming decoder, one by one."""
+    decoder = tokenizer.decoder()
+    return "".join([*(decoder.push(i) for i in ids), decoder.finish()])
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Tests
 # ---------------------------------------------------------------------------------------------------------------
@@ -130,9 +140,8 @@ def test_family_file_is_the_published_one():
 
 def test_mixed_text_gives_the_same_ids(pair):
     ours, theirs = pair
-    rng = random.Random(SEED)
     n_bytes = n_ids = 0
-    for text in mixed_text(rng, SIZE):
+    for text in mixed_text():
         ids = same_ids(ours, theirs, text, special=True)
         assert ours.encode(text) == ids, "no added token is in this text: the flag must not matter"
         data = text.encode()
@@ -172,6 +181,7 @@ def test_T06_bytes_that_are_no_text_come_back(pair):
         data = rng.randbytes(size)
         assert ours.decode_bytes(ours.encode(data)) == data
         assert ours.decode(ours.encode(data)) == data.decode("utf-8", "replace")
+        assert streamed(ours, ours.encode(data)) == data.decode("utf-8", "replace")
     mixed = b"".join(rng.choice([rng.randbytes(rng.randint(1, 4)), chunk(rng).encode()]) for _ in range(50_000))
     assert ours.decode_bytes(ours.encode(mixed)) == mixed
 
