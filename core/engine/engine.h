@@ -61,6 +61,7 @@ typedef struct dsvk_inbox {
     struct dsvk_seq *seqs, *mtp_seqs;   /* [capacity] */
     uint32_t *select, *mtp_select, *source; /* [capacity] */
     struct dsvk_sample_row *sample;     /* [capacity] */
+    const dsvk_buffer **keep; /* [capacity] host memory: where a chosen row's logits stay on the device, or NULL */
 } dsvk_inbox;
 
 struct dsvk_model {
@@ -105,8 +106,8 @@ struct dsvk_session {
     dsvk_buffer logits;      /* f32 [vocab], after the last token */
     dsvk_buffer mtp_logits;  /* f32 [vocab], MTP sessions */
     bool have_logits, have_mtp_logits;
-    int32_t *tokens;         /* [capacity] the timeline */
-    uint64_t n, capacity;
+    int32_t *tokens;         /* [context] the timeline, whole from the start: decoding allocates nothing on the host */
+    uint64_t n;
     uint64_t high;           /* most tokens the rings have ever seen since they were empty: bounds rollback */
     atomic_flag busy;
     atomic_bool cancel;

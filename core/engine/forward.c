@@ -37,17 +37,10 @@ typedef struct area {
     uint64_t bytes;
 } area;
 
-/* Of partial attention of n rows or fewer. */
+/* Of partial attention in any layer, for steps of up to n rows and so many positions. */
 static uint64_t attention_bytes(const dsvk_config *c, uint32_t n, uint32_t positions) {
-    uint64_t most = 0;
-    for (uint32_t ratio = 0; ratio <= 128; ratio = ratio == 0 ? 4 : ratio == 4 ? 128 : 129) {
-        uint32_t rows = attended_rows(c, positions, ratio);
-        for (uint32_t r = n; r > 0; r = r > 64 ? 64 : r - 1) { /* fewer rows may be split into more parts */
-            uint64_t bytes = dsvk_sparse_attn_scratch(r, dsvk_sparse_attn_splits(r, rows), c->n_heads, c->head_dim);
-            most = bytes > most ? bytes : most;
-        }
-    }
-    return most;
+    uint32_t csa = attended_rows(c, positions, 4), hca = attended_rows(c, positions, 128);
+    return dsvk_sparse_attn_most_scratch(n, csa > hca ? csa : hca, c->n_heads, c->head_dim);
 }
 
 static uint64_t place_areas(area *areas, size_t n, dsvk_addr base) {

@@ -11,8 +11,9 @@ static dsvk_status open_buffers(dsvk_session *s, dsvk_error *err) {
     uint64_t logits = s->model->config.vocab_size * sizeof(float);
     s->max_pages = (uint32_t)dsvk_ceil_div(s->context, s->model->layout.page_tokens);
     s->pages = dsvk_alloc_zero(s->max_pages, sizeof *s->pages);
-    if (!s->pages)
-        return dsvk_fail_nomem(err, s->max_pages * sizeof *s->pages);
+    s->tokens = dsvk_alloc(s->context * sizeof *s->tokens);
+    if (!s->pages || !s->tokens)
+        return dsvk_fail_nomem(err, s->context * sizeof *s->tokens);
     DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, s->model->layout.state_bytes, "session state", &s->state, err));
     DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, s->max_pages * sizeof(dsvk_addr), "session page table", &s->page_table,
                                 err));
@@ -252,7 +253,7 @@ static bool stops(const dsvk_sample_options *o, int32_t id) {
     return false;
 }
 
-/* A batch being decoded: the sequences still running, side by side. */
+/* The sequences still running, side by side in arrays the steps take. Small batches live in the caller's frame. */
 typedef struct batch {
     dsvk_session **sessions;      /* [running] */
     dsvk_sample_options *options; /* [running] */
@@ -262,26 +263,42 @@ typedef struct batch {
     uint32_t running;
 } batch;
 
-static dsvk_status batch_open(batch *b, dsvk_session *const *sessions, size_t n, const dsvk_sample_options *options,
-                              dsvk_error *err) {
-    b->sessions = dsvk_alloc_zero(n, sizeof *b->sessions);
-    b->options = dsvk_alloc_zero(n, sizeof *b->options);
-    b->runs = dsvk_alloc_zero(n, sizeof *b->runs);
-    b->ids = dsvk_alloc_zero(n, sizeof *b->ids);
-    b->slot = dsvk_alloc_zero(n, sizeof *b->slot);
+#define SMALL_BATCH 32u
+
+/* Room for the arrays of a batch of n. */
+typedef struct batch_room {
+    dsvk_session *sessions[SMALL_BATCH];
+    dsvk_sample_options options[SMALL_BATCH];
+    dsvk_run runs[SMALL_BATCH];
+    int32_t ids[SMALL_BATCH];
+    uint32_t slot[SMALL_BATCH];
+} batch_room;
+
+static dsvk_status batch_open(batch *b, batch_room *room, dsvk_session *const *sessions, size_t n,
+                              const dsvk_sample_options *options, dsvk_error *err) {
+    if (n <= SMALL_BATCH) {
+        *b = (batch){ room->sessions, room->options, room->runs, room->ids, room->slot, (uint32_t)n };
+    } else {
+        b->sessions = dsvk_alloc_zero(n, sizeof *b->sessions);
+        b->options = dsvk_alloc_zero(n, sizeof *b->options);
+        b->runs = dsvk_alloc_zero(n, sizeof *b->runs);
+        b->ids = dsvk_alloc_zero(n, sizeof *b->ids);
+        b->slot = dsvk_alloc_zero(n, sizeof *b->slot);
+        b->running = (uint32_t)n;
+    }
     if (!b->sessions || !b->options || !b->runs || !b->ids || !b->slot)
         return dsvk_fail_nomem(err, n * sizeof *b->options);
     for (size_t i = 0; i < n; i++) {
         b->sessions[i] = sessions[i];
         b->slot[i] = (uint32_t)i;
-        if (options)
-            b->options[i] = options[i];
+        b->options[i] = options ? options[i] : (dsvk_sample_options){ .size = sizeof *options };
     }
-    b->running = (uint32_t)n;
     return DSVK_OK;
 }
 
-static void batch_close(batch *b) {
+static void batch_close(batch *b, const batch_room *room) {
+    if (b->sessions == room->sessions)
+        return;
     dsvk_free(b->sessions);
     dsvk_free(b->options);
     dsvk_free(b->runs);
@@ -351,6 +368,7 @@ dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, 
     size_t taken = 0;
     dsvk_status status = DSVK_OK;
     batch b = { 0 };
+    batch_room room;
     memset(n_out, 0, n_sessions * sizeof *n_out);
     while (status == DSVK_OK && taken < n_sessions) { /* the same session twice is BUSY at its second place */
         status = take(sessions[taken], "dsvk_decode_batch", err);
@@ -359,10 +377,10 @@ dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, 
     if (status == DSVK_OK)
         status = check_batch(sessions, n_sessions, n, options, err);
     if (status == DSVK_OK)
-        status = batch_open(&b, sessions, n_sessions, options, err);
+        status = batch_open(&b, &room, sessions, n_sessions, options, err);
     if (status == DSVK_OK && n > 0)
         status = decode_steps(&b, n, out, n_out, err);
-    batch_close(&b);
+    batch_close(&b, &room);
     for (size_t i = 0; i < taken; i++)
         give_back(sessions[i]);
     return status;

@@ -21,6 +21,12 @@ typedef struct part {
     uint64_t each;
 } part;
 
+static void inbox_free(dsvk_model *m) {
+    dsvk_buffer_destroy(m->device, &m->inbox.buffer);
+    dsvk_free(m->inbox.keep);
+    memset(&m->inbox, 0, sizeof m->inbox);
+}
+
 static dsvk_status inbox_reserve(dsvk_model *m, uint32_t rows, dsvk_error *err) {
     dsvk_inbox *in = &m->inbox;
     if (rows <= in->capacity)
@@ -38,9 +44,15 @@ static dsvk_status inbox_reserve(dsvk_model *m, uint32_t rows, dsvk_error *err) 
     uint64_t bytes = 0;
     for (size_t i = 0; i < DSVK_COUNT(parts); i++)
         bytes += dsvk_align(parts[i].each * capacity, 256);
-    dsvk_buffer_destroy(m->device, &in->buffer);
-    memset(in, 0, sizeof *in);
-    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_STAGING, bytes, "step inbox", &next.buffer, err));
+    inbox_free(m);
+    next.keep = dsvk_alloc_zero(capacity, sizeof *next.keep);
+    if (!next.keep)
+        return dsvk_fail_nomem(err, capacity * sizeof *next.keep);
+    dsvk_status status = dsvk_buffer_create(m->device, DSVK_STAGING, bytes, "step inbox", &next.buffer, err);
+    if (status != DSVK_OK) {
+        dsvk_free(next.keep);
+        return status;
+    }
     char *at = next.buffer.host;
     for (size_t i = 0; i < DSVK_COUNT(parts); i++) {
         *parts[i].host = at;
@@ -69,7 +81,7 @@ dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
 void dsvk_step_close(dsvk_model *m) {
     dsvk_cmd_destroy(m->cmd);
     dsvk_scratch_free(m);
-    dsvk_buffer_destroy(m->device, &m->inbox.buffer);
+    inbox_free(m);
     dsvk_buffer_destroy(m->device, &m->outbox);
     dsvk_buffer_destroy(m->device, &m->logits);
     if (m->step_lock_made)
@@ -95,20 +107,6 @@ static dsvk_status grow_pages(dsvk_session *s, uint64_t tokens, dsvk_error *err)
     return DSVK_OK;
 }
 
-static dsvk_status grow_tokens(dsvk_session *s, uint64_t n, dsvk_error *err) {
-    if (n <= s->capacity)
-        return DSVK_OK;
-    uint64_t capacity = s->capacity ? s->capacity : 1024;
-    while (capacity < n)
-        capacity *= 2;
-    int32_t *tokens = dsvk_realloc(s->tokens, capacity * sizeof *tokens);
-    if (!tokens)
-        return dsvk_fail_nomem(err, capacity * sizeof *tokens);
-    s->tokens = tokens;
-    s->capacity = capacity;
-    return DSVK_OK;
-}
-
 /* Everything that can fail before the device is touched. */
 static dsvk_status prepare(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsvk_step *step, dsvk_error *err) {
     *step = (dsvk_step){ .n_seqs = n_runs };
@@ -118,7 +116,6 @@ static dsvk_status prepare(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs,
         if (end > s->context)
             return dsvk_fail(err, DSVK_LIMIT, "%llu tokens would not fit this session's context of %llu",
                              (unsigned long long)end, (unsigned long long)s->context);
-        DSVK_TRY(grow_tokens(s, end, err));
         DSVK_TRY(grow_pages(s, end, err));
         step->n += runs[i].n;
         step->positions = end > step->positions ? (uint32_t)end : step->positions;
@@ -276,8 +273,9 @@ static dsvk_status check_ids(const int32_t *ids, uint32_t n, uint32_t vocab, dsv
 
 /* Heads of the main model: every row when the caller wants logits, else each run's last. */
 static dsvk_status finish_main(flight *f, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
-                               const dsvk_buffer **keep, dsvk_error *err) {
+                               dsvk_error *err) {
     dsvk_model *m = f->m;
+    const dsvk_buffer **keep = m->inbox.keep;
     uint32_t n = 0, row = 0;
     for (uint32_t i = 0; i < n_runs; i++) {
         for (uint32_t j = 0; j < runs[i].n; j++, row++) {
@@ -297,8 +295,9 @@ static dsvk_status finish_main(flight *f, const dsvk_run *runs, uint32_t n_runs,
 
 /* The MTP block: every pair's logits when wanted, else each session's last. */
 static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, const dsvk_step *step,
-                              const dsvk_step_result *result, const dsvk_buffer **keep, dsvk_error *err) {
+                              const dsvk_step_result *result, dsvk_error *err) {
     dsvk_model *m = f->m;
+    const dsvk_buffer **keep = m->inbox.keep;
     dsvk_step pairs;
     fill_pairs(m, runs, n_runs, step, &pairs);
     pairs.between = between_stages;
@@ -331,7 +330,7 @@ static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, 
 }
 
 static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsvk_step *step,
-                       const dsvk_step_result *result, const dsvk_buffer **keep, dsvk_error *err) {
+                       const dsvk_step_result *result, dsvk_error *err) {
     flight f = { .m = m, .err = err };
     bool mtp = false;
     step->between = between_stages;
@@ -339,9 +338,9 @@ static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsv
     for (uint32_t i = 0; i < n_runs; i++)
         mtp |= runs[i].session->mtp;
     DSVK_TRY(run_layers(&f, step, err));
-    DSVK_TRY(finish_main(&f, runs, n_runs, result, keep, err));
+    DSVK_TRY(finish_main(&f, runs, n_runs, result, err));
     if (mtp)
-        DSVK_TRY(finish_mtp(&f, runs, n_runs, step, result, keep, err));
+        DSVK_TRY(finish_mtp(&f, runs, n_runs, step, result, err));
     if (dsvk_cmd_dispatches(m->cmd) > 0)
         DSVK_TRY(land(&f, err));
     return DSVK_OK;
@@ -359,18 +358,13 @@ static void append(const dsvk_run *run) {
 dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
                           dsvk_error *err) {
     dsvk_step step;
-    const dsvk_buffer **keep = NULL;
     dsvk_step_result none = { 0 };
     result = result ? result : &none;
     pthread_mutex_lock(&m->step_lock);
     dsvk_status status = prepare(m, runs, n_runs, &step, err);
     if (status == DSVK_OK) {
-        keep = dsvk_alloc_zero(step.n, sizeof *keep);
-        status = keep ? DSVK_OK : dsvk_fail_nomem(err, step.n * sizeof *keep);
-    }
-    if (status == DSVK_OK) {
         fill_rows(m, runs, n_runs);
-        status = fly(m, runs, n_runs, &step, result, keep, err);
+        status = fly(m, runs, n_runs, &step, result, err);
         for (uint32_t i = 0; i < n_runs; i++) {
             if (status == DSVK_OK)
                 append(&runs[i]);
@@ -378,7 +372,6 @@ dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, 
                 runs[i].session->n = runs[i].session->high = 0, runs[i].session->have_logits = false;
         }
     }
-    dsvk_free(keep);
     pthread_mutex_unlock(&m->step_lock);
     if (status == DSVK_OK && result->sample && result->ids && !result->logits)
         status = check_ids(result->ids, n_runs, m->config.vocab_size, err);

@@ -312,6 +312,8 @@ typedef struct dsvk_sparse_attn_params {
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
 /* A good n_splits for n rows of at most max_rows keys: one for every 64 keys while n is small, 1 otherwise. */
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows);
+/* Bytes that do for every step of at most n rows whose tokens see at most max_rows keys, split as above. */
+uint64_t dsvk_sparse_attn_most_scratch(uint32_t n, uint32_t max_rows, uint32_t n_heads, uint32_t head_dim);
 void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);       /* the split pass */
 void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p); /* after a barrier */
 

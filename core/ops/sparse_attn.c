@@ -8,6 +8,8 @@ _Static_assert(sizeof(struct sparse_attn_merge_args) <= 128, "push constants");
 
 /* Partials in flight beyond which splitting costs more memory than it gains parallelism. */
 #define MAX_PARTIALS 1024u
+/* Steps of more rows than this fill a device without splitting. */
+#define MAX_SPLIT_ROWS 63u
 
 static uint64_t cells(uint32_t n, uint32_t n_splits, uint32_t n_heads) { return (uint64_t)n * n_splits * n_heads; }
 
@@ -18,7 +20,13 @@ uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_head
 
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows) {
     const uint64_t segments = dsvk_ceil_div(max_rows, SPARSE_ATTN_SEGMENT);
-    return n < 64 && segments > 0 && n * segments <= MAX_PARTIALS ? (uint32_t)segments : 1;
+    return n <= MAX_SPLIT_ROWS && segments > 0 && n * segments <= MAX_PARTIALS ? (uint32_t)segments : 1;
+}
+
+uint64_t dsvk_sparse_attn_most_scratch(uint32_t n, uint32_t max_rows, uint32_t n_heads, uint32_t head_dim) {
+    const uint64_t split = (n < MAX_SPLIT_ROWS ? n : MAX_SPLIT_ROWS) * dsvk_ceil_div(max_rows, SPARSE_ATTN_SEGMENT);
+    const uint64_t parts = split < MAX_PARTIALS ? split : MAX_PARTIALS;
+    return dsvk_sparse_attn_scratch(parts > n ? (uint32_t)parts : n, 1, n_heads, head_dim);
 }
 
 static bool shapes_are_right(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {

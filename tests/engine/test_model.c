@@ -1,0 +1,296 @@
+/* Model and session through the public API in C, with the model that ships with the package: what the Python tests cannot
+ * see. Edge list: every public call with NULL, with options of another size, out of range; a model closed before its
+ * sessions; two models and two devices in one process; the same session twice in a batch; host memory failing at every
+ * allocation of a session's life and at many of a model's opening; decoding with no host memory at all.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device.h"
+#include "harness_files.h"
+
+static const int32_t prompt[] = { 0, 40, 41, 42, 43, 44, 45, 46, 47, 48 };
+#define N_PROMPT (sizeof prompt / sizeof *prompt)
+
+/* No pipeline cache on disk: other tests own that. */
+static dsvk_device *open_device(void) {
+    dsvk_device *device = NULL;
+    dsvk_error err;
+    dsvk_device_options options = { .size = sizeof options };
+    CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
+    return device;
+}
+
+static dsvk_model *open_nano(dsvk_device *device) {
+    dsvk_model *model = NULL;
+    dsvk_error err;
+    dsvk_model_options options = { .size = sizeof options, .max_chunk = 16 };
+    CHECK(dsvk_model_open(&model, device, DSVK_NANO, &options, &err) == DSVK_OK, "%s", err.message);
+    return model;
+}
+
+static dsvk_session *open_session(dsvk_model *model) {
+    dsvk_session *session = NULL;
+    dsvk_error err;
+    dsvk_session_options options = { .size = sizeof options, .context = 256, .mtp = dsvk_model_has_mtp(model) };
+    CHECK(dsvk_session_open(&session, model, &options, &err) == DSVK_OK, "%s", err.message);
+    return session;
+}
+
+static void test_a_token_sequence(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    dsvk_session *session = open_session(model);
+    dsvk_error err;
+    int32_t ids[8], again[8];
+    size_t n;
+    CHECK(dsvk_session_sync(session, prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_decode(session, 8, NULL, ids, &n, &err) == DSVK_OK && n == 8, "%s", err.message);
+    CHECK(dsvk_session_position(session) == N_PROMPT + 8, "position");
+    CHECK(dsvk_session_sync(session, prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_decode(session, 8, NULL, again, &n, &err) == DSVK_OK && n == 8, "%s", err.message);
+    CHECK(memcmp(ids, again, sizeof ids) == 0, "the same prefix gave other tokens");
+    dsvk_session_close(session);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+static void test_A01_arguments(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device), *none = NULL;
+    dsvk_session *session = open_session(model);
+    dsvk_error err;
+    int32_t ids[4], wrong[] = { 5, -1 }, large[] = { 1 << 30 };
+    size_t n;
+    char *text;
+    dsvk_model_options model_options = { .size = 3 };
+    dsvk_session_options session_options = { .size = sizeof session_options, .context = 1ull << 40 };
+    CHECK_REFUSED(dsvk_model_open(NULL, device, DSVK_NANO, NULL, &err), DSVK_INVALID, &err, "model");
+    CHECK_REFUSED(dsvk_model_open(&none, NULL, DSVK_NANO, NULL, &err), DSVK_INVALID, &err, "device");
+    CHECK_REFUSED(dsvk_model_open(&none, device, NULL, NULL, &err), DSVK_INVALID, &err, "path");
+    CHECK_REFUSED(dsvk_model_open(&none, device, DSVK_NANO, &model_options, &err), DSVK_INVALID, &err, "size 3");
+    model_options = (dsvk_model_options){ .size = sizeof model_options, .max_chunk = 5000 };
+    CHECK_REFUSED(dsvk_model_open(&none, device, DSVK_NANO, &model_options, &err), DSVK_INVALID, &err, "5000|4096");
+    model_options = (dsvk_model_options){ .size = sizeof model_options, .page_tokens = 100 };
+    CHECK_REFUSED(dsvk_model_open(&none, device, DSVK_NANO, &model_options, &err), DSVK_INVALID, &err, "100|128");
+    CHECK_REFUSED(dsvk_model_open(&none, device, "/nowhere/at/all", NULL, &err), DSVK_IO, &err, "/nowhere/at/all");
+    CHECK(none == NULL, "a failed open gave a model");
+    dsvk_session *other = NULL;
+    CHECK_REFUSED(dsvk_session_open(&other, model, &session_options, &err), DSVK_INVALID, &err, "1099511627776");
+    CHECK_REFUSED(dsvk_session_sync(NULL, prompt, 1, &err), DSVK_INVALID, &err, "session");
+    CHECK_REFUSED(dsvk_session_sync(session, NULL, 1, &err), DSVK_INVALID, &err, "tokens");
+    CHECK_REFUSED(dsvk_session_sync(session, wrong, 2, &err), DSVK_INVALID, &err, "token 1 is -1");
+    CHECK_REFUSED(dsvk_session_sync(session, large, 1, &err), DSVK_INVALID, &err, "1073741824");
+    CHECK_REFUSED(dsvk_session_decode(session, 4, NULL, ids, &n, &err), DSVK_STATE, &err, "no tokens");
+    CHECK_REFUSED(dsvk_session_logits(session, NULL, &err), DSVK_INVALID, &err, "out");
+    CHECK_REFUSED(dsvk_session_evaluate(session, prompt, 2, 17, NULL, NULL, &err), DSVK_INVALID, &err, "17|16");
+    CHECK_REFUSED(dsvk_model_config(NULL, &text, &err), DSVK_INVALID, &err, "model");
+    CHECK(dsvk_session_sync(session, prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    dsvk_sample_options sampling[] = { { .size = sizeof *sampling, .temperature = NAN },
+                                       { .size = sizeof *sampling, .temperature = -1 },
+                                       { .size = sizeof *sampling, .top_p = 1.5f },
+                                       { .size = sizeof *sampling, .min_p = -0.1f },
+                                       { .size = 4 } };
+    const char *words[] = { "temperature", "temperature is -1", "top_p is 1.5", "min_p", "size 4" };
+    for (size_t i = 0; i < sizeof sampling / sizeof *sampling; i++)
+        CHECK_REFUSED(dsvk_session_decode(session, 1, &sampling[i], ids, &n, &err), DSVK_INVALID, &err, words[i]);
+    dsvk_session *twice[] = { session, session };
+    size_t counts[2];
+    CHECK_REFUSED(dsvk_decode_batch(twice, 2, 1, NULL, ids, counts, &err), DSVK_BUSY, &err, "another call");
+    CHECK(dsvk_session_position(session) == N_PROMPT, "a refused call changed the session");
+    CHECK(dsvk_session_decode(session, 1, NULL, ids, &n, NULL) == DSVK_OK, "after all this it works");
+    dsvk_session_close(session);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+    dsvk_session_close(NULL);
+    dsvk_model_close(NULL);
+    dsvk_device_close(NULL);
+    dsvk_session_cancel(NULL);
+}
+
+static void test_A03_closed_in_any_order(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    dsvk_session *a = open_session(model), *b = open_session(model);
+    dsvk_error err;
+    int32_t id;
+    size_t n;
+    dsvk_device_close(device);
+    dsvk_model_close(model); /* the sessions keep both */
+    dsvk_session_close(a);
+    CHECK(dsvk_session_sync(b, prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_decode(b, 1, NULL, &id, &n, &err) == DSVK_OK && n == 1, "%s", err.message);
+    dsvk_session_close(b);
+}
+
+static void test_two_models_on_two_devices(void) {
+    dsvk_device *devices[2] = { open_device(), open_device() };
+    dsvk_model *models[2] = { open_nano(devices[0]), open_nano(devices[1]) };
+    dsvk_session *sessions[2] = { open_session(models[0]), open_session(models[1]) };
+    dsvk_error err;
+    int32_t ids[2][6];
+    size_t n, counts[2];
+    for (int i = 0; i < 2; i++) {
+        CHECK(dsvk_session_sync(sessions[i], prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+        CHECK(dsvk_session_decode(sessions[i], 6, NULL, ids[i], &n, &err) == DSVK_OK, "%s", err.message);
+    }
+    CHECK(memcmp(ids[0], ids[1], sizeof ids[0]) == 0, "two devices of one kind gave different tokens");
+    CHECK_REFUSED(dsvk_decode_batch(sessions, 2, 1, NULL, ids[0], counts, &err), DSVK_INVALID, &err, "another model");
+    for (int i = 0; i < 2; i++) {
+        dsvk_session_close(sessions[i]);
+        dsvk_model_close(models[i]);
+        dsvk_device_close(devices[i]);
+    }
+}
+
+/* Opens, syncs, decodes and closes with host memory failing from allocation `at` on; true when nothing failed any more. */
+static bool life_of_a_session(dsvk_model *model, int64_t at, int32_t *id) {
+    dsvk_session *session = NULL;
+    dsvk_error err = { .status = DSVK_OK };
+    size_t n = 0;
+    dsvk_session_options options = { .size = sizeof options, .context = 256 };
+    dsvk_alloc_fail_after(at);
+    dsvk_status status = dsvk_session_open(&session, model, &options, &err);
+    if (status == DSVK_OK)
+        status = dsvk_session_sync(session, prompt, N_PROMPT, &err);
+    if (status == DSVK_OK)
+        status = dsvk_session_decode(session, 1, NULL, id, &n, &err);
+    dsvk_alloc_fail_after(-1);
+    CHECK(status == DSVK_OK || status == DSVK_NOMEM, "allocation %lld: %s", (long long)at, err.message);
+    dsvk_session_close(session);
+    return status == DSVK_OK;
+}
+
+static void test_A06_every_allocation_of_a_session(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    int32_t id = -1, wanted = -1;
+    CHECK(life_of_a_session(model, 1 << 20, &wanted), "without failures it works");
+    int64_t at = 0;
+    while (at < 200 && !life_of_a_session(model, at, &id))
+        at++;
+    CHECK(at > 0 && at < 200 && id == wanted, "%lld allocations failed one after the other, then the token was %d, not %d",
+          (long long)at, id, wanted);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+/* Every one of the first allocations, then some: opening a model makes as many as it has tensors. */
+static void test_A06_allocations_of_a_model(void) {
+    dsvk_device *device = open_device();
+    dsvk_model_options options = { .size = sizeof options, .max_chunk = 16, .threads = 1 };
+    dsvk_error err;
+    bool done = false;
+    for (int64_t at = 0; !done && at < 100000; at += at < 24 ? 1 : at / 3) {
+        dsvk_model *model = NULL;
+        dsvk_alloc_fail_after(at);
+        dsvk_status status = dsvk_model_open(&model, device, DSVK_NANO, &options, &err);
+        dsvk_alloc_fail_after(-1);
+        CHECK(status == DSVK_OK || status == DSVK_NOMEM, "allocation %lld: %s %s", (long long)at, dsvk_status_name(status),
+              err.message);
+        CHECK((model != NULL) == (status == DSVK_OK), "allocation %lld left a model behind", (long long)at);
+        done = status == DSVK_OK;
+        dsvk_model_close(model);
+    }
+    CHECK(done, "the model never opened");
+    dsvk_device_close(device);
+}
+
+static void test_decoding_allocates_nothing(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    dsvk_session *sessions[3] = { open_session(model), open_session(model), open_session(model) };
+    dsvk_error err;
+    int32_t ids[3 * 8];
+    size_t n[3];
+    for (int i = 0; i < 3; i++)
+        CHECK(dsvk_session_sync(sessions[i], prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_decode_batch(sessions, 3, 1, NULL, ids, n, &err) == DSVK_OK, "%s", err.message); /* builds pipelines */
+    dsvk_alloc_fail_after(0);
+    dsvk_status status = dsvk_decode_batch(sessions, 3, 8, NULL, ids, n, &err);
+    int64_t made = dsvk_alloc_fail_after(-1);
+    CHECK(status == DSVK_OK && made == 0, "%lld allocations: %s", (long long)made, status ? err.message : "");
+    for (int i = 0; i < 3; i++)
+        dsvk_session_close(sessions[i]);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+struct worker {
+    pthread_t thread;
+    dsvk_model *model;
+    int32_t ids[6];
+    bool ok;
+};
+
+static void *work(void *argument) {
+    struct worker *w = argument;
+    dsvk_session *session = NULL;
+    dsvk_session_options options = { .size = sizeof options, .context = 64 };
+    size_t n = 0;
+    w->ok = dsvk_session_open(&session, w->model, &options, NULL) == DSVK_OK &&
+            dsvk_session_sync(session, prompt, N_PROMPT, NULL) == DSVK_OK &&
+            dsvk_session_decode(session, 6, NULL, w->ids, &n, NULL) == DSVK_OK && n == 6;
+    dsvk_session_close(session);
+    return NULL;
+}
+
+static void test_A15_sessions_on_threads(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    struct worker workers[8] = { { .ok = false } };
+    for (int i = 0; i < 8; i++) {
+        workers[i].model = model;
+        CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0, "a thread");
+    }
+    for (int i = 0; i < 8; i++)
+        pthread_join(workers[i].thread, NULL);
+    for (int i = 0; i < 8; i++)
+        CHECK(workers[i].ok && memcmp(workers[i].ids, workers[0].ids, sizeof workers[0].ids) == 0, "thread %d", i);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+/* Core and synchronization validation over everything a session does; skipped, and said so, where the layer is not there. */
+static void test_validation_has_nothing_to_say(void) {
+    dsvk_device *device = NULL;
+    dsvk_error err;
+    dsvk_device_options options = { .size = sizeof options, .cache_dir = "", .validation = 1 };
+    if (dsvk_device_open(&device, &options, &err) != DSVK_OK) {
+        printf("  skipped: %s\n", err.message);
+        return;
+    }
+    dsvk_model *model = open_nano(device);
+    dsvk_session *session = open_session(model);
+    int32_t ids[140], out[4];
+    size_t n;
+    for (int i = 0; i < 140; i++)
+        ids[i] = 20 + i * 7 % 400;
+    CHECK(dsvk_session_sync(session, ids, 140, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_decode(session, 4, NULL, out, &n, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_sync(session, ids, 138, &err) == DSVK_OK, "%s", err.message);
+    dsvk_session_close(session);
+    dsvk_model_close(model);
+    char first[400] = "";
+    uint32_t messages = dsvk_device_validation_messages(device, first, sizeof first);
+    CHECK(messages == 0, "%u validation messages, the first: %s", messages, first);
+    dsvk_device_close(device);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        TEST(test_a_token_sequence),
+        TEST(test_A01_arguments),
+        TEST(test_A03_closed_in_any_order),
+        TEST(test_two_models_on_two_devices),
+        TEST(test_A06_every_allocation_of_a_session),
+        TEST(test_A06_allocations_of_a_model),
+        TEST(test_decoding_allocates_nothing),
+        TEST(test_A15_sessions_on_threads),
+        TEST(test_validation_has_nothing_to_say),
+    };
+    return run_tests(tests, sizeof tests / sizeof *tests, argc, argv);
+}
