@@ -127,6 +127,8 @@ static dsvk_status resolve_options(dsvk_device_options *options, const dsvk_devi
     }
     if (options->validation > 1)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_device_options.validation is %u, not 0 or 1", options->validation);
+    if (options->statistics > 1)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_options.statistics is %u, not 0 or 1", options->statistics);
     return DSVK_OK;
 }
 
@@ -156,8 +158,13 @@ static dsvk_status choose(dsvk_device *device, const char *wanted, dsvk_error *e
 
 static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
     const dsvk_physical *physical = &device->physical;
+    VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR statistics = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR,
+        .pipelineExecutableInfo = VK_TRUE, /* whoever has the extension has it */
+    };
     VkPhysicalDeviceVulkan13Features f13 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+        .pNext = device->statistics ? &statistics : NULL,
         .synchronization2 = VK_TRUE,
         .maintenance4 = VK_TRUE,
     };
@@ -175,13 +182,18 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .queueCount = 1,
         .pQueuePriorities = &priority,
     };
-    const char *const extensions[] = {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME};
+    const char *extensions[2];
+    uint32_t n_extensions = 0;
+    if (physical->has_budget)
+        extensions[n_extensions++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+    if (device->statistics)
+        extensions[n_extensions++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
     const VkDeviceCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
         .pNext = &f12,
         .queueCreateInfoCount = 1,
         .pQueueCreateInfos = &queue,
-        .enabledExtensionCount = physical->has_budget ? 1 : 0,
+        .enabledExtensionCount = n_extensions,
         .ppEnabledExtensionNames = extensions,
     };
     VkResult result = device->vk.vkCreateDevice(physical->handle, &info, NULL, &device->handle);
@@ -243,6 +255,7 @@ dsvk_status dsvk_device_open(dsvk_device **out, const dsvk_device_options *given
     DSVK_GOTO(dsvk_vk_open(&device->vk, options.validation ? &device->validation : NULL, err));
     DSVK_GOTO(choose(device, options.device, err));
     set_limits(device, options.max_allocation);
+    device->statistics = options.statistics && device->physical.has_statistics;
     DSVK_GOTO(create_device(device, err));
     DSVK_GOTO(create_timeline(device, err));
     DSVK_GOTO(dsvk_pools_open(device, &options, err));

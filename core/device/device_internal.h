@@ -31,6 +31,7 @@ typedef struct dsvk_physical {
     bool unified;            /* the main heap can be mapped */
     bool has_budget;         /* VK_EXT_memory_budget */
     bool has_cooperative_matrix;
+    bool has_statistics;     /* VK_KHR_pipeline_executable_properties */
     bool usable;
     char reason[256]; /* why not */
     char uuid[37];    /* as text */
@@ -130,6 +131,7 @@ struct dsvk_device {
     pthread_mutex_t memory_lock; /* for pools */
     dsvk_pool pools[DSVK_PURPOSE_COUNT];
 
+    bool statistics; /* pipelines are built with VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR */
     VkPipelineLayout layout;
     VkPipelineCache pipeline_cache;
     size_t pipeline_cache_bytes;   /* its size after loading the file; 0: there was none */

@@ -1,5 +1,7 @@
 /* Kernels: one pipeline per shader and set of specialization constants, built at first use or by a dry recording, kept
- * until the device closes. All share one layout: 128 bytes of push constants and no descriptors. */
+ * until the device closes. All share one layout: 128 bytes of push constants and no descriptors. What the driver's
+ * compiler says about them can be asked for. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "device_internal.h"
@@ -61,6 +63,7 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
     };
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+        .flags = device->statistics ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR : 0,
         .stage =
             {
                 .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
@@ -124,6 +127,105 @@ dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *inf
     *pipeline = known->handle;
     return DSVK_OK;
 }
+
+/* ---- the compiler's figures ---- */
+
+static json_t *statistic_json(const VkPipelineExecutableStatisticKHR *s) {
+    switch (s->format) {
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR:
+        return json_boolean(s->value.b32);
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR:
+        return json_integer(s->value.i64);
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR:
+        return json_integer((json_int_t)s->value.u64);
+    default:
+        return json_real(s->value.f64);
+    }
+}
+
+static json_t *statistics_json(dsvk_device *device, VkPipeline pipeline, uint32_t executable) {
+    const VkPipelineExecutableInfoKHR info = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
+        .pipeline = pipeline,
+        .executableIndex = executable,
+    };
+    VkPipelineExecutableStatisticKHR list[64] = {0};
+    uint32_t n = DSVK_COUNT(list);
+    for (uint32_t i = 0; i < n; i++)
+        list[i].sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR;
+    json_t *root = json_object();
+    VkResult result = device->vk.vkGetPipelineExecutableStatisticsKHR(device->handle, &info, &n, list);
+    for (uint32_t i = 0; (result == VK_SUCCESS || result == VK_INCOMPLETE) && i < n; i++)
+        json_object_set_new(root, list[i].name, statistic_json(&list[i]));
+    return root;
+}
+
+static json_t *executables_json(dsvk_device *device, VkPipeline pipeline) {
+    json_t *root = json_array();
+    if (!device->statistics || !device->vk.vkGetPipelineExecutablePropertiesKHR)
+        return root;
+    const VkPipelineInfoKHR info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_INFO_KHR, .pipeline = pipeline};
+    VkPipelineExecutablePropertiesKHR list[8] = {0};
+    uint32_t n = DSVK_COUNT(list);
+    for (uint32_t i = 0; i < n; i++)
+        list[i].sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_PROPERTIES_KHR;
+    VkResult result = device->vk.vkGetPipelineExecutablePropertiesKHR(device->handle, &info, &n, list);
+    for (uint32_t i = 0; (result == VK_SUCCESS || result == VK_INCOMPLETE) && i < n; i++)
+        json_array_append_new(root, json_pack("{s:s, s:I, s:o}", "name", list[i].name, "subgroup",
+                                              (json_int_t)list[i].subgroupSize, "statistics",
+                                              statistics_json(device, pipeline, i)));
+    return root;
+}
+
+static json_t *pipeline_json(dsvk_device *device, const dsvk_pipeline *pipeline) {
+    json_t *constants = json_array();
+    for (uint32_t i = 0; i < pipeline->n_constants; i++)
+        json_array_append_new(constants, json_integer(pipeline->constants[i]));
+    return json_pack("{s:s, s:o, s:o}", "shader", pipeline->shader->name, "constants", constants, "executables",
+                     executables_json(device, pipeline->handle));
+}
+
+static int by_shader_and_constants(const void *left, const void *right) {
+    const dsvk_pipeline *a = *(dsvk_pipeline *const *)left, *b = *(dsvk_pipeline *const *)right;
+    int order = strcmp(a->shader->name, b->shader->name);
+    for (uint32_t i = 0; order == 0 && i < a->n_constants && i < b->n_constants; i++)
+        order = (a->constants[i] > b->constants[i]) - (a->constants[i] < b->constants[i]);
+    return order;
+}
+
+/* Every pipeline in the table, sorted; they stay until the device closes. NULL: out of memory. */
+static dsvk_pipeline **sorted(dsvk_device *device, size_t *n) {
+    *n = 0;
+    pthread_mutex_lock(&device->pipeline_lock);
+    for (uint32_t i = 0; i < DSVK_PIPELINE_BUCKETS; i++)
+        for (dsvk_pipeline *p = device->pipelines[i]; p; p = p->next)
+            ++*n;
+    dsvk_pipeline **list = dsvk_alloc((*n + 1) * sizeof *list), **end = list; /* never of 0 bytes */
+    for (uint32_t i = 0; list && i < DSVK_PIPELINE_BUCKETS; i++)
+        for (dsvk_pipeline *p = device->pipelines[i]; p; p = p->next)
+            *end++ = p;
+    pthread_mutex_unlock(&device->pipeline_lock);
+    if (list)
+        qsort(list, *n, sizeof(dsvk_pipeline *), by_shader_and_constants);
+    return list;
+}
+
+dsvk_status dsvk_device_pipelines(dsvk_device *device, char **json, dsvk_error *err) {
+    size_t n;
+    DSVK_TRY(dsvk_device_status(device, err));
+    if (!json)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_pipelines: json is NULL");
+    dsvk_pipeline **list = sorted(device, &n);
+    if (!list)
+        return dsvk_fail_nomem(err, (n + 1) * sizeof *list);
+    json_t *root = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(root, pipeline_json(device, list[i]));
+    dsvk_free(list);
+    return dsvk_json_text(root, json, err);
+}
+
+/* ---- the cache and the layout ---- */
 
 static VkResult create_cache(dsvk_device *device, const void *payload, size_t bytes) {
     const VkPipelineCacheCreateInfo info = {

@@ -32,6 +32,7 @@ static bool read_extensions(const dsvk_vk *vk, dsvk_physical *p) {
     if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, list) == VK_SUCCESS) {
         p->has_budget = has_extension(list, n, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
         p->has_cooperative_matrix = has_extension(list, n, "VK_KHR_cooperative_matrix");
+        p->has_statistics = has_extension(list, n, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
     }
     dsvk_free(list);
     return true;

@@ -93,16 +93,17 @@ static dsvk_status open_library(dsvk_vk *vk, PFN_vkGetInstanceProcAddr *get, dsv
     return DSVK_OK;
 }
 
-/* The table's entries of one level from one source; NULL is an error except for DEBUG. */
-enum level { GLOBAL, INSTANCE, DEBUG, DEVICE };
+/* The table's entries of one level from one source; NULL is an error except for those of extensions. */
+enum level { GLOBAL, INSTANCE, DEBUG, DEVICE, STATISTICS };
 
 static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAddr get, VkDevice device,
                         dsvk_error *err) {
 #define LOAD(level, name)                                                                                              \
     if (level == wanted) {                                                                                             \
-        vk->name = (PFN_##name)(level == DEVICE ? vk->vkGetDeviceProcAddr(device, #name)                               \
-                                                : get(level == GLOBAL ? NULL : vk->instance, #name));                  \
-        if (!vk->name && level != DEBUG)                                                                               \
+        vk->name = (PFN_##name)(level == DEVICE || level == STATISTICS                                                 \
+                                    ? vk->vkGetDeviceProcAddr(device, #name)                                           \
+                                    : get(level == GLOBAL ? NULL : vk->instance, #name));                              \
+        if (!vk->name && level != DEBUG && level != STATISTICS)                                                        \
             return dsvk_fail(err, DSVK_NODEVICE, "%s has no %s: Vulkan 1.3 is needed", vk->library_name, #name);       \
     }
     DSVK_VK_FUNCTIONS(LOAD)
@@ -111,7 +112,8 @@ static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAdd
 }
 
 dsvk_status dsvk_vk_load_device(dsvk_vk *vk, VkDevice device, dsvk_error *err) {
-    return load(vk, DEVICE, NULL, device, err);
+    DSVK_TRY(load(vk, DEVICE, NULL, device, err));
+    return load(vk, STATISTICS, NULL, device, err);
 }
 
 static bool has_validation_layer(const dsvk_vk *vk) {

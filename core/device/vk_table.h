@@ -11,7 +11,8 @@
 
 #include "device.h"
 
-/* GLOBAL: before an instance; INSTANCE, DEVICE: from that handle; DEBUG: NULL unless VK_EXT_debug_utils is on. */
+/* GLOBAL: before an instance; INSTANCE, DEVICE: from that handle; DEBUG: NULL unless VK_EXT_debug_utils is on;
+ * STATISTICS: from the device, NULL unless VK_KHR_pipeline_executable_properties is on. */
 #define DSVK_VK_FUNCTIONS(X)                                                                                           \
     X(GLOBAL, vkEnumerateInstanceVersion)                                                                              \
     X(GLOBAL, vkEnumerateInstanceLayerProperties)                                                                      \
@@ -70,7 +71,9 @@
     X(DEVICE, vkDestroyQueryPool)                                                                                      \
     X(DEVICE, vkGetQueryPoolResults)                                                                                   \
     X(DEVICE, vkCmdResetQueryPool)                                                                                     \
-    X(DEVICE, vkCmdWriteTimestamp2)
+    X(DEVICE, vkCmdWriteTimestamp2)                                                                                    \
+    X(STATISTICS, vkGetPipelineExecutablePropertiesKHR)                                                                \
+    X(STATISTICS, vkGetPipelineExecutableStatisticsKHR)
 
 /* What the validation layer said; the messenger writes it from whatever thread made the call. */
 typedef struct dsvk_validation {
@@ -94,7 +97,7 @@ typedef struct dsvk_vk {
 /* Opens the loader and makes an instance; `validation` (may be NULL) asks for the Khronos layer and gets its messages.
  * NODEVICE says what was tried. On failure nothing is left open. */
 dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *err);
-/* Fills the DEVICE part of the table. */
+/* Fills the DEVICE and STATISTICS parts of the table. */
 dsvk_status dsvk_vk_load_device(dsvk_vk *vk, VkDevice device, dsvk_error *err);
 void dsvk_vk_close(dsvk_vk *vk);                  /* accepts a zeroed one */
 const char *dsvk_vk_result_name(VkResult result); /* "VK_ERROR_DEVICE_LOST" */

@@ -53,6 +53,8 @@ static void test_A01_options(void) {
     CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID, "size is");
     options = (dsvk_device_options){.size = sizeof options, .validation = 2};
     CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID, "validation is 2");
+    options = (dsvk_device_options){.size = sizeof options, .statistics = 2};
+    CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID, "statistics is 2");
     options = (dsvk_device_options){.size = sizeof options, .device = "no such thing"};
     CHECK_FAILS(dsvk_device_open(&device, &options, &error), DSVK_INVALID,
                 "\"no such thing\" is not there; there are: 0: ");
@@ -467,6 +469,47 @@ static void test_pipelines(void) {
     close_device(device);
 }
 
+/* The report lists what was built, in order; drivers that keep figures give them when they were asked for at opening. */
+static void test_pipeline_statistics(void) {
+    static const uint32_t constants[][3] = {{1, 512, 64}, {0, 512, 64}, {1, 128, 64}};
+    static const char *const shaders[] = {"quant_row", "quant_row", "quant_row", "rms_norm"};
+    static const json_int_t in_order[][2] = {{0, 512}, {1, 128}, {1, 512}};
+    for (uint32_t statistics = 0; statistics < 2; statistics++) {
+        const dsvk_device_options options = {.size = sizeof options, .cache_dir = "", .statistics = statistics};
+        dsvk_device *device = open_device(&options);
+        VkPipeline made;
+        char *text = NULL;
+        CHECK_FAILS(dsvk_device_pipelines(device, NULL, &error), DSVK_INVALID, "json is NULL");
+        CHECK_OK(dsvk_device_pipelines(device, &text, &error));
+        json_t *root = parse_json(text);
+        CHECK(json_is_array(root) && json_array_size(root) == 0, "no kernel yet");
+        json_decref(root);
+        CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = "rms_norm", .shader = "rms_norm"}, &made, &error));
+        for (size_t i = 0; i < DSVK_COUNT(constants); i++)
+            CHECK_OK(dsvk_pipeline_get(device,
+                                       &(dsvk_dispatch_info){.op = "quant_row", .shader = "quant_row",
+                                                             .constants = constants[i], .n_constants = 3},
+                                       &made, &error));
+        CHECK_OK(dsvk_device_pipelines(device, &text, &error));
+        root = parse_json(text);
+        CHECK(json_array_size(root) == 4, "%zu kernels", json_array_size(root));
+        for (size_t i = 0; i < json_array_size(root); i++) {
+            const json_t *one = json_array_get(root, i), *values = json_object_get(one, "constants");
+            const json_t *executables = json_object_get(one, "executables");
+            CHECK(strcmp(json_string_value(json_object_get(one, "shader")), shaders[i]) == 0, "shader %zu", i);
+            CHECK(json_array_size(values) == (i < 3 ? 3 : 0), "constants of kernel %zu", i);
+            for (size_t j = 0; i < 3 && j < 2; j++)
+                CHECK(json_integer_value(json_array_get(values, j)) == in_order[i][j], "constant %zu of kernel %zu", j, i);
+            const bool kept = statistics && device->physical.has_statistics;
+            CHECK((json_array_size(executables) > 0) == kept, "%zu executables", json_array_size(executables));
+            if (kept)
+                CHECK(json_object_size(json_object_get(json_array_get(executables, 0), "statistics")) > 0, "figures");
+        }
+        json_decref(root);
+        close_device(device);
+    }
+}
+
 /* ---- more than one of everything ---- */
 
 static void test_two_devices(void) {
@@ -609,6 +652,7 @@ int main(void) {
     RUN(test_replay);
     RUN(test_every_kernel_builds);
     RUN(test_pipelines);
+    RUN(test_pipeline_statistics);
     RUN(test_two_devices);
     RUN(test_A15_threads);
     RUN(test_A11_fork);
