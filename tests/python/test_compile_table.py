@@ -1,0 +1,74 @@
+"""bench/compile_table/run: what it judges, and, where the GPU compilers are unpacked, one AMD and one NVIDIA GPU."""
+import subprocess
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "bench/compile_table/run"
+DRIVERS = ROOT / ".cache/gpu-compilers"
+
+loader = SourceFileLoader("compile_table", str(RUN))
+table = module_from_spec(spec_from_loader("compile_table", loader))
+loader.exec_module(table)
+
+AMD = {"shader": "matmul", "constants": "TYPE=2 ROWS=8", "executables": [{"name": "Compute", "subgroup": 64, "statistics": {
+    "VGPRs": 120, "SGPRs": 108, "Spilled VGPRs": 0, "Spilled SGPRs": 0, "Scratch size": 0, "LDS size": 16384,
+    "Subgroups per SIMD": 12, "Code size": 9412, "Instructions": 1534, "Inverse Throughput": 14635}}]}
+NVIDIA = {"shader": "topk", "constants": "", "executables": [{"name": "Compute", "subgroup": 32, "statistics": {
+    "Number of GPRs": 24, "Spills to memory": 0, "Fills from memory": 0, "Spills to reg": 17, "SLM size": 0,
+    "Max warps/SM": 48, "Code size": 17296, "Instruction count": 1081, "Static cycle count": 73147}}]}
+NAME = "matmul TYPE=2 ROWS=8 #64"
+
+
+def rows(**changes):
+    return {NAME: {**table.rows_of({"pipelines": [AMD]})[NAME], **changes}}
+
+
+def test_rows_and_text_say_the_same():
+    found = table.rows_of({"pipelines": [AMD, NVIDIA]})
+    assert list(found) == [NAME, "topk #32"]
+    assert found[NAME] == {"registers": 120, "spills": 0, "scratch": 0, "shared": 16384, "subgroups": 12, "code": 9412,
+                           "instructions": 1534, "cycles": 14635}
+    assert found["topk #32"]["shared"] is None and found["topk #32"]["spills"] == 0   # "to reg" is no memory
+    text = table.table_text("navi31", "AMD Radeon", "radv Mesa 26.1.6", found)
+    assert table.read_table(text) == ("radv Mesa 26.1.6", found)
+
+
+@pytest.mark.parametrize("column", ["spills", "scratch"])
+def test_spills_and_scratch_are_faults(column):
+    assert table.faults(rows()) == []
+    assert table.faults(rows(**{column: 4})) == [f"{NAME}: 4 {column}"]
+
+
+@pytest.mark.parametrize("column, within, beyond", [
+    ("cycles", 16098, 16099), ("code", 10353, 10354), ("shared", 18022, 18023), ("subgroups", 11, 10)])
+def test_figures_may_be_worse_by_the_margin_only(column, within, beyond):
+    before = rows()
+    assert table.regressions(rows(**{column: within}), before, 10) == []
+    assert table.regressions(rows(**{column: beyond}), before, 10) == [f"{NAME}: {column} {before[NAME][column]} -> {beyond}"]
+    assert table.regressions(before, rows(**{column: beyond}), 10) == []              # better is no regression
+
+
+def test_kernels_must_be_the_tables():
+    assert table.regressions(rows(), {}, 10) == [f"{NAME}: not in the table"]
+    assert table.regressions({}, rows(), 10) == [f"{NAME}: only in the table"]
+
+
+def test_a_gpu_that_cannot_be_opened_fails_with_its_reason(tmp_path):
+    if not (DRIVERS / "icd").is_dir() or not (ROOT / "build/release/pipelines").exists():
+        pytest.skip("needs the GPU compilers and the program, as below")
+    with pytest.raises(RuntimeError, match="no such chip: "):
+        table.compile_for("no such chip", ROOT / "build/release/pipelines", DRIVERS, False)
+
+
+@pytest.mark.parametrize("gpu", ["navi31", "172"])
+def test_kernels_do_not_spill_and_are_as_good_as_the_table(gpu):
+    if not (DRIVERS / "icd").is_dir():
+        pytest.skip("the GPU compilers are not unpacked: tools/fetch_driver gpu-compilers .cache/gpu-compilers")
+    if not (ROOT / "build/release/pipelines").exists():
+        pytest.skip("build/release has no program pipelines")
+    run = subprocess.run([RUN, "--gpu", gpu], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
