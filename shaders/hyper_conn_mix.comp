@@ -6,6 +6,7 @@
  * Additions are in a fixed order and never fused, so that a row's result is the same in every variant. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 layout(local_size_x = 64) in;
@@ -32,12 +33,12 @@ Streams load_streams(uint row, uint d4) {
     return s;
 }
 
-Streams hyper_conn_post(Streams x, uint row, uint d4) {
-    Vec4s parts = Vec4s(add_product(a.y, row, a.n_parts * a.dim * 4u));
-    precise vec4 y = parts.v[d4];
-    for (uint i = 1u; i < a.n_parts; i++)
-        y += parts.v[i * (a.dim >> 2) + d4];
+/* Part i of y; rows beyond the last repeat it. */
+vec4 load_part(uint row, uint i, uint d4) {
+    return Vec4s(add_product(a.y, min(row, a.n - 1u), a.n_parts * a.dim * 4u)).v[i * (a.dim >> 2) + d4];
+}
 
+Streams hyper_conn_post(Streams x, vec4 y, uint row) {
     uint coefficients = a.same_coefficients != 0u ? 0u : row;
     Vec4s comb = Vec4s(add_product(a.comb, coefficients, 64u));
     vec4 post = Vec4s(a.post).v[coefficients];
@@ -77,13 +78,24 @@ void main() {
     bool live = d4 < a.dim >> 2;
     const Streams zero = Streams(vec4[4](vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0)));
 
+    /* Loops over rows are unrolled, with no loop of unknown length in them: their arrays live in registers. */
+    precise vec4 y[ROWS]; /* the sum of the parts of y */
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        y[r] = vec4(0.0);
+    if (live && !is_null(a.y)) {
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            y[r] = load_part(first + r, 0u, d4);
+        for (uint i = 1u; i < a.n_parts; i++)
+            [[unroll]] for (uint r = 0u; r < ROWS; r++)
+                y[r] += load_part(first + r, i, d4);
+    }
     Streams x[ROWS];
-    for (uint r = 0u; r < ROWS; r++) {
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
         x[r] = zero;
         if (live && first + r < a.n) {
             x[r] = load_streams(first + r, d4);
             if (!is_null(a.y)) {
-                x[r] = hyper_conn_post(x[r], first + r, d4);
+                x[r] = hyper_conn_post(x[r], y[r], first + r);
                 store_streams(x[r], first + r, d4);
             }
         }
@@ -93,10 +105,10 @@ void main() {
         if (live)
             for (uint k = 0u; k < 4u; k++)
                 f.k[k] = Vec4s(a.fn).v[(m * 4u + k) * (a.dim >> 2) + d4];
-        for (uint r = 0u; r < ROWS; r++)
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
             keep_sum(r, m, product(f, x[r]));
     }
-    for (uint r = 0u; r < ROWS; r++)
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
         keep_sum(r, N_MIX, product(x[r], x[r]));
     barrier();
 
