@@ -26,7 +26,7 @@ void main() {
     uint capacity = a.page_tokens / 4u;
     uvec2 store = add_bytes(Addrs(Seqs(a.seqs).v[row.sequence].pages).v[key / capacity], a.page_offset);
     uvec2 codes = key_codes(store, key % capacity), scales = key_scales(store, capacity, key % capacity);
-    Vec4s iq = Vec4s(add_product(a.iq, t, a.iq_stride * 4u));
+    Vec4x8s iq = Vec4x8s(add_product(a.iq, t, a.iq_stride * 4u));
     Floats weights = Floats(add_product(a.weights, t, a.weights_stride * 4u));
 
     vec4 k[INDEX_DIM / 4];
@@ -39,8 +39,9 @@ void main() {
     float score = 0.0;
     for (uint h = 0u; h < a.n_heads; h++) {
         vec4 d = vec4(0.0);
-        for (uint i = 0u; i < INDEX_DIM / 4u; i++)
-            d += iq.v[h * (INDEX_DIM / 4u) + i] * k[i];
+        for (uint block = 0u; block < INDEX_DIM / 32u; block++)
+            for (uint i = 0u; i < 8u; i++)
+                d += iq.v[h * (INDEX_DIM / 32u) + block].q[i] * k[block * 8u + i];
         score += weights.v[h] * max((d.x + d.y) + (d.z + d.w), 0.0);
     }
     FloatsOut(add_product(a.scores, t, a.scores_stride * 4u)).v[key] = score * a.scale;

@@ -7,6 +7,14 @@
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Floats { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4s { vec4 v[]; };
+/* Runs of 2, 4 or 8 of them: v[i].q[j] with a constant j is one address for the whole run, which v[8 * i + j] is not, as
+ * the sum could wrap. */
+struct Vec4x2 { vec4 q[2]; };
+struct Vec4x4 { vec4 q[4]; };
+struct Vec4x8 { vec4 q[8]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4x2s { Vec4x2 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4x4s { Vec4x4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4x8s { Vec4x8 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Words { uint v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Words4 { uvec4 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly restrict buffer Addrs { uvec2 v[]; };
