@@ -108,7 +108,9 @@ struct dsvk_session {
     bool have_logits, have_mtp_logits;
     int32_t *tokens;         /* [context] the timeline, whole from the start: decoding allocates nothing on the host */
     uint64_t n;
-    uint64_t high;           /* most tokens the rings have ever seen since they were empty: bounds rollback */
+    uint64_t high;           /* one more than the last position the rings have seen since they were empty. Above n after
+                                going back and after a step that was cut short; beyond DSVK_ROLLBACK the rings are of no use
+                                for n, and the timeline runs again before it goes on */
     atomic_flag busy;
     atomic_bool cancel;
 };
@@ -144,10 +146,13 @@ typedef struct dsvk_step_result {
     float *mtp_logits;       /* the same of the MTP block; NaN where there is no pair */
     const dsvk_sample_options *sample; /* [n_runs] how to choose the token after each run, */
     int32_t *ids;            /* [n_runs] and what was chosen */
+    bool (*stop)(void *user); /* asked between submits; true: CANCELLED */
+    void *user;
 } dsvk_step_result;
 
 /* Grows each session's pages, runs the rows of all runs through the model in one step, and appends the tokens. The sum of n is
- * at most options.max_chunk. Fails before anything ran: sessions as before. Fails later: their timelines are empty. */
+ * at most options.max_chunk. When it fails no token is appended; failing (or stopped) after it began, the sessions' rings are
+ * ahead of them (see high) and their logits are gone. BUSY when called from inside a step of the same thread. */
 dsvk_status dsvk_step_run(dsvk_model *model, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
                           dsvk_error *err);
 /* Chooses the next id of every session from its last logits: ids [n]. */

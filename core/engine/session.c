@@ -123,29 +123,48 @@ static dsvk_status check_fits(const dsvk_session *s, uint64_t n, dsvk_error *err
 
 /* ---- extending and taking back ---- */
 
-static dsvk_status stopped(dsvk_session *s, const char *stage, uint64_t done, uint64_t total, dsvk_error *err) {
-    bool stop = atomic_load(&s->cancel);
-    if (s->progress)
-        stop |= s->progress(s->user, stage, done, total) != 0;
-    if (stop)
-        return dsvk_fail(err, DSVK_CANCELLED, "cancelled after %llu of %llu tokens; the session stands at token %llu",
-                         (unsigned long long)done, (unsigned long long)total, (unsigned long long)s->n);
-    return DSVK_OK;
+/* How far a call has come, for the caller's progress. */
+typedef struct journey {
+    dsvk_session **sessions;
+    uint32_t n;
+    const char *stage;
+    uint64_t done, total;
+} journey;
+
+/* Does any session's owner want to stop? Asked between submits. */
+static bool wants_to_stop(void *user) {
+    const journey *j = user;
+    bool stop = false;
+    for (uint32_t i = 0; i < j->n; i++) {
+        dsvk_session *s = j->sessions[i];
+        stop |= atomic_load(&s->cancel) || (s->progress && s->progress(s->user, j->stage, j->done, j->total) != 0);
+    }
+    return stop;
 }
 
-/* Appends tokens in chunks; between two of them the caller can stop it. */
+static dsvk_status cancelled(const journey *j, dsvk_error *err) {
+    return dsvk_fail(err, DSVK_CANCELLED, "cancelled after %llu of %llu tokens; the session stands at token %llu",
+                     (unsigned long long)j->done, (unsigned long long)j->total, (unsigned long long)j->sessions[0]->n);
+}
+
+/* Appends tokens in chunks; between submits the caller can stop it. */
 static dsvk_status extend(dsvk_session *s, const int32_t *tokens, uint64_t n, uint32_t chunk, float *logits, float *mtp_logits,
                           dsvk_error *err) {
     uint64_t vocab = s->model->config.vocab_size;
-    for (uint64_t done = 0; done < n;) {
-        uint32_t rows = n - done < chunk ? (uint32_t)(n - done) : chunk;
-        dsvk_run run = { s, tokens + done, rows };
-        dsvk_step_result result = { .logits = logits ? logits + done * vocab : NULL,
-                                    .mtp_logits = mtp_logits ? mtp_logits + done * vocab : NULL };
-        DSVK_TRY(dsvk_step_run(s->model, &run, 1, &result, err));
-        done += rows;
-        if (done < n || s->progress)
-            DSVK_TRY(stopped(s, "tokens", done, n, err));
+    journey j = { &s, 1, "tokens", 0, n };
+    while (j.done < n) {
+        uint32_t rows = n - j.done < chunk ? (uint32_t)(n - j.done) : chunk;
+        dsvk_run run = { s, tokens + j.done, rows };
+        dsvk_step_result result = { .logits = logits ? logits + j.done * vocab : NULL,
+                                    .mtp_logits = mtp_logits ? mtp_logits + j.done * vocab : NULL,
+                                    .stop = wants_to_stop, .user = &j };
+        dsvk_status status = dsvk_step_run(s->model, &run, 1, &result, err);
+        if (status == DSVK_CANCELLED)
+            return cancelled(&j, err);
+        DSVK_TRY(status);
+        j.done += rows;
+        if ((j.done < n || s->progress) && wants_to_stop(&j))
+            return cancelled(&j, err);
     }
     return DSVK_OK;
 }
@@ -161,6 +180,24 @@ static void roll_back(dsvk_session *s, uint64_t n) {
     s->n = n;
 }
 
+/* After a call that was cut short: runs what is missing again, so that rings and logits are those of the timeline. */
+static dsvk_status settle(dsvk_session *s, dsvk_error *err) {
+    uint64_t n = s->n;
+    if (n == 0)
+        s->high = 0;
+    if (n == 0 || s->have_logits)
+        return DSVK_OK;
+    roll_back(s, n - 1);
+    uint64_t kept = s->n;
+    dsvk_status status = extend(s, s->tokens + kept, n - kept, s->model->options.max_chunk, NULL, NULL, err);
+    if (status != DSVK_OK) { /* the timeline stays what it was; the next call tries again */
+        s->high = s->high > n + DSVK_ROLLBACK + 1 ? s->high : n + DSVK_ROLLBACK + 1;
+        s->n = n;
+        s->have_logits = s->have_mtp_logits = false;
+    }
+    return status;
+}
+
 static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
     DSVK_TRY(check_tokens(s, tokens, n, err));
     DSVK_TRY(check_fits(s, n, err));
@@ -169,8 +206,7 @@ static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk
         common++;
     if (common == n && n > 0 && !(s->n == n && s->have_logits))
         common = n - 1; /* the last token runs again for its logits */
-    if (common < s->n)
-        roll_back(s, common);
+    roll_back(s, common);
     return extend(s, tokens + s->n, n - s->n, s->model->options.max_chunk, NULL, NULL, err);
 }
 
@@ -191,6 +227,7 @@ static dsvk_status evaluate(dsvk_session *s, const int32_t *tokens, size_t n, si
                          most);
     if (mtp_logits && !s->mtp)
         return dsvk_fail(err, DSVK_INVALID, "MTP logits were asked for, the session was opened without mtp");
+    DSVK_TRY(settle(s, err));
     return extend(s, tokens, n, chunk ? (uint32_t)chunk : most, logits, mtp_logits, err);
 }
 
@@ -209,6 +246,7 @@ static dsvk_status read_logits(dsvk_session *s, bool mtp, float *out, dsvk_error
         return dsvk_fail(err, DSVK_INVALID, "out must not be NULL");
     if (mtp && !s->mtp)
         return dsvk_fail(err, DSVK_INVALID, "MTP logits were asked for, the session was opened without mtp");
+    DSVK_TRY(settle(s, err));
     if (mtp ? !s->have_mtp_logits : !s->have_logits)
         return dsvk_fail(err, DSVK_STATE, "there are no %slogits: the session has %llu tokens", mtp ? "MTP " : "",
                          (unsigned long long)s->n);
@@ -323,6 +361,7 @@ static void drop_stopped(batch *b, const int32_t *out, const size_t *n_out, size
 
 static dsvk_status decode_steps(batch *b, size_t n, int32_t *out, size_t *n_out, dsvk_error *err) {
     dsvk_model *m = b->sessions[0]->model;
+    journey j = { b->sessions, b->running, "decode", 0, n };
     DSVK_TRY(dsvk_step_sample(m, b->sessions, b->running, b->options, b->ids, err));
     for (size_t step = 0; step < n && b->running > 0; step++) {
         for (uint32_t i = 0; i < b->running; i++) { /* the id of this step is in its place before the step chooses the next */
@@ -331,12 +370,18 @@ static dsvk_status decode_steps(batch *b, size_t n, int32_t *out, size_t *n_out,
             b->runs[i] = (dsvk_run){ b->sessions[i], id, 1 };
         }
         bool again = step + 1 < n;
-        dsvk_step_result result = { .sample = again ? b->options : NULL, .ids = again ? b->ids : NULL };
-        DSVK_TRY(dsvk_step_run(m, b->runs, b->running, &result, err));
+        dsvk_step_result result = { .sample = again ? b->options : NULL, .ids = again ? b->ids : NULL,
+                                    .stop = wants_to_stop, .user = &j };
+        j.n = b->running;
+        dsvk_status status = dsvk_step_run(m, b->runs, b->running, &result, err);
+        if (status == DSVK_CANCELLED)
+            return cancelled(&j, err);
+        DSVK_TRY(status);
         for (uint32_t i = 0; i < b->running; i++)
             n_out[b->slot[i]]++;
-        for (uint32_t i = 0; i < b->running; i++)
-            DSVK_TRY(stopped(b->sessions[i], "decode", step + 1, n, err));
+        j.done = step + 1;
+        if (wants_to_stop(&j))
+            return cancelled(&j, err);
         drop_stopped(b, out, n_out, n);
     }
     return DSVK_OK;
@@ -352,7 +397,7 @@ static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions,
         const dsvk_session *s = sessions[i];
         if (s->model != m)
             return dsvk_fail(err, DSVK_INVALID, "session %zu of the batch belongs to another model", i);
-        if (!s->have_logits)
+        if (s->n == 0)
             return dsvk_fail(err, DSVK_STATE, "session %zu has no tokens to continue from", i);
         DSVK_TRY(check_fits(s, s->n + n, err));
         if (options)
@@ -376,6 +421,8 @@ dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, 
     }
     if (status == DSVK_OK)
         status = check_batch(sessions, n_sessions, n, options, err);
+    for (size_t i = 0; status == DSVK_OK && i < n_sessions; i++)
+        status = settle(sessions[i], err);
     if (status == DSVK_OK)
         status = batch_open(&b, &room, sessions, n_sessions, options, err);
     if (status == DSVK_OK && n > 0)

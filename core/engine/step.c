@@ -66,12 +66,21 @@ static dsvk_addr inbox_addr(const dsvk_model *m, const void *host) {
     return m->inbox.buffer.addr + (uint64_t)((const char *)host - (const char *)m->inbox.buffer.host);
 }
 
+static dsvk_status lock_step(dsvk_model *m, dsvk_error *err) {
+    return pthread_mutex_lock(&m->step_lock) == 0
+               ? DSVK_OK : dsvk_fail(err, DSVK_BUSY, "this model is in the middle of a step that this thread is in");
+}
+
 dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
     uint64_t logits = (uint64_t)DSVK_LOGIT_ROWS * m->config.vocab_size * sizeof(float);
     m->stages_per_submit = 1;
-    if (pthread_mutex_init(&m->step_lock, NULL) != 0)
+    pthread_mutexattr_t kind; /* error-checking: a progress callback that uses the model gets BUSY, not a deadlock */
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ERRORCHECK);
+    m->step_lock_made = pthread_mutex_init(&m->step_lock, &kind) == 0;
+    pthread_mutexattr_destroy(&kind);
+    if (!m->step_lock_made)
         return dsvk_fail(err, DSVK_NOMEM, "a lock could not be made");
-    m->step_lock_made = true;
     DSVK_TRY(dsvk_cmd_create(m->device, &m->cmd, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, logits, "logits", &m->logits, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_READBACK, logits, "logits readback", &m->outbox, err));
@@ -173,6 +182,7 @@ typedef struct flight {
     uint32_t stages; /* recorded since the last submit */
     dsvk_status status; /* of a cut between stages; recording goes on, into nothing, until it is looked at */
     dsvk_error *err;
+    const dsvk_step_result *result;
 } flight;
 
 #define MOST_STAGES 4096u /* no model has more in one step worth a submit */
@@ -199,6 +209,8 @@ static void between_stages(void *user) {
     if (++f->stages < f->m->stages_per_submit || f->status != DSVK_OK)
         return;
     f->status = land(f, f->err);
+    if (f->status == DSVK_OK && f->result->stop && f->result->stop(f->result->user))
+        f->status = dsvk_fail(f->err, DSVK_CANCELLED, "cancelled in the middle of a step");
     if (f->status == DSVK_OK)
         f->status = take_off(f, f->err);
 }
@@ -331,7 +343,7 @@ static dsvk_status finish_mtp(flight *f, const dsvk_run *runs, uint32_t n_runs, 
 
 static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsvk_step *step,
                        const dsvk_step_result *result, dsvk_error *err) {
-    flight f = { .m = m, .err = err };
+    flight f = { .m = m, .err = err, .result = result };
     bool mtp = false;
     step->between = between_stages;
     step->user = &f;
@@ -349,10 +361,17 @@ static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsv
 static void append(const dsvk_run *run) {
     dsvk_session *s = run->session;
     s->have_mtp_logits = s->mtp && s->n + run->n > 1;
-    memcpy(s->tokens + s->n, run->tokens, run->n * sizeof *run->tokens);
+    memmove(s->tokens + s->n, run->tokens, run->n * sizeof *run->tokens); /* they may be these very tokens, run again */
     s->n += run->n;
     s->high = s->n > s->high ? s->n : s->high;
     s->have_logits = true;
+}
+
+/* The rings may hold part of this run. */
+static void cut_short(const dsvk_run *run) {
+    dsvk_session *s = run->session;
+    s->high = s->n + run->n > s->high ? s->n + run->n : s->high;
+    s->have_logits = s->have_mtp_logits = false;
 }
 
 dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, const dsvk_step_result *result,
@@ -360,7 +379,7 @@ dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, 
     dsvk_step step;
     dsvk_step_result none = { 0 };
     result = result ? result : &none;
-    pthread_mutex_lock(&m->step_lock);
+    DSVK_TRY(lock_step(m, err));
     dsvk_status status = prepare(m, runs, n_runs, &step, err);
     if (status == DSVK_OK) {
         fill_rows(m, runs, n_runs);
@@ -368,8 +387,8 @@ dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, 
         for (uint32_t i = 0; i < n_runs; i++) {
             if (status == DSVK_OK)
                 append(&runs[i]);
-            else /* the rings may hold part of this step: only an empty timeline is certain */
-                runs[i].session->n = runs[i].session->high = 0, runs[i].session->have_logits = false;
+            else
+                cut_short(&runs[i]);
         }
     }
     pthread_mutex_unlock(&m->step_lock);
@@ -400,7 +419,7 @@ static dsvk_status sample_group(dsvk_model *m, dsvk_session *const *sessions, ui
 dsvk_status dsvk_step_sample(dsvk_model *m, dsvk_session *const *sessions, uint32_t n, const dsvk_sample_options *options,
                              int32_t *ids, dsvk_error *err) {
     dsvk_status status = DSVK_OK;
-    pthread_mutex_lock(&m->step_lock);
+    DSVK_TRY(lock_step(m, err));
     for (uint32_t first = 0; status == DSVK_OK && first < n; first += DSVK_LOGIT_ROWS) {
         uint32_t group = n - first < DSVK_LOGIT_ROWS ? n - first : DSVK_LOGIT_ROWS;
         status = sample_group(m, sessions + first, group, options ? options + first : NULL, ids + first, err);

@@ -479,7 +479,7 @@ def test_A01_arguments_out_of_range(session, use, message):
 INTERRUPTED = """
 import os, signal, threading, time
 import dsvk
-model = dsvk.Model("nano", max_chunk=32)
+model = dsvk.Model("nano")
 session = model.session()
 session.sync([1, 2, 3]); session.decode(2)        # the first use of a shader compiles it on a software driver
 sent = []

@@ -191,6 +191,41 @@ def test_sync_to_where_it_is_or_was(models):
         assert e.value.status == "STATE"
 
 
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rows", [5, 100])
+def test_stopped_in_the_middle_of_a_step(models, rows):
+    """A callback that raises between two submits of one chunk: the session still stands at its last whole chunk, whether the
+    rings can take the lost rows back (5) or the timeline has to run again (100)."""
+    model, ids, calls = models("tiny", "native"), tokens(11, TINY["vocab_size"], 150).tolist(), []
+
+    def progress(stage, done, total):
+        calls.append(done)
+        if armed and done == 0 and len(calls) == 3:
+            raise Stop
+    armed = False
+    with model.session(context=256, mtp=True, progress=progress) as s:
+        s.sync(ids[:50])
+        whole, mtp = np.asarray(s.logits()).copy(), np.asarray(s.mtp_logits()).copy()
+        with model.session(context=256) as other:
+            other.sync(list(range(250)))      # a long step: the next ones are cut into several submits
+        calls.clear()
+        armed = True
+        try:
+            s.evaluate(ids[50:50 + rows])
+            pytest.skip("this device runs the whole step in a submit or two")
+        except Stop:
+            armed = False
+        assert s.position == 50 and calls == [0, 0, 0]
+        assert np.array_equal(np.asarray(s.logits()), whole) and np.array_equal(np.asarray(s.mtp_logits()), mtp)
+        logits = np.asarray(s.evaluate(ids[50:])).copy()
+    with model.session(context=256) as s:
+        s.sync(ids[:50])
+        assert np.array_equal(np.asarray(s.evaluate(ids[50:])), logits)
+
+
 def test_pages_do_not_show(folders, device, models):
     """The same logits from pages of 128 tokens and of 512."""
     ids = tokens(6, ODD["vocab_size"], 280).tolist()
