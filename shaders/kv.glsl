@@ -43,14 +43,22 @@ void row_load16(uvec2 codes, uvec2 scales, uint d, out vec4 v[4]) {
     }
 }
 
-/* 4 consecutive values from value d (a multiple of 4) on. */
-vec4 row_load4(uvec2 codes, uvec2 scales, uint d) {
+/* 4 consecutive values from value d (a multiple of 4) on, in two steps, so that the loads of several rows can be on their way
+ * before the first is decoded. All zero decodes to zeros. */
+uvec4 row_fetch4(uvec2 codes, uvec2 scales, uint d) {
     if (!NATIVE)
-        return Vec4s(codes).v[d >> 2];
+        return floatBitsToUint(Vec4s(codes).v[d >> 2]);
     if (d < HEAD_DIM - ROPE_DIM)
-        return e4m3_word(Words(codes).v[d >> 2]) * (row_scale(scales, d) * E4M3_UNIT);
+        return uvec4(Words(codes).v[d >> 2], Words(scales).v[d >> 8], 0u, 0u);
     uint at = (2u * d - (HEAD_DIM - ROPE_DIM)) >> 2;
-    return vec4(bf16_pair(Words(codes).v[at]), bf16_pair(Words(codes).v[at + 1u]));
+    return uvec4(Words(codes).v[at], Words(codes).v[at + 1u], 0u, 0u);
+}
+vec4 row_decode4(uvec4 raw, uint d) {
+    if (!NATIVE)
+        return uintBitsToFloat(raw);
+    if (d < HEAD_DIM - ROPE_DIM)
+        return e4m3_word(raw.x) * (ue8m0((raw.y >> ((d >> 6 & 3u) * 8u)) & 0xffu) * E4M3_UNIT);
+    return vec4(bf16_pair(raw.x), bf16_pair(raw.y));
 }
 
 /* The inverse: 4 values from value d on; `scale` is the ue8m0 byte of their block of 64 (not read for the tail). */

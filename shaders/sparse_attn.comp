@@ -12,6 +12,7 @@
  * and the result has the same bits for every n_splits that gives each segment its own split, and for 1. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 layout(local_size_x = 256) in;
@@ -34,6 +35,8 @@ const uint SLICE_HEADS = HEADS / SLICES;               /* heads whose scores an 
 const uint QUADS = HEAD_DIM / 4;
 const uint GROUP_LANES = QUADS > 64 ? 128 : 64;        /* at least a subgroup */
 const uint GROUP_HEADS = HEADS * GROUP_LANES / 256;
+
+const uint FETCH = 4; /* rows on their way at once in step 3 */
 
 shared uvec4 source[ROWS];                             /* addresses of codes and scales, 0: no row */
 shared float slices[SLICES * HEADS * ROWS];
@@ -93,7 +96,7 @@ void main() {
     uint r = lane % ROWS, slice = subgroupMin(lane / ROWS), finish = slice * SLICE_HEADS;
     uint quad = lane % GROUP_LANES, group = subgroupMin(lane / GROUP_LANES) * GROUP_HEADS;
     uint subgroups = gl_NumSubgroups / SLICES; /* that share a slice */
-    Vec4s q = Vec4s(add_product(a.q, t, a.q_stride * 4u));
+    Vec4x4s q = Vec4x4s(add_product(a.q, t, a.q_stride * 4u));
 
     vec4 total[GROUP_HEADS];
     for (uint j = 0u; j < GROUP_HEADS; j++)
@@ -120,10 +123,10 @@ void main() {
             if (live)
                 row_load16(from.xy, from.zw, d, v);
             for (uint h = 0u; h < HEADS; h++) {
-                uint at = min(head0 + h, a.n_heads - 1u) * QUADS + d / 4u;
-                vec4 sum = q.v[at] * v[0];
+                uint at = min(head0 + h, a.n_heads - 1u) * (HEAD_DIM / 16u) + d / 16u;
+                vec4 sum = q.v[at].q[0] * v[0];
                 for (uint i = 1u; i < 4u; i++)
-                    sum += q.v[at + i] * v[i];
+                    sum += q.v[at].q[i] * v[i];
                 dots[h] += (sum.x + sum.y) + (sum.z + sum.w);
             }
         }
@@ -140,11 +143,14 @@ void main() {
             part_max[j * 64u + gl_SubgroupID] = subgroupMax(live && is_finite(z[j]) ? z[j] : -3e38);
         }
         barrier();
+        float best[SLICE_HEADS];
+        for (uint j = 0u; j < SLICE_HEADS; j++)
+            best[j] = -3e38;
+        for (uint s = 0u; s < subgroups; s++) /* outside: a loop of unknown length in the other would keep z out of registers */
+            for (uint j = 0u; j < SLICE_HEADS; j++)
+                best[j] = max(best[j], part_max[j * 64u + slice * subgroups + s]);
         for (uint j = 0u; j < SLICE_HEADS; j++) {
-            float best = -3e38;
-            for (uint s = 0u; s < subgroups; s++)
-                best = max(best, part_max[j * 64u + slice * subgroups + s]);
-            int most = best > -3e38 ? exp_exponent(best) : SPARSE_ATTN_EMPTY;
+            int most = best[j] > -3e38 ? exp_exponent(best[j]) : SPARSE_ATTN_EMPTY;
             float p = live ? exp_scaled(z[j], most) : 0.0;
             probs[r * HEADS + finish + j] = p;
             part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(p);
@@ -163,13 +169,19 @@ void main() {
         for (uint j = 0u; j < GROUP_HEADS; j++)
             sum[j] = vec4(0.0);
         if (quad < QUADS)
-            for (uint i = 0u; i < rows; i++) {
-                uvec4 at = source[i];
-                if (is_null(at.xy))
-                    continue;
-                vec4 v = row_load4(at.xy, at.zw, quad * 4u);
-                for (uint j = 0u; j < GROUP_HEADS; j++)
-                    sum[j] += probs[i * HEADS + group + j] * v;
+            for (uint i = 0u; i < rows; i += FETCH) {
+                uvec4 raw[FETCH];
+                [[unroll]] for (uint u = 0u; u < FETCH; u++) {
+                    uvec4 at = source[i + u];
+                    raw[u] = uvec4(0u); /* no row, whose p is 0 */
+                    if (!is_null(at.xy))
+                        raw[u] = row_fetch4(at.xy, at.zw, quad * 4u);
+                }
+                [[unroll]] for (uint u = 0u; u < FETCH; u++) {
+                    vec4 v = row_decode4(raw[u], quad * 4u);
+                    for (uint j = 0u; j < GROUP_HEADS; j++)
+                        sum[j] += probs[(i + u) * HEADS + group + j] * v;
+                }
             }
         /* The merge adds splits by the same operations. */
         for (uint j = 0u; j < GROUP_HEADS; j++) {
