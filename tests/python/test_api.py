@@ -479,9 +479,9 @@ def test_A01_arguments_out_of_range(session, use, message):
 INTERRUPTED = """
 import os, signal, threading, time
 import dsvk
-model = dsvk.Model("nano")
+model = dsvk.Model("nano", max_chunk=128)
 session = model.session()
-session.sync([1, 2, 3]); session.decode(2)        # the first use of a shader compiles it on a software driver
+session.sync(list(range(300))); session.sync([1, 2, 3]); session.decode(2)   # first uses compile on a software driver
 sent = []
 def send():
     sent.append(time.monotonic())
