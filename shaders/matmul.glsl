@@ -26,6 +26,11 @@ const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which 
 const uint SPLITS = 32u;
 const float UNIT = TYPE == TYPE_FP8 ? E4M3_UNIT : E2M1_UNIT; /* of decoded codes; not part of the scale, which it could overflow */
 
+/* Word k of the tile's 32 rows. */
+struct Rows8 { uvec4 lane[8]; };
+struct TileWord { Rows8 rows[4]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer TileWords { TileWord v[]; };
+
 shared float partial[PASS_ROWS * SPLITS * 32u];
 
 /* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so turns the reads of x into scalar ones. */
@@ -59,18 +64,32 @@ vec4 word_scales(uvec2 scales, uint tile, uint words, uint k, uint lane) {
     return result;
 }
 
+/* Inputs 4 * q .. 4 * q + 3 of weight word k, out of a row of x at `row`: one address for all q. */
+vec4 load_x(uvec2 row, uint k, uint q) {
+    if (TYPE == TYPE_BF16)
+        return Vec4x2s(row).v[k].q[q];
+    if (TYPE == TYPE_FP8)
+        return Vec4x4s(row).v[k].q[q];
+    if (TYPE == TYPE_FP4)
+        return Vec4x8s(row).v[k].q[q];
+    return Vec4s(row).v[k];
+}
+
 /* sums[r]: this split's share of the lane's four output rows times row r of x. x_at[r]: where row r of x begins, in vec4. */
 void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const uint x_at[MAX_ROWS],
               out vec4 sums[MAX_ROWS]) {
     const uint lane = lane_index();
-    Words4 tile_codes = Words4(add_product(codes, tile, words * 512u));
+    TileWords tile_codes = TileWords(add_product(codes, tile, words * 512u));
+    uvec2 row[MAX_ROWS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        row[r] = add_product(x, x_at[r], 16u);
     precise vec4 total[MAX_ROWS]; /* [row of x], one component per output row */
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         total[r] = vec4(0.0);
     for (uint k = split_index(); k < words; k += SPLITS) {
         uvec4 word[4];
         [[unroll]] for (uint j = 0u; j < 4u; j++)
-            word[j] = tile_codes.v[k * 32u + 8u * j + lane];
+            word[j] = tile_codes.v[k].rows[j].lane[lane];
         precise vec4 part[MAX_ROWS];
         [[unroll]] for (uint r = 0u; r < ROWS; r++)
             part[r] = TYPE >= TYPE_FP8 ? vec4(0.0) : total[r];
@@ -78,7 +97,7 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const u
             const mat4 w = transpose(mat4(decode_quad(word[0], q), decode_quad(word[1], q), decode_quad(word[2], q),
                                           decode_quad(word[3], q)));
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-                const vec4 v = Vec4s(x).v[x_at[r] + k * QUADS + q];
+                const vec4 v = load_x(row[r], k, q);
                 part[r] = fma(w[0], v.xxxx, part[r]);
                 part[r] = fma(w[1], v.yyyy, part[r]);
                 part[r] = fma(w[2], v.zzzz, part[r]);
