@@ -16,6 +16,8 @@ layout(local_size_x = 64) in;
 layout(constant_id = MIX_CONSTANT_N_MIX) const uint N_MIX = 24u;
 layout(constant_id = MIX_CONSTANT_ROWS) const uint ROWS = 4u;
 
+const uint FETCH = ROWS == 1u ? 4u : 1u; /* mixes (4 or 24) whose weights are on their way at once: one row waits for nothing else */
+
 layout(push_constant, scalar) uniform Args { hyper_conn_mix_args a; };
 
 #define WORKGROUP 64u
@@ -30,6 +32,15 @@ Streams load_streams(uint row, uint d4) {
     Streams s;
     for (uint k = 0u; k < 4u; k++)
         s.k[k] = x.v[k * (a.dim >> 2) + d4];
+    return s;
+}
+
+/* The weights of mix m for the 4 streams. */
+Streams load_fn(uint m, uint d4) {
+    Vec4s fn = Vec4s(add_product(a.fn, m, a.dim * 16u));
+    Streams s;
+    for (uint k = 0u; k < 4u; k++)
+        s.k[k] = fn.v[k * (a.dim >> 2) + d4];
     return s;
 }
 
@@ -100,13 +111,16 @@ void main() {
             }
         }
     }
-    for (uint m = 0u; m < N_MIX; m++) {
-        Streams f = zero;
+    for (uint m = 0u; m < N_MIX; m += FETCH) {
+        Streams f[FETCH];
+        [[unroll]] for (uint u = 0u; u < FETCH; u++)
+            f[u] = zero;
         if (live)
-            for (uint k = 0u; k < 4u; k++)
-                f.k[k] = Vec4s(a.fn).v[(m * 4u + k) * (a.dim >> 2) + d4];
-        [[unroll]] for (uint r = 0u; r < ROWS; r++)
-            keep_sum(r, m, product(f, x[r]));
+            [[unroll]] for (uint u = 0u; u < FETCH; u++)
+                f[u] = load_fn(m + u, d4);
+        [[unroll]] for (uint u = 0u; u < FETCH; u++)
+            [[unroll]] for (uint r = 0u; r < ROWS; r++)
+                keep_sum(r, m + u, product(f[u], x[r]));
     }
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         keep_sum(r, N_MIX, product(x[r], x[r]));
