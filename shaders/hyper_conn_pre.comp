@@ -3,7 +3,8 @@
  *   pre = sigmoid(mix[0..3] * scale[0] + base) + hc_eps;  post = 2 sigmoid(mix[4..7] * scale[1] + base)
  *   comb = Sinkhorn(mix[8..23] * scale[2] + base), rows = source streams
  *   x[d] = sum_k pre[k] * X[k][d];  result = norm * x / sqrt(mean x^2 + eps)
- * N_MIX 4 is the head's form: only pre. One workgroup does one row; x stays in registers between the two passes. */
+ * N_MIX 4 is the head's form: only pre. One workgroup does one row; x stays in registers between the two passes. A single
+ * row waits for memory and nothing else: loads are not conditional, so that they can be on their way together. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #define WORKGROUP 256u
@@ -11,14 +12,18 @@ layout(local_size_x = 256) in;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "reduce.glsl"
+#include "hyper_conn_mix.h"
 #include "hyper_conn_pre.h"
 
 layout(constant_id = PRE_CONSTANT_N_MIX) const uint N_MIX = 24u;
 layout(constant_id = PRE_CONSTANT_DIM) const uint DIM = 4096u;
+const uint CHUNKS = (DIM + MIX_CHUNK - 1u) / MIX_CHUNK;
+const uint PARTS = CHUNKS * (N_MIX + 1u), PARTS_PER_LANE = (PARTS + WORKGROUP - 1u) / WORKGROUP;
 const uint PER_LANE = (DIM + 4u * WORKGROUP - 1u) / (4u * WORKGROUP); /* vec4 of x per invocation */
 
 layout(push_constant, scalar) uniform Args { hyper_conn_pre_args a; };
 
+shared float chunk[PARTS]; /* partials[source] */
 shared float total[N_MIX + 1u];
 
 vec4 sigmoid4(vec4 v) { return vec4(sigmoid(v.x), sigmoid(v.y), sigmoid(v.z), sigmoid(v.w)); }
@@ -65,11 +70,18 @@ void main() {
     uint row = gl_WorkGroupID.x, lane = gl_LocalInvocationIndex;
     uint source = is_null(a.select) ? row : min(Words(a.select).v[row], a.n_in - 1u);
 
+    Floats partials = Floats(add_product(a.partials, source, CHUNKS * (N_MIX + 1u) * 4u));
+    float part[PARTS_PER_LANE];
+    for (uint i = 0u; i < PARTS_PER_LANE; i++)
+        part[i] = partials.v[min(lane + i * WORKGROUP, PARTS - 1u)];
+    for (uint i = 0u; i < PARTS_PER_LANE; i++)
+        if (lane + i * WORKGROUP < PARTS)
+            chunk[lane + i * WORKGROUP] = part[i];
+    barrier();
     if (lane <= N_MIX) {
-        Floats partials = Floats(add_product(a.partials, source, a.chunks * (N_MIX + 1u) * 4u));
         float sum = 0.0;
-        for (uint c = 0u; c < a.chunks; c++)
-            sum += partials.v[c * (N_MIX + 1u) + lane];
+        for (uint c = 0u; c < CHUNKS; c++)
+            sum += chunk[c * (N_MIX + 1u) + lane];
         total[lane] = sum;
     }
     barrier();
@@ -82,9 +94,9 @@ void main() {
     for (uint i = 0u; i < PER_LANE; i++) {
         uint d4 = lane + i * WORKGROUP;
         x[i] = vec4(0.0);
-        if (d4 < DIM / 4u)
-            for (uint k = 0u; k < 4u; k++)
-                x[i] += pre[k] * streams.v[k * (DIM / 4u) + d4];
+        for (uint k = 0u; k < 4u; k++)
+            x[i] += pre[k] * streams.v[k * (DIM / 4u) + min(d4, DIM / 4u - 1u)];
+        x[i] = d4 < DIM / 4u ? x[i] : vec4(0.0);
         squares += (x[i].x * x[i].x + x[i].y * x[i].y) + (x[i].z * x[i].z + x[i].w * x[i].w);
     }
     float factor = 1.0 / sqrt(reduce_sum(squares) / float(DIM) + a.eps);

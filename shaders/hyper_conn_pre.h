@@ -18,7 +18,7 @@ struct hyper_conn_pre_args {
     ADDR result;   /* f32 [n, dim] */
     ADDR post;     /* f32 [n, 4]; not used with n_mix 4 */
     ADDR comb;     /* f32 [n, 4, 4]; not used with n_mix 4 */
-    U32 n_in, chunks, sinkhorn_iters;
+    U32 n_in, sinkhorn_iters;
     F32 eps, hc_eps;
 };
 

@@ -69,7 +69,6 @@ void dsvk_hyper_conn_pre(dsvk_cmd *cmd, const dsvk_hyper_conn_pre_params *p) {
                                              .post = p->post,
                                              .comb = p->comb,
                                              .n_in = p->n_in,
-                                             .chunks = chunks,
                                              .sinkhorn_iters = p->sinkhorn_iters,
                                              .eps = p->eps,
                                              .hc_eps = p->hc_eps};
