@@ -58,7 +58,10 @@ class Sinkhorn(torch.autograd.Function):
 
 
 def hyper_connection(self, streams):
-    """Replaces DeepseekV4HyperConnection.forward: streams [b, s, 4, D] -> post [b, s, 4], comb [b, s, 4, 4], x [b, s, D]."""
+    """Replaces DeepseekV4HyperConnection.forward.
+
+    streams [b, s, 4, D] -> post [b, s, 4], comb [b, s, 4, 4], x [b, s, D]
+    """
     b, s, hc, _ = streams.shape
     with torch.autocast("cpu", enabled=False):
         mix = F.linear(self.input_norm(streams.flatten(2)), self.fn)
@@ -272,16 +275,14 @@ class Nano(nn.Module):
 
 @torch.no_grad()
 def initialise(model, token_frequency, generator):
-    """Fan-in scaled matrices, sublayers that start small, streams that start separate."""
+    """Fan-in scaled matrices; an embedding small enough for the first sublayers to matter; streams that start separate."""
     def normal(tensor, std):
         tensor.normal_(0, std, generator=generator)
 
     for name, p in model.named_parameters():
         if p.ndim >= 2:
             normal(p, 0.8 / math.sqrt(p.shape[-1]))
-        if name.endswith(("o_b_proj.weight", "down_proj", "down_proj.weight")):
-            p.mul_(0.3)
-    normal(model.main.model.embed_tokens.weight, 0.5)
+    normal(model.main.model.embed_tokens.weight, 0.1)
     normal(model.main.lm_head.weight, 0.02)
     sites = [m for m in model.modules() if isinstance(m, v4.DeepseekV4HyperConnection)]
     for i, site in enumerate(sites):
@@ -290,7 +291,7 @@ def initialise(model, token_frequency, generator):
         site.scale.fill_(0.3)
         site.base.zero_()
         site.base[:hc] = -1.0
-        site.base[i % hc] = 1.0                                             # read mostly one stream, a different one each time
+        site.base[i % hc] = 1.0                                             # read mostly one stream, each time another
         normal(site.base[hc:2 * hc], 0.5)
         site.base[2 * hc:] = 4.0 * torch.eye(hc).flatten()                  # streams stay mostly where they are
     for module in model.modules():

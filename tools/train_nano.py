@@ -11,7 +11,7 @@ generation_config.json, tokenizer.json, tokenizer_config.json, model.safetensors
 Windows are of three kinds: running text from anywhere; text from the start of a paragraph behind the begin-of-sentence
 token; and paragraphs in turn as user and assistant of a chat, so that the chat format means something to the model.
 
-Ctrl-C saves the training state; --resume goes on from it. Needs torch, transformers (with models/deepseek_v4),
+Ctrl-C (or SIGTERM) saves the training state; --resume goes on from it. Needs torch, transformers (with models/deepseek_v4),
 tokenizers, safetensors and numpy. Runs on a CPU.
 """
 import argparse
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import time
 
@@ -52,8 +53,8 @@ def model_config(args):
     ratios = [int(r) for r in args.ratios.split(",")]
     return {
         "architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4",
-        "vocab_size": args.vocab, "hidden_size": args.hidden, "num_hidden_layers": len(ratios), "num_hash_layers": args.hash_layers,
-        "num_nextn_predict_layers": 1, "compress_ratios": ratios + [0],
+        "vocab_size": args.vocab, "hidden_size": args.hidden, "num_hidden_layers": len(ratios),
+        "num_hash_layers": args.hash_layers, "num_nextn_predict_layers": 1, "compress_ratios": ratios + [0],
         "num_attention_heads": args.heads, "num_key_value_heads": 1, "head_dim": 128, "qk_rope_head_dim": 64,
         "q_lora_rank": 128, "o_groups": 2, "o_lora_rank": 64, "sliding_window": 128,
         "index_n_heads": 4, "index_head_dim": 128, "index_topk": 32,
@@ -62,7 +63,8 @@ def model_config(args):
         "routed_scaling_factor": 1.5, "swiglu_limit": 10.0, "hidden_act": "silu",
         "hc_mult": 4, "hc_sinkhorn_iters": 20, "hc_eps": 1e-6, "rms_norm_eps": 1e-6,
         "rope_theta": 10000, "compress_rope_theta": 160000, "max_position_embeddings": 4096,
-        "rope_scaling": {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65536, "beta_fast": 32, "beta_slow": 1},
+        "rope_scaling": {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65536,
+                         "beta_fast": 32, "beta_slow": 1},
         "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": False,
         "bos_token_id": 0, "eos_token_id": 1, "use_cache": True, "torch_dtype": "bfloat16", "expert_dtype": "fp4",
         "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "scale_fmt": "ue8m0",
@@ -102,13 +104,16 @@ def train_tokenizer(text, vocab_size):
 def write_tokenizer(tokenizer, config, directory):
     tokenizer.save(os.path.join(directory, "tokenizer.json"))
     def added(content):
-        return {"__type": "AddedToken", "content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+        return {"__type": "AddedToken", "content": content, "lstrip": False, "normalized": True, "rstrip": False,
+                "single_word": False}
     write_json(os.path.join(directory, "tokenizer_config.json"), {
-        "add_bos_token": False, "add_eos_token": False, "bos_token": added(BOS), "eos_token": added(EOS), "pad_token": added(EOS),
+        "add_bos_token": False, "add_eos_token": False,
+        "bos_token": added(BOS), "eos_token": added(EOS), "pad_token": added(EOS),
         "clean_up_tokenization_spaces": False, "legacy": True, "model_max_length": config["max_position_embeddings"],
         "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": None})
     write_json(os.path.join(directory, "generation_config.json"), {
-        "_from_model_config": True, "bos_token_id": 0, "eos_token_id": 1, "do_sample": True, "temperature": 1.0, "top_p": 1.0})
+        "_from_model_config": True, "bos_token_id": 0, "eos_token_id": 1,
+        "do_sample": True, "temperature": 1.0, "top_p": 1.0})
 
 
 def write_json(path, value):
@@ -227,7 +232,8 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                matrices = p.grad.lerp(state["momentum"], group["momentum"]).view(-1, group["rows"] or p.shape[-2], p.shape[-1])
+                update = p.grad.lerp(state["momentum"], group["momentum"])
+                matrices = update.view(-1, group["rows"] or p.shape[-2], p.shape[-1])
                 by_shape.setdefault(matrices.shape[1:], []).append((p, matrices, group))
         for shape, entries in by_shape.items():
             update = orthogonal(torch.cat([m for _, m, _ in entries])) * (0.2 * math.sqrt(max(shape)))
@@ -300,7 +306,8 @@ def measure(model, ids, n_bytes, window=512, fresh=256, batch=4):
             agree += (ahead.argmax(-1) == logits[:, 1:].argmax(-1))[new].sum().item()
     model.train(was_training)
     per = max(ahead_scored, 1)
-    return dict(bits_per_byte=nats / math.log(2) / n_bytes, nats=nats / scored, mtp_nats=ahead_nats / per, mtp_agreement=agree / per)
+    return dict(bits_per_byte=nats / math.log(2) / n_bytes, nats=nats / scored,
+                mtp_nats=ahead_nats / per, mtp_agreement=agree / per)
 
 
 def group_by_length(rows, batch):
@@ -313,9 +320,10 @@ def group_by_length(rows, batch):
 
 @torch.no_grad()
 def generate(model, tokenizer, prompt, count, temperature, seed=1, top_p=0.95):
-    """Plain sampling without a cache; good enough for a model card."""
+    """The continuation of a prompt. Plain sampling without a cache; good enough for a model card."""
     model.eval()
     generator, ids = torch.Generator().manual_seed(seed), tokenizer.encode(prompt).ids
+    first = len(ids)
     for _ in range(count):
         probability = torch.softmax(model(torch.tensor([ids]))[0][0, -1] / temperature, -1)
         ordered, index = probability.sort(descending=True)
@@ -324,7 +332,7 @@ def generate(model, tokenizer, prompt, count, temperature, seed=1, top_p=0.95):
         if token == model.config["eos_token_id"]:
             break
         ids.append(token)
-    return tokenizer.decode(ids, skip_special_tokens=False)
+    return tokenizer.decode(ids[first:], skip_special_tokens=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -357,8 +365,8 @@ class Training:
         return self.step / self.args.steps if self.args.steps else self.seconds / (60 * self.args.minutes)
 
     def save(self):
-        torch.save(dict(model=self.model.state_dict(), optimisers=[o.state_dict() for o in self.optimisers], step=self.step,
-                        seconds=self.seconds, tokens=self.tokens, torch_rng=torch.get_rng_state(),
+        torch.save(dict(model=self.model.state_dict(), optimisers=[o.state_dict() for o in self.optimisers],
+                        step=self.step, seconds=self.seconds, tokens=self.tokens, torch_rng=torch.get_rng_state(),
                         rng=self.rng.bit_generator.state, tokenizer=self.tokenizer.to_str()), self.args.state + ".part")
         os.replace(self.args.state + ".part", self.args.state)
 
@@ -442,8 +450,10 @@ def finish(training, train_text, held_text):
     exported = measure(loaded, training.held_ids, training.held_bytes)
     order3, discounts = order3_bits_per_byte(train_text, held_text)
     paragraph = next((p for p in held_text.split("\n\n")[1:] if p.strip()), held_text[:200]).strip()
-    samples = [generate(loaded, tokenizer, BOS + paragraph.splitlines()[0] + "\n", 200, 0.8),
+    line = paragraph.splitlines()[0] + "\n"
+    samples = [line + generate(loaded, tokenizer, BOS + line, 200, 0.8),
                generate(loaded, tokenizer, f"{BOS}{USER}{paragraph[:400]}{ASSISTANT}{THINK_END}", 120, 0.8)]
+    samples[1] = "".join(f"> {l}\n" for l in paragraph[:400].splitlines()) + samples[1]
     card = model_card(training, full, exported, order3, train_text, held_text, samples)
     with open(os.path.join(args.out, "README.md"), "w", encoding="utf-8") as f:
         f.write(card)
@@ -493,7 +503,7 @@ MTP block: {exported['mtp_nats']:.3f} nats per token for the token after the nex
 
 ## Samples
 
-Temperature 0.8, top-p 0.95, prompted with the first line of the first whole held-out paragraph; then that paragraph as a chat message.
+Temperature 0.8, top-p 0.95, continuing the first line of the first whole held-out paragraph; then answering that paragraph as a chat message (`>`).
 
 {sample_text}
 
@@ -503,7 +513,8 @@ Temperature 0.8, top-p 0.95, prompted with the first line of the first whole hel
 
 {training.step:,} steps, {training.tokens:,} tokens ({training.tokens / len(training.windows.ids):.1f} passes over the training text), {training.seconds / 60:.0f} minutes on a shared CPU with
 {args.threads} thread(s). Chat windows pair consecutive paragraphs as user and assistant; they are {args.chat:.0%} of all windows. The thinking,
-tool and fill-in-the-middle tokens exist but were never trained.
+tool and fill-in-the-middle tokens exist but were never trained. Windows had {args.window} tokens, {2 * args.window} from {args.quantise_from:.0%} of the training
+on; longer contexts were not measured.
 """
 
 
@@ -534,18 +545,20 @@ def arguments():
     data.add_argument("--chat", type=float, default=0.15, help="share of windows in chat format")
     data.add_argument("--lr", type=float, default=4e-3)
     data.add_argument("--weight-decay", type=float, default=0.1)
-    data.add_argument("--dropout", type=float, default=0.05)
+    data.add_argument("--dropout", type=float, default=0.0)
     data.add_argument("--mtp-weight", type=float, default=0.2)
     data.add_argument("--index-weight", type=float, default=0.2)
     data.add_argument("--balance", type=float, default=3e-3, help="step of the router bias")
     data.add_argument("--float32", action="store_true", help="matrix products in float32 instead of BF16")
     data.add_argument("--quantise-from", type=float, default=0.6, help="share of the training without quantisation")
     args = parser.parse_args()
-    shown, hidden = [], {"--out": "nano", args.out: "nano"}
-    for word in sys.argv[1:]:
-        if word != "--resume":
-            shown.append(hidden.get(word, word) if word != "--out" else word)
-    args.command = "python tools/train_nano.py " + " ".join(os.path.basename(w) if os.sep in w else w for w in shown)
+    words, shown = iter(sys.argv[1:]), ["python tools/train_nano.py"]
+    for word in words:                                      # for the card: what was asked, without where it was put
+        if word in ("--out", "--state"):
+            next(words)
+        elif word != "--resume":
+            shown.append(os.path.basename(word) if os.sep in word else word)
+    args.command = " ".join(shown + ["--out nano"])
     return args
 
 
@@ -571,6 +584,8 @@ def main():
           f"{training.bytes_per_token:.2f} bytes; {len(training.held_ids):,} held out", flush=True)
     if args.resume:
         training.load()
+    for stop in (signal.SIGINT, signal.SIGTERM):        # also in the background, where a shell lets Ctrl-C be ignored
+        signal.signal(stop, signal.default_int_handler)
     try:
         training.run()
     except KeyboardInterrupt:
