@@ -39,8 +39,7 @@ const uint GROUP_HEADS = HEADS * GROUP_LANES / 256;
 const uint FETCH = 4; /* rows on their way at once in step 3 */
 
 shared uvec4 source[ROWS];                             /* addresses of codes and scales, 0: no row */
-shared float slices[SLICES * HEADS * ROWS];
-shared float probs[ROWS * HEADS];
+shared float slices[SLICES * HEADS * ROWS];            /* of dot products; then, in slice 0, the p of (head, row) */
 shared float part_max[SLICE_HEADS * 64], part_sum[SLICE_HEADS * 64]; /* of every subgroup */
 shared int segment_max[HEADS], total_max[HEADS];
 shared float segment_sum[HEADS], total_sum[HEADS];
@@ -152,7 +151,7 @@ void main() {
         for (uint j = 0u; j < SLICE_HEADS; j++) {
             int most = best[j] > -3e38 ? exp_exponent(best[j]) : SPARSE_ATTN_EMPTY;
             float p = live ? exp_scaled(z[j], most) : 0.0;
-            probs[r * HEADS + finish + j] = p;
+            slices[(finish + j) * ROWS + r] = p; /* its own dot product was there */
             part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(p);
             if (r == 0u)
                 segment_max[finish + j] = most;
@@ -180,7 +179,7 @@ void main() {
                 [[unroll]] for (uint u = 0u; u < FETCH; u++) {
                     vec4 v = row_decode4(raw[u], quad * 4u);
                     for (uint j = 0u; j < GROUP_HEADS; j++)
-                        sum[j] += probs[(i + u) * HEADS + group + j] * v;
+                        sum[j] += slices[(group + j) * ROWS + i + u] * v;
                 }
             }
         /* The merge adds splits by the same operations. */
