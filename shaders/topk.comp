@@ -6,6 +6,7 @@
  * indices of all keys > T and of the first keys = T, each at its rank. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 layout(local_size_x = 256) in;
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
@@ -15,6 +16,7 @@ layout(local_size_x = 256) in;
 layout(push_constant, scalar) uniform Args { topk_args a; };
 
 const uint BINS = 2048u;
+const uint FETCH = 4u; /* words of four scores that an invocation has on their way at once */
 shared uint histogram[BINS];
 shared uint part[64];                /* one per subgroup */
 shared uint chosen, chosen_above;    /* the digit that holds the k-th key, and how many keys lie in higher digits */
@@ -49,6 +51,7 @@ void main() {
     uint t = gl_WorkGroupID.x, all;
     uint lane = scan(1u, all); /* ranks follow the scan's order, whatever order the device numbers invocations in */
     uint visible = min((Rows(a.rows).v[t].position + 1u) / 4u, a.scores_stride);
+    uint quads = (visible + 3u) / 4u;
     Vec4s scores = Vec4s(add_product(a.scores, t, a.scores_stride * 4u));
     WordsOut idx = WordsOut(add_product(a.idx, t, a.k * 4u));
 
@@ -65,13 +68,16 @@ void main() {
         for (uint i = lane; i < digits; i += 256u)
             histogram[i] = 0u;
         barrier();
-        for (uint i = lane; i * 4u < visible; i += 256u) {
-            vec4 s = scores.v[i];
-            for (uint j = 0u; j < 4u; j++) {
-                uint key = key_of(s[j]);
-                if (i * 4u + j < visible && (key & mask) == prefix)
-                    atomicAdd(histogram[key >> shift & digits - 1u], 1u);
-            }
+        for (uint first = lane; first < quads; first += 256u * FETCH) {
+            vec4 s[FETCH];
+            [[unroll]] for (uint u = 0u; u < FETCH; u++)
+                s[u] = scores.v[min(first + 256u * u, quads - 1u)];
+            [[unroll]] for (uint u = 0u; u < FETCH; u++)
+                [[unroll]] for (uint j = 0u; j < 4u; j++) {
+                    uint key = key_of(s[u][j]);
+                    if ((first + 256u * u) * 4u + j < visible && (key & mask) == prefix)
+                        atomicAdd(histogram[key >> shift & digits - 1u], 1u);
+                }
         }
         barrier();
         /* Invocation `lane` adds up `each` neighbouring digits, the highest ones first. */
@@ -98,21 +104,22 @@ void main() {
 
     /* Keys with the prefix are taken in order of index until `left` of them are; those above it always. */
     uint taken = 0u, ties = 0u;
-    for (uint first = 0u; first < visible; first += 1024u) {
-        uint i = first + lane * 4u, higher = 0u, equal = 0u;
-        if (i < visible) {
-            vec4 s = scores.v[i >> 2];
-            for (uint j = 0u; j < 4u; j++) {
-                uint key = key_of(s[j]) & mask;
-                if (i + j < visible) {
-                    higher |= uint(key > prefix) << j;
-                    equal |= uint(key == prefix) << j;
+    for (uint first = 0u; first < visible; first += 256u * 4u * FETCH) {
+        uint i = first + lane * 4u * FETCH, higher = 0u, equal = 0u; /* its values are i .. i + 4 FETCH - 1 */
+        vec4 s[FETCH];
+        [[unroll]] for (uint u = 0u; u < FETCH; u++)
+            s[u] = scores.v[min((i >> 2) + u, quads - 1u)];
+        [[unroll]] for (uint u = 0u; u < FETCH; u++)
+            [[unroll]] for (uint j = 0u; j < 4u; j++) {
+                uint key = key_of(s[u][j]) & mask, bit = 4u * u + j;
+                if (i + bit < visible) {
+                    higher |= uint(key > prefix) << bit;
+                    equal |= uint(key == prefix) << bit;
                 }
             }
-        }
         uint before = scan(bitCount(higher) | bitCount(equal) << 16, all);
         uint rank = taken + (before & 0xffffu), tie = ties + (before >> 16);
-        for (uint j = 0u; j < 4u; j++) {
+        for (uint j = 0u; j < 4u * FETCH; j++) {
             uint is_higher = higher >> j & 1u, is_equal = equal >> j & 1u;
             if (is_higher != 0u || (is_equal != 0u && tie < left))
                 idx.v[rank + min(tie, left)] = i + j;
