@@ -13,12 +13,14 @@
  * of 2^-31 in 64-bit integers, so the order in which invocations add does not matter and every run gives the same cut. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "sample.h"
 #include "memory.glsl"
 #include "numbers.glsl"
 
 #define WORKGROUP 256u
 #define BINS 256u
+#define FETCH 8u /* logits that an invocation has on their way at once when it looks for the best */
 layout(local_size_x = WORKGROUP) in;
 layout(push_constant, scalar) uniform Args { sample_args a; };
 
@@ -205,13 +207,17 @@ void find_best(uint key, uint id) {
 void find_most_likely(Floats logits, uint lane) {
     uint key = 0u, id = 0xffffffffu;
     bool bad = false;
-    for (uint i = lane; i < a.vocab; i += WORKGROUP) {
-        const float logit = logits.v[i];
-        const uint k = float_key(logit);
-        bad = bad || !is_finite(logit);
-        if (k > key) {
-            key = k;
-            id = i;
+    for (uint first = lane; first < a.vocab; first += WORKGROUP * FETCH) {
+        float some[FETCH];
+        [[unroll]] for (uint u = 0u; u < FETCH; u++) /* the last logit again beyond the end: it cannot win a second time */
+            some[u] = logits.v[min(first + u * WORKGROUP, a.vocab - 1u)];
+        [[unroll]] for (uint u = 0u; u < FETCH; u++) {
+            const uint k = float_key(some[u]);
+            bad = bad || !is_finite(some[u]);
+            if (k > key) {
+                key = k;
+                id = min(first + u * WORKGROUP, a.vocab - 1u);
+            }
         }
     }
     if (lane == 0u)
