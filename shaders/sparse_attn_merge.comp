@@ -4,6 +4,7 @@
  * splits in order by the operations that sparse_attn.comp adds segments with. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 layout(local_size_x = 256) in;
 #include "sparse_attn.h"
 #include "memory.glsl"
@@ -16,6 +17,7 @@ layout(constant_id = SPARSE_ATTN_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64;
 layout(push_constant, scalar) uniform Args { sparse_attn_merge_args a; };
 
 const uint QUADS = HEAD_DIM / 4;
+const uint FETCH = 4; /* splits on their way at once */
 
 float pow2(int d) { return d < -126 ? 0.0 : exp2_int(d); }
 
@@ -28,14 +30,24 @@ void main() {
     vec4 total = vec4(0.0);
     float sum = 0.0;
     int most = SPARSE_ATTN_EMPTY;
-    for (uint split = 0u; split < a.n_splits; split++) {
-        uint cell = (t * a.n_splits + split) * a.n_heads + h;
-        Floats stats = Floats(add_product(a.stats, cell, 8u));
-        int here = int(stats.v[0]), both = max(most, here);
-        float keep = pow2(most - both), add = pow2(here - both);
-        total = total * keep + Vec4s(add_product(a.sums, cell, HEAD_DIM * 4u)).v[quad] * add;
-        sum = sum * keep + stats.v[1] * add;
-        most = both;
+    for (uint first = 0u; first < a.n_splits; first += FETCH) {
+        vec4 part_total[FETCH];
+        float part_sum[FETCH], part_most[FETCH];
+        [[unroll]] for (uint u = 0u; u < FETCH; u++) {
+            uint cell = (t * a.n_splits + min(first + u, a.n_splits - 1u)) * a.n_heads; /* of head 0 */
+            Floats stats = Floats(add_product(a.stats, cell, 8u));
+            part_most[u] = stats.v[2u * h];
+            part_sum[u] = stats.v[2u * h + 1u];
+            part_total[u] = Vec4s(add_product(a.sums, cell, HEAD_DIM * 4u)).v[i];
+        }
+        [[unroll]] for (uint u = 0u; u < FETCH; u++)
+            if (first + u < a.n_splits) {
+                int here = int(part_most[u]), both = max(most, here);
+                float keep = pow2(most - both), add = pow2(here - both);
+                total = total * keep + part_total[u] * add;
+                sum = sum * keep + part_sum[u] * add;
+                most = both;
+            }
     }
 
     float sink = Floats(a.sink).v[h];
