@@ -1,5 +1,6 @@
 """What the Python tests share: one device, and the model that comes with the package."""
 import os
+import signal
 import subprocess
 import sys
 
@@ -33,3 +34,12 @@ def python():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout,
                               env={**os.environ, **environment})
     return run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def control_c():
+    """A shell that starts the tests in the background lets SIGINT be ignored, here and in every program started from here; the
+    tests of Ctrl-C need Python's own handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -279,6 +279,22 @@ def test_plan_is_what_is_allocated(folders, device, models):
         assert memory["state"] == plan["session_state"] and memory["pages"] == plan["page_bytes"]
 
 
+def test_dispatches_of_a_token(models, device):
+    """How many dispatches one decoded token takes: the sum over the layers (index selection is skipped while every entry is
+    visible), and embedding, the first reductions, head and sampling."""
+    per_layer = {"SWA": 21, "HCA": 23, "CSA": 26}
+    model = models("tiny", "native")
+    for prompt, indexers in ((10, 0), (100, 2)):
+        with model.session(context=256) as s:
+            s.sync(tokens(12, 512, prompt).tolist())
+            with device.profile() as once:
+                s.decode(1, temperature=0)
+            with device.profile() as twice:
+                s.decode(2, temperature=0)
+        kinds = [row["kind"] for row in dsvk.plan(model.report["path"])["layers"] if row["kind"] != "MTP"]
+        assert twice["dispatches"] - once["dispatches"] == sum(per_layer[kind] for kind in kinds) + indexers + 2 + 2 + 1
+
+
 # ---- bad input that only the engine sees (spec/faults rows) ----
 
 def edit(folder, change):
