@@ -3,12 +3,12 @@
  *   partials[t][chunk][m] = sum_{d in chunk, k} fn[m][k * dim + d] * X'[t][k][d];  [N_MIX]: the sum of X'^2
  * X [n, 4, dim], fn [N_MIX, 4 * dim], partials [n, chunks, N_MIX + 1]. Workgroup (c, g) does chunk c of rows g * ROWS ..:
  * every invocation owns 4 values of d, keeps their 4 streams of each row in registers and reads fn once for all rows.
- * Additions are in a fixed order and never fused, so that a row's result is the same in every variant. */
+ * Additions are in a fixed order and never fused, so that a row's result is the same in every variant: drivers choose the
+ * subgroup size for every pipeline, so subgroupAdd, whose order follows it, would not do. X may be mixed in place. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 layout(local_size_x = 64) in;
 #include "memory.glsl"
 #include "hyper_conn_mix.h"
@@ -20,15 +20,19 @@ const uint FETCH = ROWS == 1u ? 4u : 1u; /* mixes (4 or 24) whose weights are on
 
 layout(push_constant, scalar) uniform Args { hyper_conn_mix_args a; };
 
+/* x_in and x_out may be one place, so neither is `restrict`. */
+layout(buffer_reference, scalar, buffer_reference_align = 16) buffer StreamsInOut { vec4 v[]; };
+
 #define WORKGROUP 64u
-#define MAX_PARTS 16u /* subgroups of 4 invocations at least */
-shared float part[ROWS * (N_MIX + 1u) * MAX_PARTS];
+#define PARTS (WORKGROUP / 4u) /* of a sum: four invocations each, which every subgroup has */
+const uint SUMS = ROWS * (N_MIX + 1u);
+shared float part[PARTS * SUMS]; /* a part's sums side by side: neighbours in the end read neighbours */
 
 /* The 4 streams of a row at d4 (in units of 4 values). */
 struct Streams { vec4 k[4]; };
 
 Streams load_streams(uint row, uint d4) {
-    Vec4s x = Vec4s(add_product(a.x_in, row, a.dim * 16u));
+    StreamsInOut x = StreamsInOut(add_product(a.x_in, row, a.dim * 16u));
     Streams s;
     for (uint k = 0u; k < 4u; k++)
         s.k[k] = x.v[k * (a.dim >> 2) + d4];
@@ -72,15 +76,16 @@ float product(Streams f, Streams x) {
 }
 
 void store_streams(Streams x, uint row, uint d4) {
-    Vec4sOut result = Vec4sOut(add_product(a.x_out, row, a.dim * 16u));
+    StreamsInOut result = StreamsInOut(add_product(a.x_out, row, a.dim * 16u));
     for (uint k = 0u; k < 4u; k++)
         result.v[k * (a.dim >> 2) + d4] = x.k[k];
 }
 
 void keep_sum(uint row, uint m, float x) {
-    x = subgroupAdd(x);
-    if (subgroupElect())
-        part[(row * (N_MIX + 1u) + m) * MAX_PARTS + gl_SubgroupID] = x;
+    x += subgroupShuffleXor(x, 1u);
+    x += subgroupShuffleXor(x, 2u);
+    if (gl_LocalInvocationIndex % 4u == 0u)
+        part[gl_LocalInvocationIndex / 4u * SUMS + row * (N_MIX + 1u) + m] = x;
 }
 
 void main() {
@@ -103,14 +108,14 @@ void main() {
     Streams x[ROWS];
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
         x[r] = zero;
-        if (live && first + r < a.n) {
+        if (live && first + r < a.n)
             x[r] = load_streams(first + r, d4);
-            if (!is_null(a.y)) {
-                x[r] = hyper_conn_post(x[r], y[r], first + r);
-                store_streams(x[r], first + r, d4);
-            }
-        }
     }
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        if (live && first + r < a.n && !is_null(a.y)) {
+            x[r] = hyper_conn_post(x[r], y[r], first + r);
+            store_streams(x[r], first + r, d4);
+        }
     for (uint m = 0u; m < N_MIX; m += FETCH) {
         Streams f[FETCH];
         [[unroll]] for (uint u = 0u; u < FETCH; u++)
@@ -126,11 +131,11 @@ void main() {
         keep_sum(r, N_MIX, product(x[r], x[r]));
     barrier();
 
-    for (uint i = lane; i < ROWS * (N_MIX + 1u); i += WORKGROUP) {
+    for (uint i = lane; i < SUMS; i += WORKGROUP) {
         uint row = first + i / (N_MIX + 1u), m = i % (N_MIX + 1u);
-        float total = 0.0;
-        for (uint s = 0u; s < gl_NumSubgroups; s++)
-            total += part[i * MAX_PARTS + s];
+        float total = part[i];
+        [[unroll]] for (uint s = 1u; s < PARTS; s++)
+            total += part[s * SUMS + i];
         if (row < a.n)
             FloatsOut(a.partials).v[(row * gl_NumWorkGroups.x + chunk) * (N_MIX + 1u) + m] = total;
     }

@@ -26,6 +26,31 @@ static float *download(test *t, const dsvk_buffer *buffer, size_t bytes) {
 
 /* ---- mix ---- */
 
+/* Row `row` of partials as hyper_conn_mix.comp writes its order down, bit for bit: a driver's choice of subgroup size for
+ * one variant or the other must not show. A chunk is 64 invocations of 4 values. */
+static void sums_in_order(const float *x, const float *fn, uint32_t dim, uint32_t n_mix, float *partials) {
+    for (uint32_t first = 0; first < dim; first += DSVK_HC_CHUNK, partials += n_mix + 1)
+        for (uint32_t m = 0; m <= n_mix; m++) {
+            const float *f = m < n_mix ? fn + (size_t)m * 4 * dim : x;
+            float lane[64] = {0}, total = 0;
+            for (uint32_t l = 0; l < 64 && first + 4 * l < dim; l++) {
+                float sum[4];
+                for (uint32_t i = 0; i < 4; i++) {
+                    const size_t d = first + 4 * l + i;
+                    sum[i] = f[d] * x[d];
+                    for (uint32_t k = 1; k < 4; k++)
+                        sum[i] += f[(size_t)k * dim + d] * x[(size_t)k * dim + d];
+                }
+                lane[l] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            }
+            for (uint32_t l = 0; l < 64; l += 4) {
+                const float four = (lane[l] + lane[l + 1]) + (lane[l + 2] + lane[l + 3]);
+                total = l == 0 ? four : total + four;
+            }
+            partials[m] = total;
+        }
+}
+
 typedef struct mix_case {
     uint32_t n, dim, n_parts, n_mix; /* n_parts 0: without post */
     bool same, in_place;
@@ -89,6 +114,9 @@ static void check_mix(test *t, const mix_case *c) {
         ref_hyper_conn_mix(got + r * x_row, fn, dim, c->n_mix, sums_want + r * p_row, sums_magnitude + r * p_row);
     const float *sums_got = test_download(t, &partials);
     test_compare_sums(t, "partials", sums_got, sums_want, sums_magnitude, n * p_row, PARTIAL_TOLERANCE);
+    float *ordered = test_alloc(t, p_row * 4);
+    sums_in_order(got, fn, dim, c->n_mix, ordered);
+    test_compare_words(t, "partials in the order written down", sums_got, ordered, p_row);
     test_compare_words(t, "last row of partials alone", test_download(t, &partials_one), sums_got + (n - 1) * p_row,
                        p_row);
 }
