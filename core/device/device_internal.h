@@ -67,7 +67,7 @@ typedef struct dsvk_pool {
 dsvk_status dsvk_pools_open(dsvk_device *device, const dsvk_device_options *options, dsvk_error *err);
 void dsvk_pools_close(dsvk_device *device, bool on_device); /* on_device false: host memory only */
 
-/* ---- pipelines (pipelines.c, pipeline_cache.c) ---- */
+/* ---- pipelines (pipelines.c, denormals.c, pipeline_cache.c) ---- */
 
 typedef struct dsvk_pipeline dsvk_pipeline;
 #define DSVK_PIPELINE_BUCKETS 256u
@@ -77,6 +77,10 @@ void dsvk_pipelines_close(dsvk_device *device, bool on_device);
 /* The pipeline of a shader with constants, built when it is new. */
 dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline,
                               dsvk_error *err);
+
+/* A copy of a shader's words, *bytes of them before and after, that asks for what FP8 and FP4 are decoded with
+ * (denormals.c); released with dsvk_free. NULL: out of memory. */
+uint32_t *dsvk_keep_half_denormals(const VkPhysicalDeviceVulkan12Properties *v12, const uint32_t *words, size_t *bytes);
 
 /* Reads the file of this device; anything wrong with it leaves *payload NULL. Release with dsvk_free. */
 void dsvk_pipeline_cache_read(const dsvk_device *device, void **payload, size_t *bytes);

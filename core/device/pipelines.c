@@ -43,13 +43,18 @@ static dsvk_pipeline *find(const dsvk_device *device, uint32_t bucket, const dsv
 
 static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint32_t *constants, uint32_t n,
                       VkPipeline *pipeline) {
+    size_t bytes = shader->bytes;
+    uint32_t *words = dsvk_keep_half_denormals(&device->physical.v12, shader->words, &bytes);
+    if (!words)
+        return VK_ERROR_OUT_OF_HOST_MEMORY;
     const VkShaderModuleCreateInfo code = {
         .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-        .codeSize = shader->bytes,
-        .pCode = shader->words,
+        .codeSize = bytes,
+        .pCode = words,
     };
     VkShaderModule module;
     VkResult result = device->vk.vkCreateShaderModule(device->handle, &code, NULL, &module);
+    dsvk_free(words);
     if (result != VK_SUCCESS)
         return result;
     VkSpecializationMapEntry entries[MAX_CONSTANTS];
