@@ -1,7 +1,7 @@
 /* What devices there are, what each offers, which of them we can use and why not the others, and which one is meant.
  * Required: Vulkan 1.3 with bufferDeviceAddress, timelineSemaphore, scalarBlockLayout, a compute queue, and basic,
- * arithmetic, ballot and shuffle subgroup operations in compute. Nothing else, so that every driver of the last years
- * qualifies, software ones included. */
+ * arithmetic, ballot and shuffle subgroup operations in compute, in subgroups of 4 to 64. Nothing else, so that every
+ * driver of the last years qualifies, software ones included. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -129,6 +129,9 @@ static void judge(dsvk_physical *p, bool has_queue) {
                  missing & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT ? " arithmetic" : "",
                  missing & VK_SUBGROUP_FEATURE_BALLOT_BIT ? " ballot" : "",
                  missing & VK_SUBGROUP_FEATURE_SHUFFLE_BIT ? " shuffle" : "");
+    else if (p->v13.minSubgroupSize < 4 || p->v13.maxSubgroupSize > 64)
+        snprintf(out, size, "has subgroups of %u to %u invocations, kernels are for 4 to 64", p->v13.minSubgroupSize,
+                 p->v13.maxSubgroupSize);
     else
         p->usable = true;
 }
