@@ -41,6 +41,7 @@ def test_rows_and_text_say_the_same():
 def test_spills_and_scratch_are_faults(column):
     assert table.faults(rows()) == []
     assert table.faults(rows(**{column: 4})) == [f"{NAME}: 4 {column}"]
+    assert table.faults(rows(**{column: None})) == [f"{NAME}: no figure for {column}"]
 
 
 @pytest.mark.parametrize("column, within, beyond", [
