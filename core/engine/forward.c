@@ -43,6 +43,12 @@ static uint64_t attention_bytes(const dsvk_config *c, uint32_t n, uint32_t posit
     return dsvk_sparse_attn_most_scratch(n, csa > hca ? csa : hca, c->n_heads, c->head_dim);
 }
 
+/* Tiles of pairs of any step of up to n rows. Tiles grow with the step, so a step of fewer rows may have more of them; those
+ * of two rows are the smallest that hold several pairs. */
+static uint32_t most_tiles(const dsvk_config *c, uint32_t n) {
+    return dsvk_moe_max_tiles(n, c->n_experts_per_token, c->n_experts, dsvk_moe_tile(2));
+}
+
 static uint64_t place_areas(area *areas, size_t n, dsvk_addr base) {
     uint64_t at = 0;
     for (size_t i = 0; i < n; i++) {
@@ -80,7 +86,7 @@ static uint64_t lay_out_scratch(dsvk_model *m, dsvk_scratch *s, uint64_t n, uint
         { &s->expert_idx, n * A * sizeof(uint32_t) },
         { &s->expert_weight, n * A * f },
         { &s->pairs, n * A * sizeof(uint32_t) },
-        { &s->tiles, 16ull * dsvk_moe_max_tiles((uint32_t)n, (uint32_t)A, c->n_experts, dsvk_moe_tile((uint32_t)n)) },
+        { &s->tiles, 16ull * most_tiles(c, (uint32_t)n) },
         { &s->h, n * A * c->moe_intermediate_size * f },
         { &s->shared_h, n * c->moe_intermediate_size * f },
         { &s->store, n * row },
@@ -91,21 +97,27 @@ static uint64_t lay_out_scratch(dsvk_model *m, dsvk_scratch *s, uint64_t n, uint
     return place_areas(areas, DSVK_COUNT(areas), base);
 }
 
-uint64_t dsvk_scratch_bytes(dsvk_model *m, uint32_t n, uint32_t positions) {
-    dsvk_scratch s;
-    return lay_out_scratch(m, &s, n, positions, 0);
+/* Sizes go up in powers of two, so that a growing session asks rarely. */
+static uint32_t grown(uint32_t have, uint32_t need) {
+    while (have < need)
+        have *= 2;
+    return have;
 }
 
-/* The scratch keeps its size until a step needs more; sizes go up in powers of two so that a growing session asks rarely. */
+#define FIRST_ROWS 1u
+#define FIRST_REACH 1024u
+
+uint64_t dsvk_scratch_bytes(dsvk_model *m, uint32_t n, uint32_t positions) {
+    dsvk_scratch s;
+    return lay_out_scratch(m, &s, grown(FIRST_ROWS, n), grown(FIRST_REACH, positions), 0);
+}
+
+/* The scratch keeps its size until a step needs more. */
 dsvk_status dsvk_scratch_reserve(dsvk_model *m, uint32_t n, uint32_t positions, dsvk_error *err) {
     dsvk_scratch *s = &m->scratch;
     if (n <= s->rows && positions <= s->positions)
         return DSVK_OK;
-    uint32_t rows = s->rows ? s->rows : 1, reach = s->positions ? s->positions : 1024;
-    while (rows < n)
-        rows *= 2;
-    while (reach < positions)
-        reach *= 2;
+    uint32_t rows = grown(s->rows ? s->rows : FIRST_ROWS, n), reach = grown(s->positions ? s->positions : FIRST_REACH, positions);
     dsvk_scratch next = { .rows = rows, .positions = reach };
     uint64_t bytes = lay_out_scratch(m, &next, rows, reach, 0);
     dsvk_buffer_destroy(m->device, &s->buffer);

@@ -114,7 +114,10 @@ static dsvk_status check_tokens(const dsvk_session *s, const int32_t *tokens, si
     return DSVK_OK;
 }
 
-static dsvk_status check_fits(const dsvk_session *s, uint64_t n, dsvk_error *err) {
+static dsvk_status check_fits(const dsvk_session *s, uint64_t old, uint64_t new, dsvk_error *err) {
+    uint64_t n;
+    if (!dsvk_add(old, new, &n))
+        n = UINT64_MAX;
     if (n > s->context) /* T11: both counts, before any compute */
         return dsvk_fail(err, DSVK_LIMIT, "%llu tokens do not fit this session's context of %llu", (unsigned long long)n,
                          (unsigned long long)s->context);
@@ -200,7 +203,7 @@ static dsvk_status settle(dsvk_session *s, dsvk_error *err) {
 
 static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
     DSVK_TRY(check_tokens(s, tokens, n, err));
-    DSVK_TRY(check_fits(s, n, err));
+    DSVK_TRY(check_fits(s, 0, n, err));
     uint64_t common = 0;
     while (common < n && common < s->n && tokens[common] == s->tokens[common])
         common++;
@@ -221,7 +224,7 @@ static dsvk_status evaluate(dsvk_session *s, const int32_t *tokens, size_t n, si
                             dsvk_error *err) {
     uint32_t most = s->model->options.max_chunk;
     DSVK_TRY(check_tokens(s, tokens, n, err));
-    DSVK_TRY(check_fits(s, s->n + n, err));
+    DSVK_TRY(check_fits(s, s->n, n, err));
     if (chunk > most)
         return dsvk_fail(err, DSVK_INVALID, "a chunk of %zu tokens was asked for, the model was opened with max_chunk %u", chunk,
                          most);
@@ -376,9 +379,11 @@ static dsvk_status decode_steps(batch *b, size_t n, int32_t *out, size_t *n_out,
         dsvk_status status = dsvk_step_run(m, b->runs, b->running, &result, err);
         if (status == DSVK_CANCELLED)
             return cancelled(&j, err);
-        DSVK_TRY(status);
+        if (status != DSVK_OK && status != DSVK_NUMERIC)
+            return status;
         for (uint32_t i = 0; i < b->running; i++)
             n_out[b->slot[i]]++;
+        DSVK_TRY(status); /* this step's tokens stand, there is none to follow them */
         j.done = step + 1;
         if (wants_to_stop(&j))
             return cancelled(&j, err);
@@ -399,7 +404,7 @@ static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions,
             return dsvk_fail(err, DSVK_INVALID, "session %zu of the batch belongs to another model", i);
         if (s->n == 0)
             return dsvk_fail(err, DSVK_STATE, "session %zu has no tokens to continue from", i);
-        DSVK_TRY(check_fits(s, s->n + n, err));
+        DSVK_TRY(check_fits(s, s->n, n, err));
         if (options)
             DSVK_TRY(check_sampling(&options[i], err));
     }

@@ -44,7 +44,6 @@ static dsvk_status inbox_reserve(dsvk_model *m, uint32_t rows, dsvk_error *err) 
     uint64_t bytes = 0;
     for (size_t i = 0; i < DSVK_COUNT(parts); i++)
         bytes += dsvk_align(parts[i].each * capacity, 256);
-    inbox_free(m);
     next.keep = dsvk_alloc_zero(capacity, sizeof *next.keep);
     if (!next.keep)
         return dsvk_fail_nomem(err, capacity * sizeof *next.keep);
@@ -58,6 +57,7 @@ static dsvk_status inbox_reserve(dsvk_model *m, uint32_t rows, dsvk_error *err) 
         *parts[i].host = at;
         at += dsvk_align(parts[i].each * capacity, 256);
     }
+    inbox_free(m); /* only now: the old one serves on when there is no memory for a larger one */
     *in = next;
     return DSVK_OK;
 }

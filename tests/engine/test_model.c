@@ -199,6 +199,36 @@ static void test_A06_allocations_of_a_model(void) {
     dsvk_device_close(device);
 }
 
+/* A chunk larger than the step's arrays finds no memory for larger ones: the old ones go on serving. */
+static void test_A06_growing_a_step(void) {
+    enum { ROWS = 40 };
+    dsvk_device *device = open_device();
+    dsvk_model *model = NULL;
+    dsvk_error err;
+    dsvk_model_options options = { .size = sizeof options, .max_chunk = ROWS };
+    CHECK(dsvk_model_open(&model, device, DSVK_NANO, &options, &err) == DSVK_OK, "%s", err.message);
+    dsvk_session *grown = open_session(model), *small = open_session(model);
+    int32_t many[ROWS] = { 0 }, id;
+    size_t n;
+    bool done = false;
+    CHECK(dsvk_session_sync(small, prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    for (int64_t at = 0; !done && at < 200; at++) {
+        dsvk_alloc_fail_after(at);
+        dsvk_status status = dsvk_session_sync(grown, many, ROWS, &err);
+        dsvk_alloc_fail_after(-1);
+        done = status == DSVK_OK;
+        CHECK(done || status == DSVK_NOMEM, "allocation %lld: %s", (long long)at, err.message);
+        CHECK(dsvk_session_decode(small, 1, NULL, &id, &n, &err) == DSVK_OK, "after allocation %lld: %s", (long long)at,
+              err.message);
+    }
+    CHECK(done, "the chunk never went through");
+    CHECK_REFUSED(dsvk_session_decode(small, SIZE_MAX, NULL, &id, &n, &err), DSVK_LIMIT, &err, "context of 256");
+    dsvk_session_close(grown);
+    dsvk_session_close(small);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
 static void test_decoding_allocates_nothing(void) {
     dsvk_device *device = open_device();
     dsvk_model *model = open_nano(device);
@@ -288,6 +318,7 @@ int main(int argc, char **argv) {
         TEST(test_two_models_on_two_devices),
         TEST(test_A06_every_allocation_of_a_session),
         TEST(test_A06_allocations_of_a_model),
+        TEST(test_A06_growing_a_step),
         TEST(test_decoding_allocates_nothing),
         TEST(test_A15_sessions_on_threads),
         TEST(test_validation_has_nothing_to_say),

@@ -279,6 +279,14 @@ def test_plan_is_what_is_allocated(folders, device, models):
         assert memory["state"] == plan["session_state"] and memory["pages"] == plan["page_bytes"]
 
 
+def test_plan_counts_scratch_as_it_grows(folders):
+    """Scratch grows in powers of two: a chunk of 48 rows takes that of 64."""
+    plan = dsvk.plan(folders["tiny"], context=96, max_chunk=48)
+    with dsvk.Device() as own, dsvk.Model(folders["tiny"], device=own, max_chunk=48) as model, model.session(context=96) as s:
+        s.sync(tokens(9, 512, 96).tolist())
+        assert own.memory()["scratch"]["used"] == plan["purposes"]["scratch"]
+
+
 def test_dispatches_of_a_token(models, device):
     """How many dispatches one decoded token takes: the sum over the layers (index selection is skipped while every entry is
     visible), and embedding, the first reductions, head and sampling."""
