@@ -287,14 +287,16 @@ static dsvk_status lay_out_source(reader *r, const piece *p, const dsvk_weight_s
     DSVK_TRY(read_rows(r, s, from, to - from, r->scratch));
     bool convert = w->type == DSVK_TYPE_F32 && s->tensor->dtype != DSVK_DTYPE_F32;
     bool fp8 = s->tensor->dtype == DSVK_DTYPE_F8_E4M3;
+    uint64_t scale_bytes = 0;
     if (s->scales) { /* the scale rows that cover these rows */
         uint64_t cols = s->scales->shape[1], first = fp8 ? from / 128 : from, end = fp8 ? dsvk_ceil_div(to, 128) : to;
+        scale_bytes = (end - first) * cols * dsvk_dtype_bits(s->scales->dtype) / 8;
         DSVK_TRY(read_raw(r, s->scales, first * cols, (end - first) * cols, raw_scales));
     }
     for (uint32_t row = from; row < to; row++) {
         const uint8_t *data = r->scratch + (uint64_t)(row - from) * row_bytes;
         if (convert) {
-            float *values = (float *)(raw_scales + dsvk_align(8ull * w->n_in, 16)); /* after the scales: see scratch_need */
+            float *values = (float *)(raw_scales + dsvk_align(scale_bytes, 16)); /* see piece_needs */
             decode_row(s, data, raw_scales, fp8 ? row - from / 128 * 128 : row - from, values);
             data = (const uint8_t *)values;
         }
@@ -493,8 +495,8 @@ static void piece_needs(loader *l) {
         uint64_t units = units_per_piece(w), laid_out = 8192, read = units * 1024 * 8;
         if (w->kind == DSVK_WEIGHT_MATRIX) {
             laid_out = dsvk_align(units * tile_bytes(w), 256) + units * tile_scale_bytes(w);
-            /* Rows as stored (never more than f32 of the row), their scales (f32 per 128x128 block or a byte per 32: less
-             * than 8 bytes per input and tile row block), one converted row. */
+            /* Rows as stored (never more than f32 of the row), their scales (a byte per 32 inputs, or less for f32 per
+             * 128x128 block but for the blocks at the ends), one converted row. */
             read = units * DSVK_TILE_ROWS * (4ull * w->n_in + w->n_in / 32) + 16ull * w->n_in + 4096;
         } else {
             laid_out = units * 4096 + 256;
@@ -542,6 +544,14 @@ static dsvk_status create_buffers(dsvk_device *device, const dsvk_weight_list *l
     return DSVK_OK;
 }
 
+/* A driver short of mappable memory may have given some buffers of the other kind. */
+static bool all_mapped(const dsvk_weight_list *list, const dsvk_buffer *buffers) {
+    for (uint32_t i = 0; i < list->n_buffers; i++)
+        if (!buffers[i].host)
+            return false;
+    return true;
+}
+
 static dsvk_status fill_addresses(dsvk_device *device, const dsvk_weight_list *list, dsvk_weights *weights,
                                   const dsvk_config *config, const dsvk_buffer *buffers, dsvk_error *err) {
     for (uint32_t i = 0; i < list->n_weights; i++) {
@@ -573,7 +583,7 @@ dsvk_status dsvk_load_weights(dsvk_device *device, dsvk_weight_list *list, dsvk_
                          have);
     DSVK_TRY(create_buffers(device, list, buffers, err));
     loader l = { .device = device, .list = list, .checkpoint = checkpoint, .buffers = buffers, .verify = options->verify,
-                 .unified = buffers[0].host != NULL };
+                 .unified = all_mapped(list, buffers) };
     piece_needs(&l);
     if (pthread_mutex_init(&l.lock, NULL) != 0)
         return dsvk_fail(err, DSVK_NOMEM, "a lock could not be made");

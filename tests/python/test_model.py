@@ -396,6 +396,25 @@ def test_M15_non_finite_weights(copy, device, name, byte, at):
     assert name in str(e.value) and str(at) in str(e.value)
 
 
+def test_parts_of_different_types(copy, device, models):
+    """w1 packed FP4 beside w3 in F32: both become F32, w1 with all of its scales, and the model computes what it did."""
+    def unpack(tensors):
+        for name in [n for n in tensors if ".experts." in n and n.endswith("w3.weight")]:
+            dtype, (rows, columns), value = tensors[name]
+            codes, scales = np.frombuffer(value, "u1").reshape(rows, columns), tensors.pop(name[:-6] + "scale")[2]
+            codes = np.stack([codes & 15, codes >> 4], -1).reshape(rows, 2 * columns)
+            magnitudes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], "<f4")[codes & 7] * np.where(codes & 8, -1, 1)
+            powers = np.exp2(np.frombuffer(scales, "u1").astype("<f4") - 127).reshape(rows, -1)
+            weights = magnitudes * np.repeat(powers, 32, axis=1)
+            tensors[name] = ("F32", [rows, 2 * columns], weights.astype("<f4").tobytes())
+    edit(copy, unpack)
+    ids = tokens(13, 512, 40).tolist()
+    with models("tiny", "f32").session(context=64) as s:
+        want = np.asarray(s.evaluate(ids))
+    with dsvk.Model(copy, device=device, cache="f32", max_chunk=64) as model, model.session(context=64) as s:
+        assert np.abs(np.asarray(s.evaluate(ids)) - want).max() < 1e-3
+
+
 def test_M20_rewritten_while_loading(copy, device):
     path = os.path.join(copy, "model.safetensors")
 
