@@ -18,6 +18,7 @@ typedef struct invented {
     uint8_t uuid; /* all 16 bytes */
     uint32_t api;
     bool no_address, no_timeline, no_shuffle, no_compute;
+    uint32_t widest; /* subgroup; 0: 32 */
 } invented;
 
 static const invented *machine; /* [n_machine] */
@@ -51,9 +52,13 @@ static VKAPI_ATTR void VKAPI_CALL fake_properties(VkPhysicalDevice handle, VkPhy
 
 static VKAPI_ATTR void VKAPI_CALL fake_properties2(VkPhysicalDevice handle, VkPhysicalDeviceProperties2 *properties) {
     VkPhysicalDeviceVulkan11Properties *v11 = properties->pNext;
+    VkPhysicalDeviceVulkan12Properties *v12 = v11->pNext;
+    VkPhysicalDeviceVulkan13Properties *v13 = v12->pNext;
     memset(v11->deviceUUID, of(handle)->uuid, sizeof v11->deviceUUID);
     v11->subgroupSupportedStages = VK_SHADER_STAGE_COMPUTE_BIT;
     v11->subgroupSupportedOperations = of(handle)->no_shuffle ? VK_SUBGROUP_FEATURE_BASIC_BIT : 0xff;
+    v13->minSubgroupSize = 8;
+    v13->maxSubgroupSize = of(handle)->widest ? of(handle)->widest : 32;
 }
 
 static VKAPI_ATTR void VKAPI_CALL fake_features2(VkPhysicalDevice handle, VkPhysicalDeviceFeatures2 *features) {
@@ -97,11 +102,12 @@ static void test_D02_skipped(void) {
     static const invented devices[] = {
         {.name = "Old", .uuid = 1, .api = VK_API_VERSION_1_2}, {.name = "Plain", .uuid = 2, .no_address = true},
         {.name = "Binary", .uuid = 3, .no_timeline = true},    {.name = "Lonely", .uuid = 4, .no_shuffle = true},
-        {.name = "Painter", .uuid = 5, .no_compute = true},
+        {.name = "Painter", .uuid = 5, .no_compute = true},    {.name = "Wide", .uuid = 6, .widest = 128},
     };
     static const char *const reasons[] = {
         "has Vulkan 1.2, 1.3 is needed", "lacks bufferDeviceAddress", "lacks timelineSemaphore",
-        "lacks subgroup operations: arithmetic ballot shuffle", "has no compute queue"};
+        "lacks subgroup operations: arithmetic ballot shuffle", "has no compute queue",
+        "has subgroups of 8 to 128 invocations, kernels are for 4 to 64"};
     dsvk_survey survey;
     uint32_t index;
     survey_machine(devices, DSVK_COUNT(devices), &survey);
@@ -119,12 +125,12 @@ static void test_D02_skipped(void) {
 
 static void test_D03_order(void) {
     static const invented devices[] = {
-        {"llvmpipe", VK_PHYSICAL_DEVICE_TYPE_CPU, 1, 0, 0, 0, 0, 0},
-        {"Old GeForce 1", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 2, VK_API_VERSION_1_1, 0, 0, 0, 0},
-        {"Virtio", VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, 3, 0, 0, 0, 0, 0},
-        {"Radeon Graphics", VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU, 4, 0, 0, 0, 0, 0},
-        {"GeForce 4090", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 0xab, 0, 0, 0, 0, 0},
-        {"Radeon Pro", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 6, 0, 0, 0, 0, 0},
+        {"llvmpipe", VK_PHYSICAL_DEVICE_TYPE_CPU, 1, 0, 0, 0, 0, 0, 0},
+        {"Old GeForce 1", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 2, VK_API_VERSION_1_1, 0, 0, 0, 0, 0},
+        {"Virtio", VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, 3, 0, 0, 0, 0, 0, 0},
+        {"Radeon Graphics", VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU, 4, 0, 0, 0, 0, 0, 0},
+        {"GeForce 4090", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 0xab, 0, 0, 0, 0, 0, 0},
+        {"Radeon Pro", VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, 6, 0, 0, 0, 0, 0, 0},
     };
     static const char *const order[] = {"GeForce 4090", "Radeon Pro", "Radeon Graphics",
                                         "Virtio",       "llvmpipe",   "Old GeForce 1"};
