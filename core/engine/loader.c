@@ -1,6 +1,7 @@
 /* The loader: a few reader threads take pieces of a few MB from one cursor, read the file rows a piece needs, lay them out
- * as ops.h describes (tiles of 32 rows, 16-byte words interleaved), straight into mapped device memory or into a staging
- * buffer that is copied over. Nothing of a weight stays on the host. The first failure stops all readers. */
+ * as ops.h describes (tiles of 32 rows, 16-byte words interleaved), and bring it to the device front to back: through a
+ * staging buffer, or by writing to mapped device memory, which is often write-combined and slow to write in any other
+ * order. Nothing of a weight stays on the host. The first failure stops all readers. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -87,6 +88,7 @@ typedef struct loader {
 typedef struct reader {
     loader *shared;
     uint8_t *scratch; /* file rows */
+    uint8_t *tiles;   /* unified: a piece as laid out */
     dsvk_buffer staging[2];
     dsvk_cmd *copies[2];
     uint32_t turn;
@@ -377,14 +379,10 @@ static dsvk_status load_piece(reader *r, const piece *p) {
                              w->offset + dsvk_matrix_scales(w->type, w->n_out, w->n_in) + p->first * tile_scale_bytes(w) },
                  .bytes = { tiled ? p->count * tile_bytes(w) : dsvk_align(n * value_bytes, 4),
                             tiled ? p->count * tile_scale_bytes(w) : 0 } };
-    if (l->unified) {
-        t.codes = (uint8_t *)l->buffers[w->buffer].host + t.offset[0];
-        t.scales = (uint8_t *)l->buffers[w->buffer].host + t.offset[1];
-    } else {
+    if (!l->unified)
         DSVK_TRY(dsvk_cmd_begin(r->copies[r->turn], &r->error)); /* waits for this half's previous copy */
-        t.codes = r->staging[r->turn].host;
-        t.scales = t.codes + dsvk_align(t.bytes[0], 256);
-    }
+    t.codes = l->unified ? r->tiles : r->staging[r->turn].host;
+    t.scales = t.codes + dsvk_align(t.bytes[0], 256);
     memset(t.codes, 0, t.bytes[0]); /* padding rows are zeros */
     if (t.bytes[1])
         memset(t.scales, 0, t.bytes[1]);
@@ -393,7 +391,11 @@ static dsvk_status load_piece(reader *r, const piece *p) {
             DSVK_TRY(lay_out_source(r, p, &l->list->sources[w->first_source + j], t.codes, t.scales));
     else
         DSVK_TRY(lay_out_values(r, p, first, n, t.codes));
-    if (!l->unified) {
+    if (l->unified) {
+        uint8_t *mapped = l->buffers[w->buffer].host;
+        memcpy(mapped + t.offset[0], t.codes, t.bytes[0]);
+        memcpy(mapped + t.offset[1], t.scales, t.bytes[1]);
+    } else {
         copy_to_device(r, w, &t);
         DSVK_TRY(dsvk_cmd_submit(r->copies[r->turn], &r->error));
         r->turn ^= 1;
@@ -412,7 +414,11 @@ static dsvk_status open_reader(reader *r) {
     r->scratch = dsvk_alloc(l->scratch_bytes);
     if (!r->scratch)
         return dsvk_fail_nomem(&r->error, l->scratch_bytes);
-    for (int i = 0; i < 2 && !l->unified; i++) {
+    if (l->unified) {
+        r->tiles = dsvk_alloc(l->staging_bytes);
+        return r->tiles ? DSVK_OK : dsvk_fail_nomem(&r->error, l->staging_bytes);
+    }
+    for (int i = 0; i < 2; i++) {
         DSVK_TRY(dsvk_buffer_create(l->device, DSVK_STAGING, l->staging_bytes, "loader staging", &r->staging[i], &r->error));
         DSVK_TRY(dsvk_cmd_create(l->device, &r->copies[i], &r->error));
     }
@@ -425,6 +431,7 @@ static void close_reader(reader *r) {
         dsvk_buffer_destroy(r->shared->device, &r->staging[i]);
     }
     dsvk_free(r->scratch);
+    dsvk_free(r->tiles);
 }
 
 static dsvk_status read_pieces(reader *r) {
