@@ -161,6 +161,9 @@ dsvk_status dsvk_step_sample(dsvk_model *model, dsvk_session *const *sessions, u
 dsvk_status dsvk_step_open(dsvk_model *model, dsvk_error *err);
 void dsvk_step_close(dsvk_model *model);
 
+/* UNSUPPORTED when this device decodes small weights wrong (known_answer.c). */
+dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
+
 dsvk_model *dsvk_model_retain(dsvk_model *model);
 /* Checks the options (NULL: all defaults) and puts the defaults in. */
 dsvk_status dsvk_model_resolve(dsvk_model_options *out, const dsvk_model_options *in, dsvk_error *err);
