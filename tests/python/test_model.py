@@ -203,7 +203,7 @@ def test_stopped_in_the_middle_of_a_step(models, rows):
 
     def progress(stage, done, total):
         calls.append(done)
-        if armed and done == 0 and len(calls) == 3:
+        if armed and done == 0:
             raise Stop
     armed = False
     with model.session(context=256, mtp=True, progress=progress) as s:
@@ -215,10 +215,10 @@ def test_stopped_in_the_middle_of_a_step(models, rows):
         armed = True
         try:
             s.evaluate(ids[50:50 + rows])
-            pytest.skip("this device runs the whole step in a submit or two")
+            pytest.skip("this device runs the whole step in one submit")
         except Stop:
             armed = False
-        assert s.position == 50 and calls == [0, 0, 0]
+        assert s.position == 50 and calls == [0]
         assert np.array_equal(np.asarray(s.logits()), whole) and np.array_equal(np.asarray(s.mtp_logits()), mtp)
         logits = np.asarray(s.evaluate(ids[50:])).copy()
     with model.session(context=256) as s:
