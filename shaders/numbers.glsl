@@ -75,12 +75,8 @@ float exp2_int(int e) { return uintBitsToFloat(uint(e + 127) << 23); }
 /* ---- functions ----
  * `precise` keeps a compiler from simplifying away what the rounding tricks live on, such as (1 + e) - 1. */
 
-/* e^x, relative error < 2e-7 for |x| < 87; 0 below -87, +inf above 88.7. */
-float exp_exact(float x) {
-    if (!(x > -87.0))
-        return x != x ? x : 0.0;
-    if (x > 88.7)
-        return uintBitsToFloat(0x7f800000u);
+/* e^x = p * 2^e with p about 0.7 .. 1.4 returned; |x| at most 1e6. */
+float exp_parts(float x, out int e) {
     precise float k = roundEven(x * 1.4426950408889634);
     precise float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* ln 2 in two parts: the first product is exact */
     precise float p = 1.9875691500e-4;
@@ -90,7 +86,18 @@ float exp_exact(float x) {
     p = p * r + 1.6666665459e-1;
     p = p * r + 5.0000001201e-1;
     p = p * (r * r) + r + 1.0;
-    int e = int(k);
+    e = int(k);
+    return p;
+}
+
+/* e^x, relative error < 2e-7 for |x| < 87; 0 below -87, +inf above 88.7. */
+float exp_exact(float x) {
+    if (!(x > -87.0))
+        return x != x ? x : 0.0;
+    if (x > 88.7)
+        return uintBitsToFloat(0x7f800000u);
+    int e;
+    float p = exp_parts(x, e);
     return p * exp2_int(e >> 1) * exp2_int(e - (e >> 1)); /* two steps: 2^128 does not exist */
 }
 
@@ -101,16 +108,9 @@ float exp_scaled(float x, int m) {
     if ((floatBitsToUint(x) & 0x7f800000u) == 0x7f800000u)
         return uintBitsToFloat(0x7fc00000u);
     x = clamp(x, -1e6, 1e6);
-    precise float k = roundEven(x * 1.4426950408889634);
-    precise float r = (x - k * 0.693359375) - k * -2.12194440054690583e-4; /* as in exp_exact */
-    precise float p = 1.9875691500e-4;
-    p = p * r + 1.3981999507e-3;
-    p = p * r + 8.3334519073e-3;
-    p = p * r + 4.1665795894e-2;
-    p = p * r + 1.6666665459e-1;
-    p = p * r + 5.0000001201e-1;
-    p = p * (r * r) + r + 1.0;
-    int e = int(k) - m;
+    int e;
+    float p = exp_parts(x, e);
+    e -= m;
     return e < -126 ? 0.0 : p * exp2_int(min(e, 127));
 }
 /* An m for a largest x: the smallest integer with e^x * 2^-m <= 1 (of rounded quantities). */

@@ -19,7 +19,6 @@ layout(constant_id = QUANT_INDEX_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
 #include "line.glsl"
 
 layout(push_constant, scalar) uniform Args { quant_index_args a; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer Vec4sInOut { vec4 v[]; };
 
 void main() {
     uint row = gl_WorkGroupID.y, at = gl_WorkGroupID.x * WORKGROUP + gl_LocalInvocationIndex;

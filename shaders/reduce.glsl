@@ -1,4 +1,4 @@
-/* Sums and maxima over a workgroup of any subgroup size. `lane` is gl_LocalInvocationIndex, WORKGROUP the number of
+/* Sums over a workgroup of any subgroup size. `lane` is gl_LocalInvocationIndex, WORKGROUP the number of
  * invocations (a literal or specialization constant, a multiple of 64, at most 256) defined before the include. Every
  * invocation must call; every invocation gets the result. The order of additions depends only on the subgroup size. */
 #extension GL_KHR_shader_subgroup_basic : require
@@ -16,16 +16,4 @@ float reduce_sum(float x) {
     for (uint i = 0u; i < gl_NumSubgroups; i++)
         total += reduce_part[i];
     return total;
-}
-
-float reduce_max(float x) {
-    x = subgroupMax(x);
-    barrier();
-    if (subgroupElect())
-        reduce_part[gl_SubgroupID] = x;
-    barrier();
-    float best = reduce_part[0];
-    for (uint i = 1u; i < gl_NumSubgroups; i++)
-        best = max(best, reduce_part[i]);
-    return best;
 }

@@ -13,7 +13,6 @@ layout(constant_id = ROPE_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
 #include "rope.glsl"
 
 layout(push_constant, scalar) uniform Args { rope_args a; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer Vec4sInOut { vec4 v[]; };
 
 void main() {
     uint head = gl_WorkGroupID.x, row = gl_WorkGroupID.y, lane = gl_LocalInvocationIndex;
