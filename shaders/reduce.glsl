@@ -1,19 +1,23 @@
-/* Sums over a workgroup of any subgroup size. `lane` is gl_LocalInvocationIndex, WORKGROUP the number of
- * invocations (a literal or specialization constant, a multiple of 64, at most 256) defined before the include. Every
- * invocation must call; every invocation gets the result. The order of additions depends only on the subgroup size. */
+/* Sums over a workgroup. WORKGROUP is the number of invocations (a literal or specialization constant, a multiple of 16), defined
+ * before the include. Every invocation must call; every invocation gets the result.
+ * The order of additions is one whatever subgroup size a driver chooses for a pipeline: groups of four neighbours, which every
+ * subgroup has, then of sixteen, then those in order. So a sum has the same bits in every kernel that spreads its terms over the
+ * same invocations, and a wider workgroup that adds zeros changes nothing. */
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 
-shared float reduce_part[64]; /* one per subgroup, at least 4 invocations each */
+shared float reduce_part[WORKGROUP / 4u];
 
 float reduce_sum(float x) {
-    x = subgroupAdd(x);
+    x += subgroupShuffleXor(x, 1u);
+    x += subgroupShuffleXor(x, 2u);
     barrier(); /* reduce_part may still be read by an earlier call */
-    if (subgroupElect())
-        reduce_part[gl_SubgroupID] = x;
+    if (gl_LocalInvocationIndex % 4u == 0u)
+        reduce_part[gl_LocalInvocationIndex / 4u] = x;
     barrier();
-    float total = 0.0;
-    for (uint i = 0u; i < gl_NumSubgroups; i++)
-        total += reduce_part[i];
+    precise float total = 0.0;
+    [[unroll]] for (uint i = 0u; i < WORKGROUP / 4u; i += 4u)
+        total += (reduce_part[i] + reduce_part[i + 1u]) + (reduce_part[i + 2u] + reduce_part[i + 3u]);
     return total;
 }

@@ -75,6 +75,7 @@ struct dsvk_model {
     uint32_t n_buffers;
     uint64_t weight_bytes;
     dsvk_buffer constants;    /* post = 1 [4], comb = identity [4, 4] */
+    dsvk_buffer counters;     /* u32 [DSVK_COUNTERS], 0 between dispatches: what last_workgroup() of shaders/last.glsl counts in */
     bool mtp;
     dsvk_model_options options; /* resolved */
     char *path;
@@ -91,6 +92,9 @@ struct dsvk_model {
     uint32_t stages_per_submit; /* how many stages of a block one submit takes now (step.c) */
 };
 
+/* One for every piece of work that several workgroups of one dispatch share: at most a head or an output tile (of 32) of each
+ * of 64 groups of rows, of the widest model that config.c lets in. */
+#define DSVK_COUNTERS 65536u
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
 
 struct dsvk_session {
