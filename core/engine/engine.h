@@ -21,7 +21,7 @@ typedef struct dsvk_scratch {
     dsvk_addr x;             /* [n, 4, D] the streams */
     dsvk_addr a;             /* [n, D] a sublayer's normalised input */
     dsvk_addr post, comb;    /* [n, 4], [n, 4, 4] */
-    dsvk_addr partials;      /* [n, chunks, 25] */
+    dsvk_addr partials;      /* [n, chunks, 25], or of few rows [n, D / 32, 25] */
     dsvk_addr qa_kv;         /* [n, Rq + dh] */
     dsvk_addr compress;      /* [n, compress_stride] */
     dsvk_addr qr;            /* [n, Rq] */
@@ -36,8 +36,7 @@ typedef struct dsvk_scratch {
     dsvk_addr expert_idx;    /* u32 [n, A] */
     dsvk_addr expert_weight; /* [n, A] */
     dsvk_addr pairs, tiles;  /* u32 [n A], uvec4 */
-    dsvk_addr h;             /* [n A, I] */
-    dsvk_addr shared_h;      /* [n, I] */
+    dsvk_addr h;             /* [n A, I], then [n, I] of the shared expert */
     dsvk_addr store;         /* row store of n rows */
     dsvk_addr mtp_x, mtp_in; /* [n, 4, D] each, when the model has the MTP block */
     dsvk_addr mtp_e;         /* [n, D] */
@@ -92,8 +91,8 @@ struct dsvk_model {
     uint32_t stages_per_submit; /* how many stages of a block one submit takes now (step.c) */
 };
 
-/* One for every piece of work that several workgroups of one dispatch share: at most a head or an output tile (of 32) of each
- * of 64 groups of rows, of the widest model that config.c lets in. */
+/* One for every piece of work that several workgroups of one dispatch share, such as a head or an output tile; more of them than
+ * the widest model's small steps have (forward.c checks). */
 #define DSVK_COUNTERS 65536u
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
 

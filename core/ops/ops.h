@@ -112,7 +112,7 @@ void dsvk_hyper_conn_mix(dsvk_cmd *cmd, const dsvk_hyper_conn_mix_params *p);
  * order); out, post, comb are dense [n]. */
 typedef struct dsvk_hyper_conn_pre_params {
     dsvk_addr x_in;     /* f32 [*, 4, dim] */
-    dsvk_addr partials; /* f32 [*, ceil(dim / 256), n_mix + 1] */
+    dsvk_addr partials; /* f32 [*, ceil(dim / 256), n_mix + 1], or with `tiles` [*, dim / 32, n_mix + 1] */
     dsvk_addr select;   /* u32 [n] or 0 */
     dsvk_addr base;     /* f32 [n_mix] */
     dsvk_addr scale;    /* f32 [3] (head: [1]) */
@@ -122,6 +122,7 @@ typedef struct dsvk_hyper_conn_pre_params {
     dsvk_addr comb;     /* f32 [n, 4, 4]; 0 for the head */
     uint32_t n, dim, n_mix, sinkhorn_iters;
     uint32_t n_in;      /* rows of x_in, for clamping `select`; not read without it */
+    bool tiles;         /* partials are those of wo_b or moe_out */
     float eps, hc_eps;
 } dsvk_hyper_conn_pre_params;
 void dsvk_hyper_conn_pre(dsvk_cmd *cmd, const dsvk_hyper_conn_pre_params *p);
@@ -316,6 +317,108 @@ uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows);
 uint64_t dsvk_sparse_attn_most_scratch(uint32_t n, uint32_t max_rows, uint32_t n_heads, uint32_t head_dim);
 void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);       /* the split pass */
 void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p); /* after a barrier */
+
+/* ---- the fused ops of small steps ----
+ * A step of at most DSVK_FEW_ROWS rows runs a layer in 8 dispatches (SWA, HCA) or 10 (CSA): attn_in, attn_query, (indexer, topk,)
+ * sparse_attn, wo_a, wo_b, moe_in, moe_expert up, moe_out. Each gives the bits of the single ops it stands for, in the order
+ * of the comments. `counters` u32 [DSVK_FUSED_COUNTERS(...)] are 0 before and after. */
+#define DSVK_FEW_ROWS 32u
+
+/* matmul of `w` and of `w_b` (n_out 0: none) with x; then qr = rms_norm of the first q_rank columns of out. */
+typedef struct dsvk_attn_in_params {
+    dsvk_matrix w, w_b;      /* [q_rank + .., n_in], [.., n_in] */
+    dsvk_addr x;             /* f32 [n, n_in] */
+    dsvk_addr out, out_b;    /* f32 [n, w.n_out], [n, out_b_stride] */
+    dsvk_addr norm;          /* f32 [q_rank] */
+    dsvk_addr qr;            /* f32 [n, q_rank] */
+    dsvk_addr counters;
+    uint32_t n, q_rank, out_b_stride;
+    float eps;
+} dsvk_attn_in_params;
+void dsvk_attn_in(dsvk_cmd *cmd, const dsvk_attn_in_params *p);
+
+/* matmul of `w` with qr, then rope and quant_index of its heads; quant_row of kv; kv_compress of rows and, with ratio 4, keys. */
+typedef struct dsvk_attn_query_params {
+    dsvk_addr rows, seqs;
+    dsvk_addr rope;
+    dsvk_matrix w;           /* [n_heads * head_dim (+ index heads * index_dim), q_rank] */
+    dsvk_addr vectors;       /* struct dsvk_kv_vectors (shaders/layer_table.h) */
+    dsvk_addr qr;            /* f32 [n, q_rank] */
+    dsvk_addr q;             /* f32 [n, w.n_out] */
+    dsvk_addr kv;            /* f32 [n, q_rank + head_dim]: out of attn_in */
+    dsvk_addr ks;            /* f32 [n, ks_stride]: K and S for rows, then for keys */
+    dsvk_addr store;         /* row store of n rows */
+    dsvk_addr counters;
+    dsvk_row_format format;
+    uint32_t n, n_heads, ratio, ks_stride;
+    uint32_t ring_offset, index_ring_offset, ring_capacity; /* as in kv_compress */
+    uint32_t page_tokens, rows_offset, keys_offset;
+    float eps;
+} dsvk_attn_query_params;
+void dsvk_attn_query(dsvk_cmd *cmd, const dsvk_attn_query_params *p);
+
+/* matmul of `w` in groups with x; ring_store of the window row and of K and S. */
+typedef struct dsvk_wo_a_params {
+    dsvk_addr rows, seqs;
+    dsvk_matrix w;           /* [groups * group_rows, n_in] */
+    dsvk_addr x;             /* f32 [n, groups * n_in] */
+    dsvk_addr out;           /* f32 [n, w.n_out] */
+    dsvk_addr store;         /* row store of n rows */
+    dsvk_addr ks;            /* f32 [n, ks_stride]; width = K values of a token, 0: none */
+    dsvk_row_format format;
+    uint32_t n, group_rows, ks_stride;
+    uint32_t window_offset, window_capacity;
+    uint32_t ring_offset, width, index_ring_offset, index_width, ring_capacity;
+} dsvk_wo_a_params;
+void dsvk_wo_a(dsvk_cmd *cmd, const dsvk_wo_a_params *p);
+
+/* matmul of `w` with x; hyper_conn_mix with the result as the only part; hyper_conn_pre of the next site (24 mixes). */
+typedef struct dsvk_wo_b_params {
+    dsvk_matrix w;           /* [dim, n_in] */
+    dsvk_addr x;             /* f32 [n, n_in] */
+    dsvk_addr streams;       /* f32 [n, 4, dim], in place */
+    dsvk_addr post, comb;    /* f32 [n, 4], [n, 4, 4]: this site's in, the next one's out */
+    dsvk_addr site;          /* struct dsvk_site of the next */
+    dsvk_addr partials;      /* f32 [n, dim / 32, 25] */
+    dsvk_addr out;           /* f32 [n, dim] */
+    dsvk_addr counters;
+    uint32_t n, sinkhorn_iters;
+    float eps, hc_eps;
+} dsvk_wo_b_params;
+void dsvk_wo_b(dsvk_cmd *cmd, const dsvk_wo_b_params *p);
+
+/* matmul of `gate` and moe_gate, matmul of `up` with swiglu, and moe_sort (in any order of an expert's pairs). */
+typedef struct dsvk_moe_in_params {
+    dsvk_addr rows;
+    dsvk_matrix gate, up;    /* [n_experts, dim], [2 hidden, dim] */
+    dsvk_addr x;             /* f32 [n, dim] */
+    dsvk_addr logits;        /* f32 [n, n_experts up to a multiple of 4] */
+    dsvk_addr h;             /* f32 [n, hidden] */
+    dsvk_addr bias, table;   /* as in moe_gate */
+    dsvk_addr idx, weights;  /* u32 [n, k], f32 [n, k] */
+    dsvk_addr pairs, tiles;  /* as in moe_sort, tiles of dsvk_moe_tile(n) pairs */
+    dsvk_addr counters;
+    uint32_t n, k, vocab;
+    float limit, route_scale;
+} dsvk_moe_in_params;
+void dsvk_moe_in(dsvk_cmd *cmd, const dsvk_moe_in_params *p);
+bool dsvk_moe_in_fits(uint32_t n, uint32_t k, uint32_t n_experts); /* else the single ops do it */
+
+/* moe_expert down and matmul of the shared expert's `down`, hyper_conn_mix of the k + 1 parts, and hyper_conn_pre of the next site;
+ * n_mix 4: the next site is the head, which hyper_conn_pre (tiles) does for the rows it wants. */
+typedef struct dsvk_moe_out_params {
+    dsvk_addr experts;       /* as in moe_expert */
+    dsvk_addr pairs, tiles;
+    dsvk_matrix w, shared;   /* [dim, hidden] each; w.addr is ignored */
+    uint64_t offset;         /* of w in an expert's blob */
+    dsvk_addr h;             /* f32 [n * k, hidden] of pairs, then [n, hidden] of the shared expert */
+    dsvk_addr y;             /* f32 [n, k + 1, dim], scratch */
+    dsvk_addr streams, post, comb, site, partials, out; /* as in wo_b; partials [n, dim / 32, n_mix + 1] */
+    dsvk_addr counters;
+    uint32_t n, k, n_experts, n_mix, sinkhorn_iters;
+    float eps, hc_eps;
+} dsvk_moe_out_params;
+void dsvk_moe_out(dsvk_cmd *cmd, const dsvk_moe_out_params *p);
 
 /* Section 5: one id per row. Order: temperature, top-k, top-p (of what top-k left), min-p (relative to the best). Random numbers
  * are a hash of (seed, position, token id), so a row's choice depends on nothing but its logits and options. temperature
