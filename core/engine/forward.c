@@ -321,16 +321,15 @@ static void attend(const pass *p) {
     uint32_t n = p->step->n;
     dsvk_sparse_attn_params a = {
         .rows = p->step->rows, .seqs = p->step->seqs, .rope = p->rope, .q = p->s->q, .step_store = p->s->store,
-        .idx = p->at->ratio == 4 ? p->s->idx : 0, .sink = p->w->sink, .partial = p->s->attn, .out = p->s->o,
-        .format = p->m->layout.format, .n = n, .n_heads = c->n_heads, .q_stride = query_stride(p), .step_capacity = n,
+        .idx = p->at->ratio == 4 ? p->s->idx : 0, .sink = p->w->sink, .partial = p->s->attn,
+        .counters = p->m->counters.addr, .out = p->s->o, .format = p->m->layout.format, .n = n, .n_heads = c->n_heads,
+        .q_stride = query_stride(p), .step_capacity = n,
         .window = c->sliding_window, .ratio = p->at->ratio, .k = c->index_topk, .ring_offset = p->at->window_offset,
         .ring_capacity = p->m->layout.window_capacity, .page_tokens = p->m->layout.page_tokens,
         .page_offset = p->at->rows_offset,
         .n_splits = dsvk_sparse_attn_splits(n, attended_rows(c, p->step->positions, p->at->ratio)),
         .scale = (float)(1.0 / __builtin_sqrt((double)c->head_dim)) };
     dsvk_sparse_attn(p->cmd, &a);
-    dsvk_barrier(p->cmd);
-    dsvk_sparse_attn_merge(p->cmd, &a);
     dsvk_barrier(p->cmd);
 }
 

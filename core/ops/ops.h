@@ -290,10 +290,11 @@ void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
 
 /* 4.8 and the inverse RoPE of 4.9. Rows of token t: window positions max(0, pos-window+1) .. pos (positions of this step from
  * `step_store` at index first + (p - start), earlier ones from the ring), then compressed entries: idx[t] (ratio 4), all
- * j < (pos+1)/ratio (ratio 128), none (ratio 0). split: one partial (max, sum, weighted rows) per head and split;
- * merge: o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each head.
- * idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible entry
- * are no rows. The result has the same bits for n_splits = 1 and for every n_splits with at least one split per 64 rows. */
+ * j < (pos+1)/ratio (ratio 128), none (ratio 0). o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each
+ * head. idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible
+ * entry are no rows.
+ * n_splits is an upper bound, so that a recording serves positions that grow: a token's list of rows is divided by its own
+ * length. The result has the same bits for every n_splits >= min(32, rows of the list / 64), and, up to 32 * 64 rows, for 1. */
 typedef struct dsvk_sparse_attn_params {
     dsvk_addr rows, seqs;
     dsvk_addr rope;
@@ -302,21 +303,21 @@ typedef struct dsvk_sparse_attn_params {
     dsvk_addr idx;         /* i32 [n, k]; ratio 4 only */
     dsvk_addr sink;        /* f32 [n_heads] */
     dsvk_addr partial;     /* f32 scratch, dsvk_sparse_attn_scratch bytes */
+    dsvk_addr counters;    /* u32 [n * n_heads / 4 or more], 0 before and after; n_splits > 1 only */
     dsvk_addr out;         /* f32 [n, n_heads * head_dim] */
     dsvk_row_format format;
     uint32_t n, n_heads, q_stride, step_capacity, window, ratio, k;
     uint32_t ring_offset, ring_capacity; /* row store of the window ring in the state */
     uint32_t page_tokens, page_offset;
-    uint32_t n_splits;     /* rows of a token are divided among this many workgroups */
+    uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
     float scale;           /* head_dim^-0.5 */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
-/* A good n_splits for n rows of at most max_rows keys: one for every 64 keys while n is small, 1 otherwise. */
+/* A good n_splits for n rows of at most max_rows keys: one for every 64 keys, up to 32, while n is small, 1 otherwise. */
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows);
 /* Bytes that do for every step of at most n rows whose tokens see at most max_rows keys, split as above. */
 uint64_t dsvk_sparse_attn_most_scratch(uint32_t n, uint32_t max_rows, uint32_t n_heads, uint32_t head_dim);
-void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);       /* the split pass */
-void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p); /* after a barrier */
+void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);
 
 /* ---- the fused ops of small steps ----
  * A step of at most DSVK_FEW_ROWS rows runs a layer in 8 dispatches (SWA, HCA) or 10 (CSA): attn_in, attn_query, (indexer, topk,)

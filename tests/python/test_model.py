@@ -290,7 +290,7 @@ def test_plan_counts_scratch_as_it_grows(folders):
 def test_dispatches_of_a_token(models, device):
     """How many dispatches one decoded token takes: the sum over the layers (index selection is skipped while every entry is
     visible), and embedding, the first reductions, head and sampling."""
-    per_layer = {"SWA": 21, "HCA": 23, "CSA": 26}
+    per_layer = {"SWA": 20, "HCA": 22, "CSA": 25}
     model = models("tiny", "native")
     for prompt, indexers in ((10, 0), (100, 2)):
         with model.session(context=256) as s:
