@@ -107,7 +107,8 @@ typedef struct dsvk_profile {
 } dsvk_profile;
 
 void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
-void dsvk_profile_add(dsvk_device *device, const char *op, uint64_t bytes, uint64_t flops, double us);
+/* `calls` of an op, each of so many bytes, operations and microseconds. */
+void dsvk_profile_add(dsvk_device *device, const char *op, uint32_t calls, uint64_t bytes, uint64_t flops, double us);
 double dsvk_now_us(void); /* a monotonic clock */
 
 /* ---- the device (device.c) ---- */

@@ -39,16 +39,16 @@ static dsvk_profile_op *find_op(dsvk_profile *profile, const char *name) {
     return &profile->ops[profile->n_ops++];
 }
 
-void dsvk_profile_add(dsvk_device *device, const char *op, uint64_t bytes, uint64_t flops, double us) {
+void dsvk_profile_add(dsvk_device *device, const char *op, uint32_t calls, uint64_t bytes, uint64_t flops, double us) {
     dsvk_profile *profile = &device->profile;
     pthread_mutex_lock(&profile->lock);
     dsvk_profile_op *entry = atomic_load(&profile->on) ? find_op(profile, op) : NULL;
     if (entry) {
-        entry->calls++;
-        entry->bytes += bytes;
-        entry->flops += flops;
-        entry->us += us;
-        profile->device_us += us;
+        entry->calls += calls;
+        entry->bytes += calls * bytes;
+        entry->flops += calls * flops;
+        entry->us += calls * us;
+        profile->device_us += calls * us;
     }
     pthread_mutex_unlock(&profile->lock);
 }

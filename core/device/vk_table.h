@@ -64,6 +64,7 @@
     X(DEVICE, vkCmdBindPipeline)                                                                                       \
     X(DEVICE, vkCmdPushConstants)                                                                                      \
     X(DEVICE, vkCmdDispatch)                                                                                           \
+    X(DEVICE, vkCmdDispatchIndirect)                                                                                   \
     X(DEVICE, vkCmdCopyBuffer)                                                                                         \
     X(DEVICE, vkCmdFillBuffer)                                                                                         \
     X(DEVICE, vkCmdPipelineBarrier2)                                                                                   \
