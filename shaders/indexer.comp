@@ -8,6 +8,7 @@ layout(local_size_x = 256) in;
 #include "indexer.h"
 #include "memory.glsl"
 #include "numbers.glsl"
+#include "order.glsl"
 
 layout(constant_id = INDEXER_CONSTANT_INDEX_DIM) const uint INDEX_DIM = 128;
 layout(constant_id = INDEXER_CONSTANT_NATIVE) const bool NATIVE = true;
@@ -20,7 +21,7 @@ void main() {
     uint key = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
     Row row = Rows(a.rows).v[t];
     uint visible = min((row.position + 1u) / 4u, a.scores_stride);
-    if (key >= visible)
+    if (key >= visible || visible <= a.k)
         return;
 
     uint capacity = a.page_tokens / 4u;
@@ -44,5 +45,7 @@ void main() {
                 d += iq.v[h * (INDEX_DIM / 32u) + block].q[i] * k[block * 8u + i];
         score += weights.v[h] * max((d.x + d.y) + (d.z + d.w), 0.0);
     }
-    FloatsOut(add_product(a.scores, t, a.scores_stride * 4u)).v[key] = score * a.scale;
+    score *= a.scale;
+    FloatsOut(add_product(a.scores, t, a.scores_stride * 4u)).v[key] = score;
+    atomicAdd(WordsInOut(add_product(a.bins, t, TOPK_BINS_WORDS * 4u)).v[order_key(score) >> 21], 1u);
 }

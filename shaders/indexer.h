@@ -1,6 +1,7 @@
 /* Arguments and constants of indexer.comp. */
 #ifndef DSVK_INDEXER_ARGS_H
 #define DSVK_INDEXER_ARGS_H
+#include "topk.h"
 #include "types.h"
 
 #define INDEXER_CONSTANT_INDEX_DIM 0
@@ -14,12 +15,14 @@ struct indexer_args {
     ADDR iq;      /* f32 [n, iq_stride] */
     ADDR weights; /* f32 [n, weights_stride] */
     ADDR scores;  /* f32 [n, scores_stride] */
+    ADDR bins;    /* u32 [n, TOPK_BINS_WORDS]: the first histogram of topk.comp */
     U32 n_heads;
     U32 iq_stride; /* a multiple of 4 */
     U32 weights_stride;
     U32 scores_stride;
     U32 page_tokens;
     U32 page_offset;
+    U32 k;        /* rows with no more visible keys need no scores */
     F32 scale;
 };
 

@@ -28,12 +28,14 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
         .iq = p->iq,
         .weights = p->weights,
         .scores = p->scores,
+        .bins = p->bins,
         .n_heads = p->n_heads,
         .iq_stride = p->iq_stride,
         .weights_stride = p->weights_stride,
         .scores_stride = p->scores_stride,
         .page_tokens = p->page_tokens,
         .page_offset = p->page_offset,
+        .k = p->k,
         .scale = p->scale,
     };
     const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim, [INDEXER_CONSTANT_NATIVE] = f->native };

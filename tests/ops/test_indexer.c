@@ -54,7 +54,7 @@ static sequence make_sequence(test *t, const shape *s, uint32_t length) {
 typedef struct step {
     dsvk_indexer_params p;
     struct dsvk_row *rows;
-    dsvk_buffer scores;
+    dsvk_buffer scores, bins;
     const float *iq, *weights;
 } step;
 
@@ -83,11 +83,13 @@ static step make_step(test *t, const shape *s, const sequence *sequences, const 
     st.weights = test_normals(t, (size_t)n * weights_stride, 1.0f);
     const uint32_t scores_stride = (uint32_t)dsvk_align(max_visible, 4) + 4;
     st.scores = test_output(t, (size_t)n * scores_stride * 4);
+    st.bins = test_upload(t, test_alloc(t, dsvk_topk_bins_bytes(n)), dsvk_topk_bins_bytes(n));
     st.p = (dsvk_indexer_params){ .rows = test_upload(t, st.rows, n * sizeof *st.rows).addr,
                                   .seqs = test_upload(t, seqs, n_sequences * sizeof *seqs).addr,
                                   .iq = test_upload(t, st.iq, (size_t)n * iq_stride * 4).addr,
                                   .weights = test_upload(t, st.weights, (size_t)n * weights_stride * 4).addr,
                                   .scores = st.scores.addr,
+                                  .bins = st.bins.addr,
                                   .format = { .native = s->native, .head_dim = 512, .rope_dim = 64, .index_dim = s->index_dim },
                                   .n = n,
                                   .n_heads = s->n_heads,
