@@ -117,20 +117,12 @@ void collect(uint lane, uint t, uint visible, uint first, uvec2 second_bins, uve
 
 /* Elements e .. e + LISTED - 1 of the row's list (the last one beyond its end): indices and keys. */
 void load_listed(uint e, uint total, uint groups, uvec2 lists, Floats scores, out uint index[LISTED], out uint key[LISTED]) {
-    uint low = 0u, high = groups; /* starts[low] <= e < starts[high] */
-    e = min(e, total - 1u);
-    while (high - low > 1u) {
-        uint middle = (low + high) / 2u;
-        if (starts[middle] <= e)
-            low = middle;
-        else
-            high = middle;
-    }
     [[unroll]] for (uint j = 0u; j < LISTED; j++) {
-        uint at = min(e + j, total - 1u);
-        while (low + 1u < groups && starts[low + 1u] <= at)
-            low++;
-        index[j] = SharedWords(lists).v[low * (1u + a.share) + 1u + at - starts[low]];
+        uint at = min(e + j, total - 1u), group = 0u; /* the last one that starts at `at` or before */
+        [[unroll]] for (uint step = TOPK_MAX_GROUPS / 2u; step > 0u; step /= 2u)
+            if (step < groups && group + step < groups && starts[group + step] <= at)
+                group += step;
+        index[j] = SharedWords(lists).v[group * (1u + a.share) + 1u + at - starts[group]];
     }
     [[unroll]] for (uint j = 0u; j < LISTED; j++)
         key[j] = order_key(scores.v[index[j]]);
@@ -139,14 +131,10 @@ void load_listed(uint e, uint total, uint groups, uvec2 lists, Floats scores, ou
 /* Chooses from the lists. `left` keys of bin `first` are wanted. */
 void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, uvec2 lists) {
     Floats scores = Floats(add_product(a.scores, t, a.scores_stride * 4u));
-    uint total = 0u, all;
-    for (uint first = 0u; first < groups; first += LANES) {
-        uint count = first + lane < groups ? SharedWords(lists).v[(first + lane) * (1u + a.share)] : 0u;
-        uint before = scan(count, all);
-        if (first + lane < groups)
-            starts[first + lane] = total + before;
-        total += all;
-    }
+    uint total, all;
+    uint before = scan(lane < groups ? SharedWords(lists).v[lane * (1u + a.share)] : 0u, total);
+    if (lane < groups)
+        starts[lane] = before;
     Digit second = find_bin(lane, add_bytes(bins, TOPK_BINS * 4u), left);
     uint prefix = first << 21 | second.from_top << 10, mask = 0xfffffc00u;
     left -= second.above;
@@ -160,7 +148,7 @@ void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, u
         for (uint block = 0u; block < total; block += LANES * LISTED) {
             uint e = block + lane * LISTED, index[LISTED], key[LISTED];
             load_listed(e, total, groups, lists, scores, index, key);
-            for (uint j = 0u; j < LISTED; j++)
+            [[unroll]] for (uint j = 0u; j < LISTED; j++)
                 if (e + j < total && (key[j] & mask) == prefix)
                     atomicAdd(third[key[j] & THIRD - 1u], 1u);
         }
@@ -186,7 +174,7 @@ void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, u
                 higher |= uint((key[j] & mask) > prefix) << j;
                 equal |= uint((key[j] & mask) == prefix) << j;
             }
-        uint before = scan(bitCount(higher) | bitCount(equal) << 16, all);
+        before = scan(bitCount(higher) | bitCount(equal) << 16, all);
         uint rank = taken + (before & 0xffffu), tie = ties + (before >> 16);
         [[unroll]] for (uint j = 0u; j < LISTED; j++) {
             uint is_higher = higher >> j & 1u, is_equal = equal >> j & 1u;

@@ -250,7 +250,8 @@ static void select_entries(const pass *p) {
                 .rows = row, .seqs = p->step->seqs,
                 .iq = p->s->q + 4ull * (c->n_heads * c->head_dim + (uint64_t)first * query_stride(p)),
                 .weights = index_weights_part(p) + 4ull * first * compress_stride(p), .scores = p->s->scores,
-                .bins = p->m->bins.addr, .format = p->m->layout.format, .n = rows, .n_heads = c->index_n_heads,
+                .bins = p->m->bins.addr, .format = p->m->layout.format, .n = rows, .n_seqs = p->step->n_seqs,
+                .n_heads = c->index_n_heads,
                 .iq_stride = query_stride(p), .weights_stride = compress_stride(p), .scores_stride = stride, .k = c->index_topk,
                 .max_visible = visible, .page_tokens = p->m->layout.page_tokens, .page_offset = p->at->keys_offset,
                 .scale = (float)(1.0 / __builtin_sqrt((double)c->index_head_dim * c->index_n_heads)) });

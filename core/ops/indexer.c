@@ -29,6 +29,7 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
         .weights = p->weights,
         .scores = p->scores,
         .bins = p->bins,
+        .n = p->n,
         .n_heads = p->n_heads,
         .iq_stride = p->iq_stride,
         .weights_stride = p->weights_stride,
@@ -38,7 +39,18 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
         .k = p->k,
         .scale = p->scale,
     };
-    const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim, [INDEXER_CONSTANT_NATIVE] = f->native };
+    const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
+    const uint32_t tile = p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
+    /* Slices fill a GPU where keys are few; a software device, which has subgroups of 8, has as many workgroups as it wants. */
+    const uint32_t slices = limits->subgroup_max > 8 ? INDEXER_SLICES : 1, keys_each = INDEXER_WORKGROUP / slices;
+    uint32_t heads = INDEXER_MAX_HEADS;
+    while (heads > p->n_heads)
+        heads /= 2;
+    const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
+                                   [INDEXER_CONSTANT_NATIVE] = f->native,
+                                   [INDEXER_CONSTANT_ROWS] = tile,
+                                   [INDEXER_CONSTANT_HEADS] = heads,
+                                   [INDEXER_CONSTANT_SLICES] = slices };
     const uint64_t keys = (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "indexer",
@@ -47,7 +59,7 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
                            .n_constants = DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, INDEXER_KEYS), p->n, 1 },
+                           .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, keys_each), (uint32_t)dsvk_ceil_div(p->n, tile), 1 },
                            .bytes = keys * (dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) + 4) +
                                     (uint64_t)p->n * p->n_heads * (f->index_dim + 1) * 4,
                            .flops = keys * p->n_heads * (2 * f->index_dim + 3),

@@ -273,6 +273,7 @@ typedef struct dsvk_indexer_params {
     dsvk_addr bins;     /* dsvk_topk_bins_bytes(n) of zeros before; topk leaves zeros again */
     dsvk_row_format format;
     uint32_t n, n_heads, iq_stride, weights_stride, scores_stride, k;
+    uint32_t n_seqs;      /* of the step; rows that are of few sequences share the decoding of keys */
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
     uint32_t page_tokens, page_offset;
     float scale;        /* index_dim^-0.5 * n_heads^-0.5 */
