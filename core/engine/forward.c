@@ -9,7 +9,7 @@
 #include "engine.h"
 #include "layer_table.h"
 
-#define SCORE_BYTES (64ull << 20) /* index scores of one group of rows */
+#define SCORE_BYTES (64ull << 20) /* index scores and lists of one group of rows */
 
 static uint32_t stride4(uint32_t n) { return (uint32_t)dsvk_align(n, 4); }
 
@@ -32,6 +32,14 @@ static uint32_t attended_rows(const dsvk_config *c, uint32_t positions, uint32_t
     uint32_t visible = visible_entries(positions, ratio);
     uint32_t window = positions < c->sliding_window ? positions : c->sliding_window;
     return window + (ratio == 4 && visible > c->index_topk ? c->index_topk : visible);
+}
+
+/* How many rows have their entries selected together: few enough that their scores fit a fixed area (or one row, if its do not). */
+static uint32_t select_rows(uint32_t n, uint32_t visible) {
+    uint64_t each = stride4(visible ? visible : 1) * sizeof(float) + dsvk_topk_list_bytes(1, visible);
+    uint64_t fit = SCORE_BYTES / each ? SCORE_BYTES / each : 1;
+    uint32_t rows = n < DSVK_SELECT_ROWS ? n : DSVK_SELECT_ROWS;
+    return rows < fit ? rows : (uint32_t)fit;
 }
 
 /* ---- scratch ---- */
@@ -66,10 +74,8 @@ static uint64_t lay_out_scratch(dsvk_model *m, dsvk_scratch *s, uint64_t n, uint
     const dsvk_config *c = &m->config;
     uint64_t D = c->hidden_size, heads = (uint64_t)c->n_heads * c->head_dim, A = c->n_experts_per_token, f = sizeof(float);
     uint64_t row = dsvk_row_code_bytes(&m->layout.format) + dsvk_row_scale_bytes(&m->layout.format);
-    uint64_t visible = stride4(visible_entries(positions, 4)), streams = n * 4 * D * f, few = n < DSVK_FEW_ROWS ? n : DSVK_FEW_ROWS;
-    s->scores_bytes = visible * f * n;
-    if (s->scores_bytes > SCORE_BYTES)
-        s->scores_bytes = visible * f > SCORE_BYTES ? visible * f : SCORE_BYTES;
+    uint32_t visible = visible_entries(positions, 4), scored = select_rows((uint32_t)n, visible);
+    uint64_t streams = n * 4 * D * f, few = n < DSVK_FEW_ROWS ? n : DSVK_FEW_ROWS;
     area areas[] = {
         { &s->x, streams },
         { &s->a, n * D * f },
@@ -80,7 +86,8 @@ static uint64_t lay_out_scratch(dsvk_model *m, dsvk_scratch *s, uint64_t n, uint
         { &s->compress, n * stride4(compress_columns(c)) * f },
         { &s->qr, n * c->q_lora_rank * f },
         { &s->q, n * (heads + (uint64_t)c->index_n_heads * c->index_head_dim) * f },
-        { &s->scores, s->scores_bytes },
+        { &s->scores, (uint64_t)scored * stride4(visible) * f },
+        { &s->lists, dsvk_topk_list_bytes(scored, visible) },
         { &s->idx, n * c->index_topk * sizeof(int32_t) },
         { &s->attn, attention_bytes(c, (uint32_t)n, positions) },
         { &s->o, n * heads * f },
@@ -269,32 +276,31 @@ static void queries(const pass *p) {
     dsvk_barrier(p->cmd);
 }
 
-/* 4.7: which compressed entries each row attends to. Rows go in groups whose scores fit the score area. */
+/* 4.7: which compressed entries each row attends to, a group of rows at a time. */
 static void select_entries(const pass *p) {
     const dsvk_config *c = p->c;
     uint32_t n = p->step->n, visible = visible_entries(p->step->positions, 4), stride = stride4(visible ? visible : 1);
-    uint32_t group = n;
-    bool score = visible > c->index_topk; /* else every visible entry is taken */
-    if (score && (uint64_t)n * stride * 4 > p->s->scores_bytes)
-        group = (uint32_t)(p->s->scores_bytes / (4ull * stride));
+    uint32_t group = select_rows(n, visible);
     for (uint32_t first = 0; first < n; first += group) {
         uint32_t rows = n - first < group ? n - first : group;
         dsvk_addr row = p->step->rows + 16ull * first;
-        if (score) {
+        if (visible > c->index_topk) { /* else every visible entry is taken, whatever its score */
             dsvk_indexer(p->cmd, &(dsvk_indexer_params){
                 .rows = row, .seqs = p->step->seqs,
                 .iq = p->s->q + 4ull * (c->n_heads * c->head_dim + (uint64_t)first * query_stride(p)),
                 .weights = index_weights_part(p) + 4ull * first * compress_stride(p), .scores = p->s->scores,
-                .format = p->m->layout.format, .n = rows, .n_heads = c->index_n_heads, .iq_stride = query_stride(p),
-                .weights_stride = compress_stride(p), .scores_stride = stride, .max_visible = visible,
-                .page_tokens = p->m->layout.page_tokens, .page_offset = p->at->keys_offset,
+                .bins = p->m->bins.addr, .format = p->m->layout.format, .n = rows, .n_seqs = p->step->n_seqs,
+                .n_heads = c->index_n_heads,
+                .iq_stride = query_stride(p), .weights_stride = compress_stride(p), .scores_stride = stride, .k = c->index_topk,
+                .max_visible = visible, .page_tokens = p->m->layout.page_tokens, .page_offset = p->at->keys_offset,
                 .grid = group == n ? p->step->index_grid : NULL, .grid_offset = p->step->index_grid_offset,
                 .scale = (float)(1.0 / __builtin_sqrt((double)c->index_head_dim * c->index_n_heads)) });
             dsvk_barrier(p->cmd);
         }
-        dsvk_topk(p->cmd, &(dsvk_topk_params){ .rows = row, .scores = p->s->scores,
-                                               .idx = p->s->idx + 4ull * first * c->index_topk, .n = rows, .k = c->index_topk,
-                                               .scores_stride = stride });
+        dsvk_topk(p->cmd, &(dsvk_topk_params){
+            .rows = row, .scores = p->s->scores, .bins = p->m->bins.addr, .list = p->s->lists,
+            .idx = p->s->idx + 4ull * first * c->index_topk, .n = rows, .k = c->index_topk, .scores_stride = stride,
+            .max_visible = visible });
         dsvk_barrier(p->cmd);
     }
 }

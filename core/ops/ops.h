@@ -264,14 +264,17 @@ typedef struct dsvk_ring_store_params {
 } dsvk_ring_store_params;
 void dsvk_ring_store(dsvk_cmd *cmd, const dsvk_ring_store_params *p);
 
-/* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. */
+/* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. Rows with at most
+ * k visible keys need no scores and get none. topk follows: it finds the scores counted in `bins`. */
 typedef struct dsvk_indexer_params {
     dsvk_addr rows, seqs;
     dsvk_addr iq;       /* f32 [n, iq_stride] */
     dsvk_addr weights;  /* f32 [n, weights_stride]: n_heads values */
     dsvk_addr scores;   /* f32 [n, scores_stride] out */
+    dsvk_addr bins;     /* dsvk_topk_bins_bytes(n) of zeros before; topk leaves zeros again */
     dsvk_row_format format;
-    uint32_t n, n_heads, iq_stride, weights_stride, scores_stride;
+    uint32_t n, n_heads, iq_stride, weights_stride, scores_stride, k;
+    uint32_t n_seqs;      /* of the step; rows that are of few sequences share the decoding of keys */
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
     const dsvk_buffer *grid; /* where the grid stands that dsvk_advance made, or NULL */
     uint64_t grid_offset;
@@ -279,16 +282,22 @@ typedef struct dsvk_indexer_params {
     float scale;        /* index_dim^-0.5 * n_heads^-0.5 */
 } dsvk_indexer_params;
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p);
+uint32_t dsvk_indexer_keys(dsvk_cmd *cmd); /* of a workgroup: its grid is [visible / keys, n] when every row is a sequence of its own */
 
 /* Exact top-k of the visible scores, ties to the lower index; idx ascending, -1 beyond. visible = (position + 1) / 4; all
  * are taken when visible <= k (scores are then not read). NaN ranks below every number. scores_stride: a multiple of 4. */
 typedef struct dsvk_topk_params {
     dsvk_addr rows;
     dsvk_addr scores;  /* f32 [n, scores_stride] */
+    dsvk_addr bins;    /* what the indexer counted there; zeros afterwards */
+    dsvk_addr list;    /* scratch, dsvk_topk_list_bytes(n, max_visible) */
     dsvk_addr idx;     /* i32 [n, k] out */
     uint32_t n, k, scores_stride;
+    uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
 } dsvk_topk_params;
 void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
+uint64_t dsvk_topk_bins_bytes(uint32_t n);
+uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t max_visible);
 
 /* 4.8 and the inverse RoPE of 4.9. Rows of token t: window positions max(0, pos-window+1) .. pos (positions of this step from
  * `step_store` at index first + (p - start), earlier ones from the ring), then compressed entries: idx[t] (ratio 4), all
