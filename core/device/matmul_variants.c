@@ -99,10 +99,17 @@ static void read_flexible_shapes(const dsvk_vk *vk, dsvk_physical *p) {
     dsvk_free(list);
 }
 
+/* A validation layer calls wrong what is younger than itself: with such a one the extensions are not used. */
+static bool is_known(const dsvk_vk *vk, uint32_t since) { return !vk->validation_version || vk->validation_version >= since; }
+#define KHR_SINCE VK_MAKE_API_VERSION(0, 1, 3, 255)
+#define NV2_SINCE VK_MAKE_API_VERSION(0, 1, 4, 300)
+
 /* Intel's matrix units work for its smallest subgroups only. */
 #define VENDOR_INTEL 0x8086u
 
 void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
+    p->has_cooperative_matrix = p->has_cooperative_matrix && is_known(vk, KHR_SINCE);
+    p->has_flexible_matrix = p->has_flexible_matrix && is_known(vk, NV2_SINCE);
     VkPhysicalDeviceCooperativeMatrix2FeaturesNV flexible = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV,
     };
@@ -116,6 +123,7 @@ void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
     if (p->usable && p->has_cooperative_matrix && vk->vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)
         vk->vkGetPhysicalDeviceFeatures2(p->handle, &features);
     p->has_cooperative_matrix = matrix.cooperativeMatrix && p->f12.shaderFloat16 && p->f12.vulkanMemoryModel &&
+                                p->f12.vulkanMemoryModelDeviceScope &&
                                 p->f13.subgroupSizeControl && p->f13.computeFullSubgroups &&
                                 (one_size || (p->v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT)) &&
                                 p->properties.limits.maxComputeSharedMemorySize >= 32768 &&
