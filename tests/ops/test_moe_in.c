@@ -39,7 +39,7 @@ static void check(test *t, const shape *s, uint32_t n, const dsvk_weight_type ty
     test_case(t, "n=%u dim=%u %u of %u experts, hidden %u, types=%d,%d, hashed=%d alike=%d", n, s->dim, s->k, s->n_experts,
               s->hidden, types[0], types[1], hashed, alike);
     fused z = fused_begin(t);
-    const uint32_t pairs = n * s->k, tile = dsvk_moe_tile(n), max_tiles = dsvk_moe_max_tiles(n, s->k, s->n_experts, tile);
+    const uint32_t pairs = n * s->k, tile = dsvk_moe_tile(t->device, n, s->k, s->n_experts), max_tiles = dsvk_moe_max_tiles(n, s->k, s->n_experts, tile);
     const uint32_t stride = (uint32_t)dsvk_align(s->n_experts, 4);
     struct dsvk_row *rows = test_alloc(t, n * sizeof *rows);
     uint32_t *table = test_alloc(t, VOCAB * s->k * sizeof *table);

@@ -14,7 +14,7 @@ static void check(test *t, const shape *s, uint32_t n, const dsvk_weight_type ty
     test_case(t, "n=%u dim=%u hidden=%u %u of %u experts, types=%d,%d, mixes=%u alike=%d", n, s->dim, s->hidden, s->k, s->n_experts,
               types[0], types[1], n_mix, alike);
     fused z = fused_begin(t);
-    const uint32_t dim = s->dim, pairs = n * s->k, tile = dsvk_moe_tile(n), sums = n_mix + 1;
+    const uint32_t dim = s->dim, pairs = n * s->k, tile = dsvk_moe_tile(t->device, n, s->k, s->n_experts), sums = n_mix + 1;
     const uint32_t max_tiles = dsvk_moe_max_tiles(n, s->k, s->n_experts, tile), chunks = (uint32_t)dsvk_ceil_div(dim, DSVK_HC_CHUNK);
     dsvk_addr *experts = test_alloc(t, s->n_experts * sizeof *experts);
     dsvk_matrix w = { 0 };
