@@ -103,9 +103,15 @@ DSVK_API dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk
 /* {"weights": {"used", "peak", "budget", "blocks"}, "cache": ..., ..., "heap": {"size", "free"}} in bytes. */
 DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_error *err);
 /* Between begin and end every dispatch is timed on the device. The report: {"timestamps": bool, "submits", "dispatches",
- * "host_us", "device_us", "ops": [{"name", "calls", "us", "bytes", "flops"}]}. */
+ * "host_us", "device_us", "ops": [{"name", "part", "calls", "us", "bytes", "flops"}]}. An op has an entry for each part of a model
+ * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. */
 DSVK_API dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err);
 DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err);
+
+/* Measures what the device can do, in about two seconds: {"copy_bytes_per_s": the better of "transfer_bytes_per_s" (the driver's
+ * copy) and "kernel_bytes_per_s" (a kernel that copies), bytes read and written both counted, with "copy_buffer_bytes" the size of
+ * what was copied; "f32_flops_per_s": multiplications and additions of a kernel that does nothing else}. */
+DSVK_API dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_error *err);
 
 /* ---- model ---- */
 

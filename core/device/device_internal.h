@@ -92,7 +92,7 @@ bool dsvk_pipeline_cache_path(const dsvk_device *device, char *out, size_t out_s
 /* ---- profile (profile.c) ---- */
 
 typedef struct dsvk_profile_op {
-    const char *name;
+    const char *name, *part; /* part: NULL or of which part of a model */
     uint64_t calls, bytes, flops;
     double us;
 } dsvk_profile_op;
@@ -107,7 +107,7 @@ typedef struct dsvk_profile {
 } dsvk_profile;
 
 void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
-void dsvk_profile_add(dsvk_device *device, const char *op, uint64_t bytes, uint64_t flops, double us);
+void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint64_t bytes, uint64_t flops, double us);
 double dsvk_now_us(void); /* a monotonic clock */
 
 /* ---- the device (device.c) ---- */

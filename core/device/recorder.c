@@ -14,7 +14,7 @@
 
 /* What the timestamp at the same index ends. */
 typedef struct timed {
-    const char *op;
+    const char *op, *part;
     uint64_t bytes, flops;
 } timed;
 
@@ -31,6 +31,7 @@ struct dsvk_cmd {
     bool touched; /* something was recorded since begin */
     bool dirty;   /* ... since the last barrier */
     VkPipeline bound;
+    const char *part;
     uint32_t dispatches;
     double started_us;    /* when the first thing was recorded */
     bool profiled;        /* a profile was running when the first thing was recorded */
@@ -56,6 +57,9 @@ dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) {
 }
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) {
     cmd->dry = dry;
+}
+void dsvk_cmd_set_part(dsvk_cmd *cmd, const char *part) {
+    cmd->part = part;
 }
 uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd) {
     return cmd->dispatches;
@@ -100,7 +104,7 @@ static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops)
     if (query == 0)
         vk->vkCmdResetQueryPool(cmd->buffer, cmd->queries[pool], 0, QUERIES_PER_POOL);
     vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
-    cmd->timings[cmd->n_timings++] = (timed){.op = op, .bytes = bytes, .flops = flops};
+    cmd->timings[cmd->n_timings++] = (timed){.op = op, .part = cmd->part, .bytes = bytes, .flops = flops};
 }
 
 /* Books the finished submit's times. */
@@ -118,7 +122,8 @@ static void collect(dsvk_cmd *cmd) {
         for (uint32_t i = 0; i < n; i++) {
             const timed *t = &cmd->timings[first + i];
             if (t->op)
-                dsvk_profile_add(device, t->op, t->bytes, t->flops, (double)((ticks[i] - before) & mask) * us_per_tick);
+                dsvk_profile_add(device, t->op, t->part, t->bytes, t->flops,
+                                 (double)((ticks[i] - before) & mask) * us_per_tick);
             before = ticks[i];
         }
     }
@@ -223,7 +228,7 @@ static void recorded(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flo
     if (cmd->timed)
         stamp(cmd, op, bytes, flops);
     else if (cmd->profiled)
-        dsvk_profile_add(cmd->device, op, bytes, flops, 0.0);
+        dsvk_profile_add(cmd->device, op, cmd->part, bytes, flops, 0.0);
 }
 
 static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {

@@ -119,6 +119,8 @@ struct dsvk_session {
     atomic_bool cancel;
 };
 
+const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans and profiles */
+
 /* ---- forward pass (forward.c): records, never waits ---- */
 
 dsvk_status dsvk_scratch_reserve(dsvk_model *model, uint32_t n, uint32_t positions, dsvk_error *err);

@@ -335,4 +335,21 @@ typedef struct dsvk_sample_params {
 } dsvk_sample_params;
 void dsvk_sample(dsvk_cmd *cmd, const dsvk_sample_params *p);
 
+/* ---- what a device can do, for measure.c: used by no model ---- */
+
+/* out [n] = source [n], 16-byte words. */
+typedef struct dsvk_bench_copy_params {
+    dsvk_addr source, out;
+    uint32_t n;
+} dsvk_bench_copy_params;
+void dsvk_bench_copy(dsvk_cmd *cmd, const dsvk_bench_copy_params *p);
+
+/* out [groups * 256]: the sum of eight chains of 16 * rounds links a = a * x + y, from a = i / 256 + 0 .. 7. */
+typedef struct dsvk_bench_fma_params {
+    dsvk_addr out;
+    float x, y;
+    uint32_t groups, rounds;
+} dsvk_bench_fma_params;
+void dsvk_bench_fma(dsvk_cmd *cmd, const dsvk_bench_fma_params *p);
+
 #endif
