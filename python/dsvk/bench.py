@@ -6,9 +6,9 @@
 
     report = dsvk.bench.run("nano")                   # a dict; print(report), or look at it in a notebook
 
-Rates are the best of several runs, timed on the host with nothing else measured. Where the time goes comes from runs of their own in
-which every dispatch is timed on the device, and counts are the difference between such a run and one twice as long, so that what
-happens once per call is in none of them.
+Rates are the best of several runs, timed on the host with nothing else measured. Where the time goes comes from runs of their
+own in which every dispatch is timed on the device, and counts are the difference between such a run and one twice as long, so
+that what happens once per call is in none of them.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Callable
 
 from . import _dsvk
 from .chart import Bars, svg
-from .device import Device
+from .device import Device, op_figures, op_table, sums_by
 from .model import Model, plan
 from .progress import Progress, Shown
 from .session import Session, sampling
@@ -37,8 +37,8 @@ ROOM = 1024                # tokens a session decodes at most in one context, wi
 
 @dataclass
 class Workload:
-    """What is run. seconds: how long each rate is measured; limit: seconds of filling sessions beyond which a case is left out, and
-    listed as such."""
+    """What is run. seconds: how long each rate is measured; limit: seconds of filling sessions beyond which a case is left
+    out, and listed as such."""
     contexts: tuple[int, ...] = (128, 1024)
     batches: tuple[int, ...] = (1, 8)
     seconds: float = 2.0
@@ -54,25 +54,6 @@ def profiled(device: Device, work: Callable[[], object]) -> dict:
     with device.profile() as report:
         work()
     return dict(report)
-
-
-def sums_by(key: str, ops: list[dict]) -> dict[str | None, dict]:
-    """{name or part: sums of calls, us, bytes and flops}"""
-    sums: dict[str | None, dict] = {}
-    for op in ops:
-        entry = sums.setdefault(op[key], dict.fromkeys(("calls", "us", "bytes", "flops"), 0))
-        for what in entry:
-            entry[what] += op[what]
-    return sums
-
-
-def op_rows(report: dict, per: int, peaks: dict) -> list[dict]:
-    """What each op takes for one of `per` steps, the longest first, beside the device's peaks."""
-    rows = [{"name": name, **{key: value / per for key, value in sums.items()},
-             "bandwidth_fraction": 1e6 * sums["bytes"] / sums["us"] / peaks["copy_bytes_per_s"] if sums["us"] else None,
-             "flops_fraction": 1e6 * sums["flops"] / sums["us"] / peaks["f32_flops_per_s"] if sums["us"] else None}
-            for name, sums in sums_by("name", report["ops"]).items()]
-    return sorted(rows, key=lambda op: -op["us"])
 
 
 def step_counts(short: dict, long: dict, n: int, layers: dict[str, int]) -> dict:
@@ -126,12 +107,12 @@ class Bench:
         """Whether `batch` sessions are filled up to a context within the limit; else it is listed as skipped."""
         seconds = sum(max(0, context - self.position(i)) for i in range(batch)) / rate
         if seconds > self.work.limit:
-            self.skipped.append({"context": context, "batch": batch,
-                                 "reason": f"filling the sessions would take about {seconds:.0f} s (--limit {self.work.limit:g})"})
+            reason = f"filling the sessions would take about {seconds:.0f} s (--limit {self.work.limit:g})"
+            self.skipped.append({"context": context, "batch": batch, "reason": reason})
         return seconds <= self.work.limit
 
     def warm_up(self, context: int) -> tuple[float, list[dict]]:
-        """Prefills three times: to compile, to time, and with every dispatch timed. Tokens/s, and the ops of the whole prefill."""
+        """Prefills three times: to compile, to time, and with every dispatch timed. Tokens/s, and the ops of the last time."""
         rates, report = [], {}
         for i, what in enumerate(("to warm up", "timed", "every dispatch timed")):
             self.say(f"prefill of {context} tokens, {what}")
@@ -140,7 +121,7 @@ class Bench:
                     rates.append(self.extend(session, context))
                 else:
                     report = profiled(self.model.device, lambda: self.extend(session, context))
-        return rates[1], op_rows(report, 1, self.peaks)
+        return rates[1], op_figures(report["ops"], 1, self.peaks)
 
     def prefill(self, context: int, batch: int) -> list[float]:
         """Brings `batch` sessions to a context; tokens/s of each that was not there yet."""
@@ -168,7 +149,8 @@ class Bench:
             seconds.append(self.decode(sessions, n))
         best = min(seconds) / n
         return {"context": context, "batch": batch, "positions": [first, sessions[0].position], "tokens_per_s": batch / best,
-                "step_us": 1e6 * best, **step_counts(short, long, counted, layers), "ops": op_rows(long, 2 * counted, self.peaks)}
+                "step_us": 1e6 * best, **step_counts(short, long, counted, layers),
+                "ops": op_figures(long["ops"], 2 * counted, self.peaks)}
 
     def run(self, layers: dict[str, int]) -> dict:
         contexts, batches = sorted(set(self.work.contexts)), sorted(set(self.work.batches))
@@ -199,8 +181,8 @@ def layer_counts(planned: dict) -> dict[str, int]:
 
 
 def extrapolate(synthetic: Synthetic, decode: list[dict]) -> list[dict]:
-    """The whole model's decode of one sequence, from the measured layers. Batches are left out: they would find their experts among
-    fewer than there are. Empty where a kind of layer was not measured."""
+    """The whole model's decode of one sequence, from the measured layers. Batches are left out: they would find their experts
+    among fewer than there are. Empty where a kind of layer was not measured."""
     whole = plan(FAMILIES[synthetic.family])
     counts = layer_counts(whole)
     vocabulary = synthetic.family_config["vocab_size"] / synthetic.config["vocab_size"]
@@ -214,67 +196,60 @@ def extrapolate(synthetic: Synthetic, decode: list[dict]) -> list[dict]:
         rows.append({"context": case["context"], "tokens_per_s": 1e6 / step_us, "step_us": step_us})
     return [{"family": synthetic.family, "layers": counts, "weight_bytes": whole["purposes"]["weights"],
              "bytes_per_token": whole["bytes_per_token"], "decode": rows,
-             "how": "an extrapolation, not a measurement: device time of one measured layer of each kind times the whole model's number "
-                    f"of them, plus the head's times {vocabulary:g} for the true vocabulary, plus the rest; times wall by device time of "
-                    "the measured step. One sequence: it reads as many experts per layer as in the whole model"}] if rows else []
+             "how": "an extrapolation, not a measurement: device time of one measured layer of each kind times the whole "
+                    f"model's number of them, plus the head's times {vocabulary:g} for the true vocabulary, plus the rest; times "
+                    "wall by device time of the measured step. One sequence: a layer reads as many experts as in the whole model"
+             }] if rows else []
 
 
 # ---- the report ----
 
 class Report(dict):
-    """What run() measured: device, model, dispatches_per_layer, dispatches_per_token, submits_per_token, host_us_per_token,
-    decode_tokens_per_s, prefill_tokens_per_s and ops are of the first context and the smallest batch (prefill: of the last context);
-    decode and prefill have every case, prefill_ops the first context's, skipped what was left out and why, extrapolation the whole
-    model where layers of it were measured."""
-
-    def op_table(self, key: str = "ops") -> list[dict]:
-        def shown(op: dict, what: str, fraction: str) -> tuple:
-            if not op["us"] or not op[what]:
-                return None, None
-            return round(op[what] / op["us"] / 1e3, 2), f"{100 * op[fraction]:.1f} %"
-        rows = []
-        for op in self[key]:
-            rate, of_copy = shown(op, "bytes", "bandwidth_fraction")
-            flops, of_peak = shown(op, "flops", "flops_fraction")
-            rows.append({"op": op["name"], "calls": round(op["calls"], 2), "us": round(op["us"], 1), "MB": round(op["bytes"] / 1e6, 3),
-                         "GB/s": rate, "of copy": of_copy, "GFLOP/s": flops, "of peak": of_peak})
-        return rows
+    """What run() measured. dispatches_per_layer, dispatches_per_token, submits_per_token, host_us_per_token, decode_tokens_per_s
+    and ops (one decoded step) are of the first context and the smallest batch, prefill_tokens_per_s is of the last context.
+    decode and prefill have every case, prefill_ops is the whole prefill to the first context, skipped what was left out and
+    why, extrapolation the whole model where layers of it were measured; device has the measured peaks."""
 
     def case_table(self) -> list[dict]:
         prefill = {case["context"]: round(case["tokens_per_s"], 1) for case in self["prefill"]}
         return [{"context": case["context"], "batch": case["batch"], "decode tokens/s": round(case["tokens_per_s"], 2),
                  "step ms": round(case["step_us"] / 1e3, 3), "device ms": round(case["device_us"] / 1e3, 3),
                  "dispatches": round(case["dispatches"], 2), "submits": round(case["submits"], 2),
-                 "host us": round(case["host_us"], 1), "prefill tokens/s": prefill.get(case["context"], "-")}
+                 "host us": round(case["host_us"], 1), "prefill tokens/s": prefill.get(case["context"])}
                 for case in self["decode"]]
+
+    def layer_table(self) -> list[dict]:
+        case = self["decode"][0]
+        return [{"layer": kind, "count": count, "dispatches": round(case["layer_dispatches"][kind], 2),
+                 "us": round(case["layer_us"][kind], 1)} for kind, count in self["model"]["layers"].items()]
+
+    def tables(self) -> list[tuple[str, list[dict]]]:
+        case = self["decode"][0]
+        step = f"a decoded step at {case['context']} tokens, batch {case['batch']}"
+        return [("One step is a token of every sequence of the batch:", self.case_table()),
+                (f"Layers of {step}:", self.layer_table()), (f"Ops of {step}:", op_table(self["ops"])),
+                (f"Ops of a prefill to {self['prefill'][0]['context']} tokens:", op_table(self["prefill_ops"]))]
 
     def summary(self) -> list[str]:
         device, model = self["device"], self["model"]
-        layers = ", ".join(f"{n} {kind}" for kind, n in model["layers"].items())
-        per_layer = ", ".join(f"{kind.upper()} {round(n, 2):g}" for kind, n in self["dispatches_per_layer"].items() if n is not None)
-        return [f"device   {device['name']}, {device['driver']}",
-                f"measured copy {device['copy_bytes_per_s'] / 1e9:.2f} GB/s, float32 {device['f32_flops_per_s'] / 1e9:.1f} GFLOP/s",
-                f"model    {model['name']}: {layers}; {size(model['weight_bytes'])} of weights, {size(model['bytes_per_token'])} read by a token",
-                f"dispatches of a layer: {per_layer}; of a token {round(self['dispatches_per_token'], 2):g}"]
+        copy, flops = device["copy_bytes_per_s"] / 1e9, device["f32_flops_per_s"] / 1e9
+        return [f"device    {device['name']}, {device['driver']}",
+                f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s",
+                f"model     {model['name']}: {size(model['weight_bytes'])} of weights, a token reads {size(model['bytes_per_token'])}"]
 
     def remarks(self) -> list[str]:
         lines = [f"left out: {case['context']} tokens, batch {case['batch']}: {case['reason']}" for case in self["skipped"]]
         for whole in self["extrapolation"]:
-            rates = ", ".join(f"{row['tokens_per_s']:.2f} at {row['context']} tokens" for row in whole["decode"])
-            lines.append(f"extrapolated to all of {whole['family']} ({size(whole['weight_bytes'])} of weights), decode tokens/s: {rates}; "
-                         f"{whole['how']}")
+            rates = ", ".join(f"{row['tokens_per_s']:.2f} tokens/s at {row['context']}" for row in whole["decode"])
+            lines.append(f"all of {whole['family']}, {size(whole['weight_bytes'])} of weights: {rates}; {whole['how']}")
         return lines
 
     def __str__(self) -> str:
-        case = self["decode"][0]
-        return "\n".join([*self.summary(), "", text_table(self.case_table()), "",
-                          f"One decoded step at {case['context']} tokens, batch {case['batch']}:", text_table(self.op_table()), "",
-                          f"The prefill to {self['prefill'][0]['context']} tokens:", text_table(self.op_table("prefill_ops")),
-                          *[f"\n{line}" for line in self.remarks()]])
+        tables = [f"\n{caption}\n{text_table(rows)}" for caption, rows in self.tables()]
+        return "\n".join([*self.summary(), *tables, *[f"\n{line}" for line in self.remarks()]])
 
     def _repr_html_(self) -> str:
-        return (html_table(self.case_table(), caption="; ".join(self.summary())) + html_table(self.op_table(), caption="decode, per step")
-                + html_table(self.op_table("prefill_ops"), caption="prefill") + self.svg())
+        return "".join(html_table(rows, caption) for caption, rows in self.tables()) + self.svg()
 
     def svg(self) -> str:
         """The same as a picture: rates, and per op the share of a step's time and of the measured bandwidth."""
@@ -284,13 +259,15 @@ class Report(dict):
         shares = [(op["name"], 100 * op["us"] / total) for op in self["ops"]]
         bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0)) for op in self["ops"]]
         return svg(self.summary(), [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
-                                    Bars("% of a decoded step's time", shares), Bars("% of the measured copy bandwidth", bandwidth)])
+                                    Bars("% of a decoded step's time", shares),
+                                    Bars("% of the measured copy bandwidth", bandwidth)])
 
 
 def report_of(model: Model, name: str, found: dict, peaks: dict, planned: dict, synthetic: Synthetic | None) -> Report:
     info, case = model.device.info, found["decode"][0]
+    described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup")}
     return Report(
-        version=_dsvk.__version__, device={**{key: info[key] for key in ("name", "type", "driver", "api", "subgroup")}, **peaks},
+        version=_dsvk.__version__, device={**described, **peaks},
         model={"name": name, "synthetic": synthetic is not None, "layers": layer_counts(planned),
                "experts": model.config["n_experts"], "vocabulary": model.vocab_size,
                "weight_bytes": model.report["device_bytes"], "bytes_per_token": planned["bytes_per_token"]},
@@ -327,7 +304,7 @@ def run(model: str = "nano", device: Device | str | int | None = None, synthetic
         largest = opened.config["max_positions"]
         for context in work.contexts:
             if not 1 <= context <= largest - ROOM:
-                raise _dsvk.InvalidError(f"contexts: {context}; this model has {largest} positions, {ROOM} are needed to decode")
+                raise _dsvk.InvalidError(f"contexts: {context}; this model has {largest} positions, {ROOM} are for decoding")
         bench = Bench(opened, work, peaks, say)
         try:
             found = bench.run(layer_counts(planned))

@@ -40,5 +40,6 @@ def svg(heading: list[str], charts: list[Bars]) -> str:
             parts.append(text(LABEL + width + 6, y + 13, number(value)))
             y += LINE
     height = y + LINE
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}" '
-            f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n")
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}" '
+            f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>')
+    return "\n".join([head, *parts, "</svg>\n"])

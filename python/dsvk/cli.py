@@ -324,7 +324,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--batches", type=whole_numbers, metavar="N,N", help="sequences decoded together (1,8)")
     p.add_argument("--limit", type=float, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
     p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")
-    p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data, to stdout or a file")
+    p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data: a file, or stdout")
     p.add_argument("--plot", type=new_file(".svg"), metavar="OUT.svg", help="a picture")
     add_device(p, "default: the best")
     p.set_defaults(run=bench)

@@ -5,8 +5,8 @@ layers and experts, for measuring speed.
     flash:layers=4,experts=32    its first 4 layers, 32 experts in each
     pro:layers=2,ratios=4/128    two layers of chosen kinds: 0 is SWA, 4 CSA, 128 HCA
 
-The bytes moved and the work done are those of the real layers; the outputs mean nothing. Experts are chosen by score in every layer
-and there is no MTP block. `vocab` is 16384 where nothing is said: embedding and head are the only parts that know it.
+The bytes moved and the work done are those of the real layers; the outputs mean nothing. Experts are chosen by score in every
+layer and there is no MTP block. `vocab` is 16384 where nothing is said: embedding and head are the only parts that know it.
 """
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def head_tensors(p: str, D: int) -> list[tuple]:
 
 
 def model_tensors(c: dict) -> list[tuple]:
-    """layer_tensors of every layer, the embedding, the head, and the MTP blocks: what a checkpoint of this configuration holds."""
+    """layer_tensors of every layer, the embedding, the head, the MTP blocks: what a checkpoint of this configuration holds."""
     D, V = c["hidden_size"], c["vocab_size"]
     t = [("embed.weight", "BF16", (V, D))]
     for l in range(c["num_hidden_layers"]):

@@ -101,7 +101,7 @@ def test_readable(of_nano, of_layers):
 def test_the_command(tmp_path):
     words = ("--synthetic", LAYERS, "--contexts", 16, "--batches", 1, "--limit", 5)
     result = run(*words, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.svg")
-    assert result.returncode == 0 and "dispatches of a layer" in result.stdout, result.stderr
+    assert result.returncode == 0 and "Layers of a decoded step" in result.stdout, result.stderr
     assert json.loads((tmp_path / "a.json").read_text())["model"]["name"] == LAYERS
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
     data = run(*words, "--json", module=[sys.executable, "-m", "dsvk.bench"])
