@@ -4,7 +4,7 @@
  *     pipelines [--validation] CONFIG.json...
  *
  * The kernels are found by recording the engine's own forward pass dry, at shapes from one row to a full chunk and in both
- * cache formats, so that there is no second list of them. A config.json is all it takes: weights have shapes and no memory,
+ * cache formats, so that there is no second list of them; beside it those that measure a device. A config.json is all it takes: weights have shapes and no memory,
  * addresses are never followed. It is meant for drivers whose hardware is pretended (see run). */
 #include <stdio.h>
 #include <string.h>
@@ -46,6 +46,8 @@ static dsvk_status record(dsvk_model *m, uint32_t rows, dsvk_error *err) {
     }
     dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = NOWHERE, .options = NOWHERE, .out = NOWHERE, .n = rows,
                                                .vocab = m->config.vocab_size });
+    dsvk_bench_copy(m->cmd, &(dsvk_bench_copy_params){ .source = NOWHERE, .out = NOWHERE, .n = 1 });
+    dsvk_bench_fma(m->cmd, &(dsvk_bench_fma_params){ .out = NOWHERE, .groups = 1 });
     return dsvk_cmd_run(m->cmd, err);
 }
 

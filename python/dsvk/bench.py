@@ -25,7 +25,7 @@ from .device import Device, op_figures, op_table, sums_by
 from .model import Model, plan
 from .progress import Progress, Shown
 from .session import Session, sampling
-from .synthetic import FAMILIES, Synthetic, write
+from .synthetic import FAMILIES, Synthetic, write_config, write_weights
 from .tables import html_table, size, text_table
 
 KINDS = ("SWA", "CSA", "HCA")
@@ -40,7 +40,7 @@ ROOM = 1024                # tokens a session decodes at most in one context, wi
 class Workload:
     """What is run. seconds: how long each rate is measured; limit: seconds of filling sessions beyond which a case is left
     out, and listed as such."""
-    contexts: tuple[int, ...] = (128, 1024)
+    contexts: tuple[int, ...] = (256, 1024)
     batches: tuple[int, ...] = (1, 8)
     seconds: float = 2.0
     limit: float = 60.0
@@ -257,8 +257,9 @@ class Report(dict):
         decode = [(f"{case['context']} tokens, batch {case['batch']}", case["tokens_per_s"]) for case in self["decode"]]
         prefill = [(f"to {case['context']} tokens", case["tokens_per_s"]) for case in self["prefill"]]
         total = sum(op["us"] for op in self["ops"]) or 1
-        shares = [(op["name"], 100 * op["us"] / total) for op in self["ops"]]
-        bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0)) for op in self["ops"]]
+        shown = [op for op in self["ops"] if op["us"] >= 0.002 * total]
+        shares = [(op["name"], 100 * op["us"] / total) for op in shown]
+        bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0)) for op in shown]
         return svg(self.summary(), [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
                                     Bars("% of a decoded step's time", shares),
                                     Bars("% of the measured copy bandwidth", bandwidth)])
@@ -284,9 +285,15 @@ def open_model(model: str, synthetic: Synthetic | None, device: Device, progress
         opened = Model(model, device=device, progress=progress)
         return opened, plan(opened.report["path"])
     with tempfile.TemporaryDirectory(prefix="dsvk-synthetic-") as folder:
+        write_config(synthetic, folder)
+        planned = plan(folder, device=device)
+        need, have = planned["purposes"]["weights"], planned["available"]
+        if need > have:   # known before anything is written
+            raise _dsvk.DeviceMemoryError(f"{synthetic.text} has {size(need)} of weights, {size(have)} of device memory are free: "
+                                          "ask for fewer layers or experts")
         with Shown(progress) as callback:
-            write(synthetic, folder, callback)
-        return Model(folder, device=device, progress=progress), plan(folder)
+            write_weights(synthetic, folder, callback)
+        return Model(folder, device=device, progress=progress), planned
 
 
 def run(model: str = "nano", device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,

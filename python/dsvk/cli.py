@@ -320,7 +320,7 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("model", metavar="MODEL", nargs="?", help='a model folder, or "nano", which is the default')
     what.add_argument("--synthetic", type=synthetic, metavar="SPEC",
                       help="random weights at the widths of flash or pro: flash:layers=4,experts=32, flash:ratios=0/4/128")
-    p.add_argument("--contexts", type=whole_numbers, metavar="N,N", help="tokens before decoding (128,1024)")
+    p.add_argument("--contexts", type=whole_numbers, metavar="N,N", help="tokens before decoding (256,1024)")
     p.add_argument("--batches", type=whole_numbers, metavar="N,N", help="sequences decoded together (1,8)")
     p.add_argument("--limit", type=float, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
     p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")

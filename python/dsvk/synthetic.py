@@ -195,10 +195,13 @@ class Blocks:
             yield memoryview(block)[:size - at]
 
 
-def write(synthetic: Synthetic, directory: str, progress: Callback | None = None) -> int:
-    """Writes config.json and model.safetensors into a folder that exists; returns the bytes of all tensors."""
+def write_config(synthetic: Synthetic, directory: str) -> None:
     with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
         json.dump(synthetic.config, f, indent=1)
+
+
+def write_weights(synthetic: Synthetic, directory: str, progress: Callback | None = None) -> int:
+    """Writes model.safetensors into a folder that exists; returns the bytes of all tensors."""
     listed = [(*tensor, BYTES[tensor[1]] * math.prod(tensor[2])) for tensor in stored(model_tensors(synthetic.config))]
     total, free = sum(tensor[-1] for tensor in listed), shutil.disk_usage(directory).free
     if total > free:

@@ -1,5 +1,6 @@
 """dsvk bench: what the report holds, counts against the profile, synthetic models, bad input. Times are not judged."""
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 import dsvk
 from dsvk import bench
-from dsvk.synthetic import FAMILIES, Synthetic, write
+from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
 
 COMMAND = [sys.executable, "-m", "dsvk", "bench"]
 SHORT = bench.Workload(contexts=(16, 32), batches=(1, 2), seconds=0.01)
@@ -132,6 +133,7 @@ def test_wrong_usage(words, message):
     (["/nowhere"], "/nowhere"),
     (["nano", "--contexts", "4000"], "contexts: 4000; this model has 4096 positions"),
     (["--device", "no such device"], "no such device"),
+    (["--synthetic", "pro"], "GiB of weights"),
 ])
 def test_failures_are_one_line(words, message):
     result = run(*words)
@@ -139,19 +141,24 @@ def test_failures_are_one_line(words, message):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_control_c_stops_cleanly(tmp_path):
-    process = subprocess.Popen([*COMMAND, "nano", "--contexts", "2000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
+@pytest.mark.parametrize("words", [["nano", "--contexts", "2000"], ["--synthetic", "flash:ratios=0,experts=200"]])
+def test_control_c_stops_cleanly(words, tmp_path):
+    """In the middle of the runs, and while a checkpoint is being written, which is taken away again."""
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "TMPDIR": str(tmp_path)})
+    time.sleep(4)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors == "dsvk: stopped\n" and output == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["nano:layers=4,experts=5", "flash:ratios=128,experts=1,vocab=64"])
 def test_synthetic_checkpoints_are_whole(text, tmp_path):
     synthetic = Synthetic(text)
     told = []
-    size = write(synthetic, tmp_path, lambda *progress: told.append(progress))
+    write_config(synthetic, tmp_path)
+    size = write_weights(synthetic, tmp_path, lambda *progress: told.append(progress))
     assert dsvk.verify(tmp_path)["bytes"] == size and told[-1][1:] == (size, size)
     assert dsvk.plan(tmp_path)["purposes"]["weights"] > 0
     assert json.loads(FAMILIES[synthetic.family].read_text()) == synthetic.family_config
