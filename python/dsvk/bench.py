@@ -8,8 +8,8 @@
     report = bench.run("nano")                        # a dict; print(report), or look at it in a notebook
 
 Rates are the best of several runs, timed on the host with nothing else measured. Where the time goes comes from runs of their
-own in which every dispatch is timed on the device, and counts are the difference between such a run and one twice as long, so
-that what happens once per call is in none of them.
+own in which every dispatch is timed on the device. Dispatches are counted as the difference between such a run and one twice as
+long, so that what happens once per call is not among them; submits and host time are the longer run's averages.
 """
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def step_counts(short: dict, long: dict, n: int, layers: dict[str, int]) -> dict
 
     def extra(part: str) -> float:
         return (more[part]["calls"] - fewer[part]["calls"]) / n
-    return {"dispatches": (long["dispatches"] - short["dispatches"]) / n, "submits": (long["submits"] - short["submits"]) / n,
-            "host_us": max(0.0, long["host_us"] - short["host_us"]) / n, "device_us": long["device_us"] / (2 * n),
+    return {"dispatches": (long["dispatches"] - short["dispatches"]) / n,
+            **{key: long[key] / (2 * n) for key in ("submits", "host_us", "device_us")},
             "layer_dispatches": {kind: extra(kind) / count for kind, count in layers.items()},
             "layer_us": {kind: more[kind]["us"] / (2 * n) / count for kind, count in layers.items()},
             "other_us": {part or "begin": sums["us"] / (2 * n) for part, sums in more.items() if part not in layers}}
