@@ -2,7 +2,8 @@
  *
  *     ggml BACKENDS_FOLDER CPU|Vulkan THREADS
  *
- * FP4 is its MXFP4 (the same codes, 17 bytes per 32 of them); index keys are float16, the nearest it has to ours. */
+ * FP4 is its MXFP4 (the same codes, 17 bytes per 32 of them), for whose products its CPU code rounds activations to 8 bits; ours
+ * stay float32. Index keys are float16, the nearest it has to ours. */
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml.h"
