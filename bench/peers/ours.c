@@ -61,7 +61,7 @@ static void record_matvec(dsvk_cmd *cmd, const uint32_t *s) {
 }
 
 static void record_moe(dsvk_cmd *cmd, const uint32_t *s) {
-    const uint32_t experts = s[0], used = s[1], n_in = s[2], n_out = s[3], n = s[4], tile = dsvk_moe_tile(n), pairs = n * used;
+    const uint32_t experts = s[0], used = s[1], n_in = s[2], n_out = s[3], n = s[4], tile = dsvk_moe_tile(device, n, used, experts), pairs = n * used;
     const dsvk_matrix w = fp4(n_out, n_in);
     const dsvk_addr base = matrices(&w, experts), sorted = room(4ull * pairs);
     const dsvk_addr tiles = room(16ull * dsvk_moe_max_tiles(n, used, experts, tile));

@@ -25,6 +25,29 @@ dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
 /* How many messages the validation layer gave (0 also where it is not installed); the first of them into first [n]. */
 uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_t n);
 
+/* ---- how matrices of many rows are multiplied (matmul_variants.c; the kernels are the ops') ---- */
+
+typedef enum dsvk_matmul_kind {
+    DSVK_MATMUL_FEW,       /* the kernels for few rows, whatever their number */
+    DSVK_MATMUL_REGISTERS, /* tiles in registers alone */
+    DSVK_MATMUL_TILED,     /* tiles in shared memory */
+    DSVK_MATMUL_COOPMAT,   /* cooperative matrices, f16 times f16 into f32 */
+} dsvk_matmul_kind;
+
+typedef struct dsvk_matmul_variant {
+    uint8_t kind;    /* a dsvk_matmul_kind */
+    uint8_t m, n, k; /* coopmat: rows of x, output rows and inputs of one product */
+} dsvk_matmul_variant;
+
+#define DSVK_MATMUL_VARIANTS 16
+#define DSVK_MATMUL_NAME 32
+/* All that this device has, into list; returns how many. */
+uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
+uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */
+dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in use */
+void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
+const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
+
 /* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */
 
 typedef struct dsvk_buffer {
@@ -53,6 +76,7 @@ typedef struct dsvk_dispatch_info {
     const char *shader;        /* shaders/<shader>.comp ("rms_norm") */
     const uint32_t *constants; /* [n_constants] specialization constants; index = constant id */
     uint32_t n_constants;
+    uint32_t subgroup;         /* invocations a subgroup must have; 0: what the driver likes */
     const void *args;          /* push constants */
     uint32_t args_size;        /* <= 128 */
     uint32_t groups[3];        /* workgroups; any zero: nothing is dispatched */

@@ -11,6 +11,7 @@
 #define DSVK_PUSH_BYTES 128u  /* push constants every device has */
 #define DSVK_ALIGNMENT 256u   /* of buffers */
 #define DSVK_WAIT_SECONDS 60u /* the bound of every wait (D10) */
+#define DSVK_MATMUL_SHAPES (DSVK_MATMUL_VARIANTS - DSVK_MATMUL_COOPMAT)
 #define DSVK_CLOSE_SECONDS 5u /* and of the one at close (D08) */
 
 /* ---- what a physical device is (survey.c) ---- */
@@ -30,7 +31,11 @@ typedef struct dsvk_physical {
     uint32_t main_heap;      /* the largest device-local heap */
     bool unified;            /* the main heap can be mapped */
     bool has_budget;         /* VK_EXT_memory_budget */
-    bool has_cooperative_matrix;
+    bool has_cooperative_matrix;   /* and what its kernels need besides */
+    bool has_flexible_matrix;      /* VK_NV_cooperative_matrix2's flexible dimensions */
+    dsvk_matmul_variant shapes[DSVK_MATMUL_SHAPES]; /* [n_shapes] of f16 to f32 products of a subgroup; the KHR ones first */
+    uint32_t n_shapes;
+    uint32_t matrix_subgroup;      /* the subgroup size to ask for with them */
     bool has_statistics;     /* VK_KHR_pipeline_executable_properties */
     bool usable;
     char reason[256]; /* why not */
@@ -89,6 +94,14 @@ void dsvk_pipeline_cache_write(const dsvk_device *device, const void *payload, s
 /* Where it is: into out; false when there is to be none. */
 bool dsvk_pipeline_cache_path(const dsvk_device *device, char *out, size_t out_size);
 
+/* ---- ways to multiply (matmul_variants.c) ---- */
+
+/* Fills in what the physical device has of cooperative matrices. */
+void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *physical);
+json_t *dsvk_matmul_json(const dsvk_physical *physical); /* names of all variants; NULL: out of memory */
+/* Takes the variant that dsvk_device_options.matmul means, or guesses one. */
+dsvk_status dsvk_matmul_open(dsvk_device *device, const char *wanted, dsvk_error *err);
+
 /* ---- profile (profile.c) ---- */
 
 typedef struct dsvk_profile_op {
@@ -134,6 +147,9 @@ struct dsvk_device {
 
     pthread_mutex_t memory_lock; /* for pools */
     dsvk_pool pools[DSVK_PURPOSE_COUNT];
+
+    atomic_uint matmul; /* the dsvk_matmul_variant in use, as one word */
+    bool matmul_forced; /* by an option: nothing is measured */
 
     bool statistics; /* pipelines are built with VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR */
     VkPipelineLayout layout;

@@ -94,7 +94,7 @@ static dsvk_status open_library(dsvk_vk *vk, PFN_vkGetInstanceProcAddr *get, dsv
 }
 
 /* The table's entries of one level from one source; NULL is an error except for those of extensions. */
-enum level { GLOBAL, INSTANCE, DEBUG, DEVICE, STATISTICS };
+enum level { GLOBAL, INSTANCE, DEBUG, MATRIX, DEVICE, STATISTICS };
 
 static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAddr get, VkDevice device,
                         dsvk_error *err) {
@@ -103,7 +103,7 @@ static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAdd
         vk->name = (PFN_##name)(level == DEVICE || level == STATISTICS                                                 \
                                     ? vk->vkGetDeviceProcAddr(device, #name)                                           \
                                     : get(level == GLOBAL ? NULL : vk->instance, #name));                              \
-        if (!vk->name && level != DEBUG && level != STATISTICS)                                                        \
+        if (!vk->name && (level < DEBUG || level == DEVICE))                                                       \
             return dsvk_fail(err, DSVK_NODEVICE, "%s has no %s: Vulkan 1.3 is needed", vk->library_name, #name);       \
     }
     DSVK_VK_FUNCTIONS(LOAD)
@@ -216,6 +216,7 @@ dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *e
     DSVK_GOTO(create_instance(vk, validation, err));
     DSVK_GOTO(load(vk, INSTANCE, get, NULL, err));
     DSVK_GOTO(load(vk, DEBUG, get, NULL, err));
+    DSVK_GOTO(load(vk, MATRIX, get, NULL, err));
     if (validation)
         DSVK_GOTO(create_messenger(vk, validation, err));
     return DSVK_OK;

@@ -43,10 +43,9 @@ static uint64_t attention_bytes(const dsvk_config *c, uint32_t n, uint32_t posit
     return dsvk_sparse_attn_most_scratch(n, csa > hca ? csa : hca, c->n_heads, c->head_dim);
 }
 
-/* Tiles of pairs of any step of up to n rows. Tiles grow with the step, so a step of fewer rows may have more of them; those
- * of two rows are the smallest that hold several pairs. */
+/* Tiles of pairs of any step of up to n rows. Tiles grow with the step, so a step of fewer rows may have more of them. */
 static uint32_t most_tiles(const dsvk_config *c, uint32_t n) {
-    return dsvk_moe_max_tiles(n, c->n_experts_per_token, c->n_experts, dsvk_moe_tile(2));
+    return dsvk_moe_max_tiles(n, c->n_experts_per_token, c->n_experts, DSVK_MOE_LEAST_TILE);
 }
 
 static uint64_t place_areas(area *areas, size_t n, dsvk_addr base) {
@@ -315,7 +314,7 @@ static void mixture_of_experts(const pass *p) {
     const dsvk_config *c = p->c;
     const dsvk_scratch *s = p->s;
     uint32_t n = p->step->n, A = c->n_experts_per_token, D = c->hidden_size, I = c->moe_intermediate_size;
-    uint32_t gate_stride = stride4(c->n_experts), tile = dsvk_moe_tile(n);
+    uint32_t gate_stride = stride4(c->n_experts), tile = dsvk_moe_tile(p->m->device, n, A, c->n_experts);
     matmul(p, &p->w->gate, s->a, D, s->gate, gate_stride);
     dsvk_matmul(p->cmd, &(dsvk_matmul_params){ .w = p->w->shared_up, .x = s->a, .out = s->shared_h, .n = n, .x_stride = D,
                                                .out_stride = I, .swiglu = true, .limit = c->swiglu_limit });
@@ -447,7 +446,7 @@ void dsvk_forward_mtp(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, const
     dsvk_barrier(cmd);
     pass p = begin_pass(m, cmd, pairs, c->n_layers, s->mtp_x);
     dsvk_matmul(cmd, &(dsvk_matmul_params){ .w = m->weights.mtp.h_proj, .x = s->mtp_in, .out = s->mtp_x,
-                                            .n = n * DSVK_HC_STREAMS, .x_stride = D, .out_stride = D });
+                                            .n = n * DSVK_HC_STREAMS, .step_rows = n, .x_stride = D, .out_stride = D });
     matmul(&p, &m->weights.mtp.e_proj, s->mtp_e, D, s->y, D);
     dsvk_barrier(cmd);
     /* X0[k] = e + h[k] is HC-post with post = 1 and comb = identity. */

@@ -4,12 +4,15 @@
  * Conventions: activations are f32, row-major; `n` = rows of the step (tokens of any mix of sequences); a stride counts
  * f32 values between rows. Addresses are 16-byte aligned. No op puts a barrier: forward.c does.
  * Results of one row never depend on the other rows of the step, bit for bit: reductions run in an order that depends
- * on the widths only. */
+ * on the widths only. From DSVK_CHUNK rows on matmul and moe_expert use other kernels, which agree with those for fewer rows to
+ * float32 rounding. */
 #ifndef DSVK_OPS_H
 #define DSVK_OPS_H
 
 #include "device.h"
 #include "types.h"
+
+#define DSVK_CHUNK 64u
 
 /* ---- weights as the ops read them ---- */
 
@@ -178,6 +181,7 @@ typedef struct dsvk_matmul_params {
     dsvk_addr x;    /* f32 [n, x_stride] */
     dsvk_addr out;  /* f32 [n, out_stride] */
     uint32_t n, x_stride, out_stride, group_rows;
+    uint32_t step_rows; /* rows of the step, which choose the kernel, where n counts several for each; 0: n */
     bool swiglu;
     float limit;
 } dsvk_matmul_params;
@@ -208,7 +212,10 @@ typedef struct dsvk_moe_sort_params {
 } dsvk_moe_sort_params;
 void dsvk_moe_sort(dsvk_cmd *cmd, const dsvk_moe_sort_params *p);
 uint32_t dsvk_moe_max_tiles(uint32_t n, uint32_t k, uint32_t n_experts, uint32_t tile);
-uint32_t dsvk_moe_tile(uint32_t n); /* pairs per tile chosen for a step of n rows */
+#define DSVK_MOE_LEAST_TILE 4u /* of steps of more than one row */
+/* Pairs per tile for a step of n rows: what the kernels that moe_expert uses then work on together. */
+uint32_t dsvk_moe_tile(const dsvk_device *device, uint32_t n, uint32_t k, uint32_t n_experts);
+bool dsvk_moe_tile_fits(const dsvk_device *device, uint32_t n, uint32_t tile); /* whether they have tiles of that many */
 
 /* 4.10 routed experts. up: h[pair] = weights[pair] * silu(min(a, limit)) * clamp(b), a = w1 x[row], b = w3 x[row];
  * down: out[row][slot] = w2 h[pair]. `experts` is a device array [n_experts] of ADDR: blob of each expert, which holds the
