@@ -151,7 +151,8 @@ static PyObject *device_profile_end(PyObject *self, PyObject *nothing) {
 
 PyDoc_STRVAR(measure_doc,
              "measure()\n--\n\nMeasures what the device can do, in about two seconds. Returns a dict: copy_bytes_per_s (read and\n"
-             "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s.");
+             "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s,\n"
+             "matrix_flops_per_s and matrix_kernel (cooperative matrices of halves; None where there are none).");
 
 static PyObject *device_measure(PyObject *self, PyObject *nothing) {
     (void)nothing;

@@ -112,7 +112,8 @@ DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, d
 
 /* Measures what the device can do, in about two seconds: {"copy_bytes_per_s": the better of "transfer_bytes_per_s" (the driver's
  * copy) and "kernel_bytes_per_s" (a kernel that copies), bytes read and written both counted, with "copy_buffer_bytes" the size of
- * what was copied; "f32_flops_per_s": multiplications and additions of a kernel that does nothing else}. */
+ * what was copied; "f32_flops_per_s": multiplications and additions of a kernel that does nothing else; "matrix_flops_per_s": the same of
+ * one that multiplies cooperative matrices of halves into float32, "matrix_kernel" its shape; null where there are none}. */
 DSVK_API dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_error *err);
 
 /* ---- model ---- */

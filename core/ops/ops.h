@@ -359,4 +359,13 @@ typedef struct dsvk_bench_fma_params {
 } dsvk_bench_fma_params;
 void dsvk_bench_fma(dsvk_cmd *cmd, const dsvk_bench_fma_params *p);
 
+/* out [groups * 256 / subgroup, m, n] = 32 * rounds * a b^T, added up by products of cooperative matrices. */
+typedef struct dsvk_bench_coopmat_params {
+    dsvk_addr a, b;  /* f16 [m, k], [n, k] */
+    dsvk_addr out;   /* f32 */
+    dsvk_matmul_variant shape; /* one of the device's coopmat ones */
+    uint32_t groups, rounds;
+} dsvk_bench_coopmat_params;
+void dsvk_bench_coopmat(dsvk_cmd *cmd, const dsvk_bench_coopmat_params *p);
+
 #endif

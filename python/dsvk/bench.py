@@ -234,8 +234,9 @@ class Report(dict):
     def summary(self) -> list[str]:
         device, model = self["device"], self["model"]
         copy, flops = device["copy_bytes_per_s"] / 1e9, device["f32_flops_per_s"] / 1e9
+        matrix = f", {device['matrix_kernel']} {device['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s" if device["matrix_kernel"] else ""
         return [f"device    {device['name']}, {device['driver']}",
-                f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s",
+                f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s{matrix}",
                 f"model     {model['name']}: {size(model['weight_bytes'])} of weights, a token reads {size(model['bytes_per_token'])}"]
 
     def remarks(self) -> list[str]:

@@ -44,7 +44,8 @@ def test_the_report_holds_what_is_promised(of_nano):
     for ops in (report["ops"], report["prefill_ops"], *(case["ops"] for case in report["decode"])):
         assert len({op["name"] for op in ops}) == len(ops) > 5
         for op in ops:
-            assert set(op) == {"name", "calls", "us", "bytes", "flops", "bandwidth_fraction", "flops_fraction"}
+            assert set(op) == {"name", "calls", "us", "bytes", "flops", "bandwidth_fraction", "flops_fraction",
+                               "matrix_fraction"}
             assert op["calls"] > 0 and op["us"] >= 0 and 0 <= op["bandwidth_fraction"]
     assert report["skipped"] == [] and report["extrapolation"] == []
 
@@ -167,4 +168,5 @@ def test_measured_peaks(device):
     peaks = device.measure()
     assert peaks["copy_bytes_per_s"] == max(peaks["transfer_bytes_per_s"], peaks["kernel_bytes_per_s"]) > 1e8
     assert peaks["f32_flops_per_s"] > 1e8 and peaks["copy_buffer_bytes"] % 16 == 0
+    assert (peaks["matrix_flops_per_s"] is None) == (peaks["matrix_kernel"] is None)
     assert device.memory()["scratch"]["used"] < peaks["copy_buffer_bytes"]   # given back
