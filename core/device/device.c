@@ -191,6 +191,7 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .scalarBlockLayout = VK_TRUE,
         .shaderFloat16 = has_matrix,
         .vulkanMemoryModel = has_matrix,
+        .vulkanMemoryModelDeviceScope = has_matrix, /* then asked for by the atomics of every other kernel */
     };
     const float priority = 0.5f;
     const VkDeviceQueueCreateInfo queue = {

@@ -29,7 +29,7 @@ uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_
 
 typedef enum dsvk_matmul_kind {
     DSVK_MATMUL_FEW,       /* the kernels for few rows, whatever their number */
-    DSVK_MATMUL_REGISTERS, /* tiles in registers alone */
+    DSVK_MATMUL_REGISTERS, /* tiles in registers alone; CPUs have it */
     DSVK_MATMUL_TILED,     /* tiles in shared memory */
     DSVK_MATMUL_COOPMAT,   /* cooperative matrices, f16 times f16 into f32 */
 } dsvk_matmul_kind;
@@ -39,13 +39,21 @@ typedef struct dsvk_matmul_variant {
     uint8_t m, n, k; /* coopmat: rows of x, output rows and inputs of one product */
 } dsvk_matmul_variant;
 
+typedef enum dsvk_matmul_source {
+    DSVK_MATMUL_GUESSED, /* nobody has measured on this driver yet */
+    DSVK_MATMUL_CHOSEN,  /* measured by this process or an earlier one */
+    DSVK_MATMUL_FORCED,  /* by dsvk_device_options.matmul */
+} dsvk_matmul_source;
+
 #define DSVK_MATMUL_VARIANTS 16
 #define DSVK_MATMUL_NAME 32
 /* All that this device has, into list; returns how many. */
 uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
 uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */
 dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in use */
+dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device);
 void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
+void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
 const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
 
 /* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */

@@ -87,12 +87,13 @@ dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *inf
  * (denormals.c); released with dsvk_free. NULL: out of memory. */
 uint32_t *dsvk_keep_half_denormals(const VkPhysicalDeviceVulkan12Properties *v12, const uint32_t *words, size_t *bytes);
 
-/* Reads the file of this device; anything wrong with it leaves *payload NULL. Release with dsvk_free. */
-void dsvk_pipeline_cache_read(const dsvk_device *device, void **payload, size_t *bytes);
+/* What is remembered of this device and driver on disk: the file "pipelines", compiled kernels, and "matmul", the variant that
+ * was found fastest. Reading leaves *payload NULL when anything is wrong with it; release with dsvk_free. */
+void dsvk_cache_read(const dsvk_device *device, const char *file, void **payload, size_t *bytes);
 /* Writes it; failing leaves the old file or none (D16). */
-void dsvk_pipeline_cache_write(const dsvk_device *device, const void *payload, size_t bytes);
+void dsvk_cache_write(const dsvk_device *device, const char *file, const void *payload, size_t bytes);
 /* Where it is: into out; false when there is to be none. */
-bool dsvk_pipeline_cache_path(const dsvk_device *device, char *out, size_t out_size);
+bool dsvk_cache_path(const dsvk_device *device, const char *file, char *out, size_t out_size);
 
 /* ---- ways to multiply (matmul_variants.c) ---- */
 
@@ -149,7 +150,7 @@ struct dsvk_device {
     dsvk_pool pools[DSVK_PURPOSE_COUNT];
 
     atomic_uint matmul; /* the dsvk_matmul_variant in use, as one word */
-    bool matmul_forced; /* by an option: nothing is measured */
+    atomic_uint matmul_source; /* a dsvk_matmul_source */
 
     bool statistics; /* pipelines are built with VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR */
     VkPipelineLayout layout;

@@ -1,6 +1,7 @@
 /* How a device multiplies matrices of many rows: which ways it has, their names, and which one is in use. The kernels are the
- * ops'; here is what depends on the driver. Until somebody measured (core/ops/matmul_choice.c) the guess is: registers alone
- * where the device is a CPU, on which a barrier costs more than what shared memory saves, else through shared memory. */
+ * ops'; here is what depends on the driver. Tiles in registers alone are for CPUs, on which a barrier costs more than what shared memory saves: eight
+ * invocations would leave a GPU empty. Until somebody measured (core/engine/matmul_choice.c), tiles are taken, in whichever of
+ * the two; what was measured is remembered on disk per driver. */
 #include <stdio.h>
 #include <string.h>
 
@@ -20,8 +21,10 @@ const char *dsvk_matmul_name(dsvk_matmul_variant v, char out[DSVK_MATMUL_NAME]) 
 
 static uint32_t variants_of(const dsvk_physical *p, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]) {
     uint32_t n = 0;
-    for (; n < DSVK_MATMUL_COOPMAT; n++)
-        list[n] = (dsvk_matmul_variant){ .kind = (uint8_t)n };
+    list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
+    if (is_cpu(p))
+        list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_REGISTERS };
+    list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_TILED };
     for (uint32_t i = 0; i < p->n_shapes; i++)
         list[n++] = p->shapes[i];
     return n;
@@ -96,10 +99,17 @@ static void read_flexible_shapes(const dsvk_vk *vk, dsvk_physical *p) {
     dsvk_free(list);
 }
 
+/* A validation layer calls wrong what is younger than itself: with such a one the extensions are not used. */
+static bool is_known(const dsvk_vk *vk, uint32_t since) { return !vk->validation_version || vk->validation_version >= since; }
+#define KHR_SINCE VK_MAKE_API_VERSION(0, 1, 3, 255)
+#define NV2_SINCE VK_MAKE_API_VERSION(0, 1, 4, 300)
+
 /* Intel's matrix units work for its smallest subgroups only. */
 #define VENDOR_INTEL 0x8086u
 
 void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
+    p->has_cooperative_matrix = p->has_cooperative_matrix && is_known(vk, KHR_SINCE);
+    p->has_flexible_matrix = p->has_flexible_matrix && is_known(vk, NV2_SINCE);
     VkPhysicalDeviceCooperativeMatrix2FeaturesNV flexible = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV,
     };
@@ -113,6 +123,7 @@ void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
     if (p->usable && p->has_cooperative_matrix && vk->vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)
         vk->vkGetPhysicalDeviceFeatures2(p->handle, &features);
     p->has_cooperative_matrix = matrix.cooperativeMatrix && p->f12.shaderFloat16 && p->f12.vulkanMemoryModel &&
+                                p->f12.vulkanMemoryModelDeviceScope &&
                                 p->f13.subgroupSizeControl && p->f13.computeFullSubgroups &&
                                 (one_size || (p->v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT)) &&
                                 p->properties.limits.maxComputeSharedMemorySize >= 32768 &&
@@ -135,10 +146,33 @@ dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device) {
     return v;
 }
 
+dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device) { return atomic_load(&device->matmul_source); }
+
 void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant v) {
     uint32_t packed;
     memcpy(&packed, &v, sizeof packed);
     atomic_store(&device->matmul, packed);
+}
+
+void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant v) {
+    dsvk_device_set_matmul(device, v);
+    atomic_store(&device->matmul_source, DSVK_MATMUL_CHOSEN);
+    dsvk_cache_write(device, "matmul", &v, sizeof v);
+}
+
+/* The variant that a file of this driver names, if the device has it. */
+static bool recall(dsvk_device *device, const dsvk_matmul_variant *list, uint32_t n, dsvk_matmul_variant *out) {
+    void *payload;
+    size_t bytes;
+    bool found = false;
+    dsvk_cache_read(device, "matmul", &payload, &bytes);
+    for (uint32_t i = 0; payload && bytes == sizeof *out && i < n && !found; i++)
+        if (memcmp(payload, &list[i], sizeof *out) == 0) {
+            *out = list[i];
+            found = true;
+        }
+    dsvk_free(payload);
+    return found;
 }
 
 /* "coopmat" alone is the first of its shapes. */
@@ -148,16 +182,18 @@ static bool is_meant(dsvk_matmul_variant v, const char *wanted) {
 }
 
 dsvk_status dsvk_matmul_open(dsvk_device *device, const char *wanted, dsvk_error *err) {
-    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS], chosen = { 0 };
     char all[DSVK_MATMUL_VARIANTS * (DSVK_MATMUL_NAME + 2)] = "auto", name[DSVK_MATMUL_NAME], shown[64];
     const uint32_t n = dsvk_matmul_variants(device, list);
-    device->matmul_forced = wanted && *wanted && strcmp(wanted, "auto") != 0;
-    if (!device->matmul_forced) {
-        dsvk_device_set_matmul(device, list[is_cpu(&device->physical) ? DSVK_MATMUL_REGISTERS : DSVK_MATMUL_TILED]);
+    if (!wanted || !*wanted || strcmp(wanted, "auto") == 0) {
+        const bool known = recall(device, list, n, &chosen);
+        atomic_store(&device->matmul_source, known ? DSVK_MATMUL_CHOSEN : DSVK_MATMUL_GUESSED);
+        dsvk_device_set_matmul(device, known ? chosen : list[1]);
         return DSVK_OK;
     }
     for (uint32_t i = 0; i < n; i++) {
         if (is_meant(list[i], wanted)) {
+            atomic_store(&device->matmul_source, DSVK_MATMUL_FORCED);
             dsvk_device_set_matmul(device, list[i]);
             return DSVK_OK;
         }

@@ -267,7 +267,7 @@ dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err) {
         return dsvk_vk_fail(device, result, err, "vkCreatePipelineLayout");
     void *payload;
     size_t bytes;
-    dsvk_pipeline_cache_read(device, &payload, &bytes);
+    dsvk_cache_read(device, "pipelines", &payload, &bytes);
     result = create_cache(device, payload, bytes);
     if (result == VK_SUCCESS && payload)
         device->pipeline_cache_bytes = cache_bytes(device);
@@ -285,7 +285,7 @@ static void save_cache(dsvk_device *device) {
     void *payload = dsvk_alloc(bytes);
     if (payload &&
         device->vk.vkGetPipelineCacheData(device->handle, device->pipeline_cache, &bytes, payload) == VK_SUCCESS)
-        dsvk_pipeline_cache_write(device, payload, bytes);
+        dsvk_cache_write(device, "pipelines", payload, bytes);
     dsvk_free(payload);
 }
 

@@ -116,16 +116,17 @@ dsvk_status dsvk_vk_load_device(dsvk_vk *vk, VkDevice device, dsvk_error *err) {
     return load(vk, STATISTICS, NULL, device, err);
 }
 
-static bool has_validation_layer(const dsvk_vk *vk) {
+/* The Vulkan version the layer was made for; 0: it is not installed. */
+static uint32_t validation_layer(const dsvk_vk *vk) {
     uint32_t n = 0;
     if (vk->vkEnumerateInstanceLayerProperties(&n, NULL) != VK_SUCCESS || n == 0)
-        return false;
+        return 0;
     VkLayerProperties *layers = dsvk_alloc_zero(n, sizeof *layers);
-    bool found = false;
+    uint32_t found = 0;
     VkResult result = layers ? vk->vkEnumerateInstanceLayerProperties(&n, layers) : VK_ERROR_OUT_OF_HOST_MEMORY;
     if (result == VK_SUCCESS || result == VK_INCOMPLETE)
         for (uint32_t i = 0; i < n && !found; i++)
-            found = strcmp(layers[i].layerName, VALIDATION_LAYER) == 0;
+            found = strcmp(layers[i].layerName, VALIDATION_LAYER) == 0 ? layers[i].specVersion : 0;
     dsvk_free(layers);
     return found;
 }
@@ -211,7 +212,8 @@ dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *e
     DSVK_GOTO(open_library(vk, &get, err));
     DSVK_GOTO(load(vk, GLOBAL, get, NULL, err));
     vk->vkEnumerateInstanceVersion(&vk->version);
-    if (validation && !has_validation_layer(vk))
+    vk->validation_version = validation ? validation_layer(vk) : 0;
+    if (!vk->validation_version)
         validation = NULL;
     DSVK_GOTO(create_instance(vk, validation, err));
     DSVK_GOTO(load(vk, INSTANCE, get, NULL, err));

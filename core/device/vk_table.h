@@ -136,6 +136,7 @@ typedef struct dsvk_vk {
     VkInstance instance;                /* owned */
     VkDebugUtilsMessengerEXT messenger; /* owned; none without validation */
     dsvk_validation *validation;        /* where the messenger writes; NULL: the layer is off */
+    uint32_t validation_version;        /* of Vulkan that the layer knows; 0: it is off */
 #define DSVK_VK_MEMBER(level, name) PFN_##name name;
     DSVK_VK_FUNCTIONS(DSVK_VK_MEMBER)
 #undef DSVK_VK_MEMBER

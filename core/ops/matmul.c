@@ -66,7 +66,7 @@ void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
     if (p->n == 0 || !shapes_fit(cmd, p))
         return;
     dsvk_kernel kernel;
-    if (!dsvk_chunk_kernel(cmd, &p->w, p->step_rows ? p->step_rows : p->n, 0, tiles | group_tiles, epilogue, &kernel))
+    if (!dsvk_chunk_kernel(cmd, p->variant, &p->w, p->step_rows ? p->step_rows : p->n, 0, tiles | group_tiles, epilogue, &kernel))
         dsvk_matmul_kernel(cmd, p->w.type, dsvk_matmul_rows(p->n), epilogue, &kernel);
     const struct matmul_args args = { .w = p->w.addr,
                                       .scales = p->w.addr + p->w.scales,

@@ -184,6 +184,7 @@ typedef struct dsvk_matmul_params {
     uint32_t step_rows; /* rows of the step, which choose the kernel, where n counts several for each; 0: n */
     bool swiglu;
     float limit;
+    const dsvk_matmul_variant *variant; /* NULL: the device's */
 } dsvk_matmul_params;
 void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p);
 

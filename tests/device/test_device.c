@@ -465,13 +465,15 @@ static void test_replay(void) {
     close_device(device);
 }
 
-/* Every kernel of the library asks for no more than every device has: the validation layer and the driver agree. */
+/* Every kernel of the library asks for no more than every device has: the validation layer and the driver agree. Those on
+ * cooperative matrices are for devices that list a shape: tests/ops/test_matmul.c builds them. */
 static void test_every_kernel_builds(void) {
     dsvk_device *device = open_device(NULL);
     VkPipeline pipeline;
     for (const dsvk_shader *shader = dsvk_shaders; shader->name; shader++)
-        CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = shader->name, .shader = shader->name}, &pipeline,
-                                   &error));
+        if (!strstr(shader->name, "coopmat"))
+            CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = shader->name, .shader = shader->name}, &pipeline,
+                                       &error));
     close_device(device);
 }
 
