@@ -237,6 +237,7 @@ class Report(dict):
         matrix = f", {device['matrix_kernel']} {device['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s" if device["matrix_kernel"] else ""
         return [f"device    {device['name']}, {device['driver']}",
                 f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s{matrix}",
+                f"prefill   multiplies by {device['matmul']}",
                 f"model     {model['name']}: {size(model['weight_bytes'])} of weights, a token reads {size(model['bytes_per_token'])}"]
 
     def remarks(self) -> list[str]:
@@ -268,7 +269,7 @@ class Report(dict):
 
 def report_of(model: Model, name: str, found: dict, peaks: dict, planned: dict, synthetic: Synthetic | None) -> Report:
     info, case = model.device.info, found["decode"][0]
-    described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup")}
+    described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup", "matmul")}
     return Report(
         version=_dsvk.__version__, device={**described, **peaks},
         model={"name": name, "synthetic": synthetic is not None, "layers": layer_counts(planned),

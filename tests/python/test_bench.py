@@ -34,6 +34,7 @@ def of_layers(device):
 
 def test_the_report_holds_what_is_promised(of_nano):
     report = json.loads(json.dumps(of_nano))
+    assert report["device"]["matmul"] in dsvk.devices()[0]["matmul_variants"]
     assert report["device"]["copy_bytes_per_s"] > 0 and report["device"]["f32_flops_per_s"] > 0
     assert report["model"]["name"] == "nano" and not report["model"]["synthetic"]
     assert report["model"]["layers"] == {"SWA": 2, "CSA": 2, "HCA": 1}
@@ -134,6 +135,7 @@ def test_wrong_usage(words, message):
     (["nano", "--contexts", "4000"], "contexts: 4000; this model has 4096 positions"),
     (["--device", "no such device"], "no such device"),
     (["--synthetic", "pro"], "GiB of weights"),
+    (["--matmul", "slowly"], "slowly"),
 ])
 def test_failures_are_one_line(words, message):
     result = run(*words)
