@@ -88,6 +88,8 @@ typedef struct dsvk_dispatch_info {
     const void *args;          /* push constants */
     uint32_t args_size;        /* <= 128 */
     uint32_t groups[3];        /* workgroups; any zero: nothing is dispatched */
+    const dsvk_buffer *grid;   /* not NULL: at grid_offset of it stand the workgroups to run, u32 [3], each at most as many as */
+    uint64_t grid_offset;      /* in `groups`; written before a dsvk_barrier_grids, read when the dispatch begins */
     uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles; 0: unknown */
 } dsvk_dispatch_info;
 
@@ -107,14 +109,28 @@ void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info);
 /* Everything recorded before it is complete and visible to everything after it. Every submit ends with one that covers
  * the host's reads after wait as well. */
 void dsvk_barrier(dsvk_cmd *cmd);
+void dsvk_barrier_grids(dsvk_cmd *cmd); /* the same, for grids of later dispatches as well */
 void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to, uint64_t to_offset,
                    uint64_t bytes);
 /* bytes and offset are multiples of 4. */
 void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64_t bytes, uint32_t word);
 uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd); /* recorded since begin */
 
+/* Recordings begun from now on may run several times in one submit. */
+void dsvk_cmd_set_repeatable(dsvk_cmd *cmd, bool repeatable);
+/* A profile has begun or ended since this was recorded: replays of it would not be booked as they should. */
+bool dsvk_cmd_stale(const dsvk_cmd *cmd);
+
 /* Ends the recording and hands it to the queue. Again without begin: waits for the last one and replays it. */
 dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err);
+/* Different recordings in one submit, one after the other, each as often as it says; every one is to be waited for. When it
+ * fails none of them has run. While a profile runs, the last time of each is measured and booked as often as it ran. */
+#define DSVK_MOST_REPLAYS 128u /* of all recordings of a submit together */
+typedef struct dsvk_replay {
+    dsvk_cmd *cmd;
+    uint32_t times; /* more than 1: repeatable */
+} dsvk_replay;
+dsvk_status dsvk_submit(const dsvk_replay *list, uint32_t n, dsvk_error *err);
 dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err);   /* until it is done, at most 60 s (D10), then DEVLOST */
 dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err);    /* submit and wait */
 

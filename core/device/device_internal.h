@@ -121,7 +121,9 @@ typedef struct dsvk_profile {
 } dsvk_profile;
 
 void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
-void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint64_t bytes, uint64_t flops, double us);
+/* `calls` of an op for a part of a model, each of so many bytes, operations and microseconds. */
+void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint32_t calls, uint64_t bytes, uint64_t flops,
+                      double us);
 double dsvk_now_us(void); /* a monotonic clock */
 
 /* ---- the device (device.c) ---- */

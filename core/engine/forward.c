@@ -248,6 +248,7 @@ static void select_entries(const pass *p) {
                 .format = p->m->layout.format, .n = rows, .n_heads = c->index_n_heads, .iq_stride = query_stride(p),
                 .weights_stride = compress_stride(p), .scores_stride = stride, .max_visible = visible,
                 .page_tokens = p->m->layout.page_tokens, .page_offset = p->at->keys_offset,
+                .grid = group == n ? p->step->index_grid : NULL, .grid_offset = p->step->index_grid_offset,
                 .scale = (float)(1.0 / __builtin_sqrt((double)c->index_head_dim * c->index_n_heads)) });
             dsvk_barrier(p->cmd);
         }

@@ -143,6 +143,7 @@ static dsvk_status warm_up(dsvk_model *m, dsvk_error *err) {
             dsvk_forward_mtp(m, m->cmd, &step, &step, m->inbox.buffer.addr);
         dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = m->logits.addr, .options = m->inbox.buffer.addr,
                                                    .out = m->outbox.addr, .n = 1, .vocab = m->config.vocab_size });
+        dsvk_advance(m->cmd, &(dsvk_advance_params){ .n = 1, .vocab = m->config.vocab_size });
         status = dsvk_cmd_run(m->cmd, err);
         dsvk_cmd_set_dry(m->cmd, false);
     }

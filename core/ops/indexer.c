@@ -46,6 +46,8 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, INDEXER_KEYS), p->n, 1 },
+                           .grid = p->grid,
+                           .grid_offset = p->grid_offset,
                            .bytes = keys * (dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) + 4) +
                                     (uint64_t)p->n * p->n_heads * (f->index_dim + 1) * 4,
                            .flops = keys * p->n_heads * (2 * f->index_dim + 3),

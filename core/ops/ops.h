@@ -280,6 +280,8 @@ typedef struct dsvk_indexer_params {
     dsvk_row_format format;
     uint32_t n, n_heads, iq_stride, weights_stride, scores_stride;
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
+    const dsvk_buffer *grid; /* where the grid stands that dsvk_advance made, or NULL */
+    uint64_t grid_offset;
     uint32_t page_tokens, page_offset;
     float scale;        /* index_dim^-0.5 * n_heads^-0.5 */
 } dsvk_indexer_params;
@@ -342,6 +344,29 @@ typedef struct dsvk_sample_params {
     uint32_t n, vocab;
 } dsvk_sample_params;
 void dsvk_sample(dsvk_cmd *cmd, const dsvk_sample_params *p);
+
+/* From one token to the next on the device: the chosen ids become the rows' tokens, one position on; each row is the only one
+ * of its sequence. A row whose id is one of its stops has ended: it stays where it is from then on, and runs its last token again
+ * to no effect. An id of a row that has not ended that is outside the vocabulary (sample: non-finite logits) stops all rows. */
+struct dsvk_end_row { /* one per row, in device memory */
+    uint32_t first_stop, n_stops; /* its stops: stops[first_stop] and so on */
+    uint32_t ended;               /* 0 or 1 */
+    uint32_t pad;
+};
+typedef struct dsvk_advance_params {
+    dsvk_addr ids;        /* u32 [n] */
+    dsvk_addr rows, seqs; /* dsvk_row [n], dsvk_seq: token, position and start change */
+    dsvk_addr sample;     /* dsvk_sample_row [n]: position, of the token to choose next, changes */
+    dsvk_addr ends;       /* dsvk_end_row [n]: ended changes */
+    dsvk_addr stops;      /* u32 */
+    dsvk_addr step;       /* u32, counted up */
+    dsvk_addr chosen;     /* u32 [steps, n] out: row `step` = ids */
+    dsvk_addr index_grid; /* u32 [3] out: the grid of dsvk_indexer for these rows, 0 in x while no row sees more than index_topk */
+    uint32_t n, vocab, steps;
+    uint32_t index_topk;
+    uint32_t max_visible; /* of dsvk_indexer: what the grid is kept to */
+} dsvk_advance_params;
+void dsvk_advance(dsvk_cmd *cmd, const dsvk_advance_params *p);
 
 /* ---- what a device can do, for measure.c: used by no model ---- */
 
