@@ -143,11 +143,21 @@ static PyObject *device_profile_begin(PyObject *object, PyObject *nothing) {
 
 PyDoc_STRVAR(profile_end_doc,
              "profile_end()\n--\n\nEnds what profile_begin started. Returns a dict: timestamps, submits, dispatches, host_us,\n"
-             "device_us and ops, a list of dicts with name, calls, us, bytes and flops.");
+             "device_us and ops, a list of dicts with name, part (of the model: SWA, CSA, HCA, MTP, head, None), calls, us, bytes, flops.");
 
 static PyObject *device_profile_end(PyObject *self, PyObject *nothing) {
     (void)nothing;
     return device_report(self, dsvk_device_profile_end);
+}
+
+PyDoc_STRVAR(measure_doc,
+             "measure()\n--\n\nMeasures what the device can do, in about two seconds. Returns a dict: copy_bytes_per_s (read and\n"
+             "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s,\n"
+             "matrix_flops_per_s and matrix_kernel (cooperative matrices of halves; None where there are none).");
+
+static PyObject *device_measure(PyObject *self, PyObject *nothing) {
+    (void)nothing;
+    return device_report(self, dsvk_device_measure);
 }
 
 static PyObject *device_enter(PyObject *self, PyObject *nothing) {
@@ -170,6 +180,7 @@ static PyMethodDef device_methods[] = {
     {"memory", device_memory, METH_NOARGS, memory_doc},
     {"profile_begin", device_profile_begin, METH_NOARGS, profile_begin_doc},
     {"profile_end", device_profile_end, METH_NOARGS, profile_end_doc},
+    {"measure", device_measure, METH_NOARGS, measure_doc},
     {"__enter__", device_enter, METH_NOARGS, NULL},
     {"__exit__", device_exit, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -104,10 +104,18 @@ DSVK_API void dsvk_device_close(dsvk_device *device); /* models keep their devic
 DSVK_API dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *err); /* one entry of dsvk_devices */
 /* {"weights": {"used", "peak", "budget", "blocks"}, "cache": ..., ..., "heap": {"size", "free"}} in bytes. */
 DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_error *err);
-/* Between begin and end every dispatch is timed on the device. The report: {"timestamps": bool, "submits", "dispatches",
- * "host_us", "device_us", "ops": [{"name", "calls", "us", "bytes", "flops"}]}. */
+/* Between begin and end every dispatch is timed on the device; of what ran several times in one submit (a decoded token) the
+ * last time, which then counts as often. The report: {"timestamps": bool, "submits", "dispatches",
+ * "host_us", "device_us", "ops": [{"name", "part", "calls", "us", "bytes", "flops"}]}. An op has an entry for each part of a model
+ * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. */
 DSVK_API dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err);
 DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err);
+
+/* Measures what the device can do, in about two seconds: {"copy_bytes_per_s": the better of "transfer_bytes_per_s" (the driver's
+ * copy) and "kernel_bytes_per_s" (a kernel that copies), bytes read and written both counted, with "copy_buffer_bytes" the size of
+ * what was copied; "f32_flops_per_s": multiplications and additions of a kernel that does nothing else; "matrix_flops_per_s": the same of
+ * one that multiplies cooperative matrices of halves into float32, "matrix_kernel" its shape; null where there are none}. */
+DSVK_API dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_error *err);
 
 /* ---- model ---- */
 
@@ -187,7 +195,7 @@ typedef struct dsvk_session_options {
     size_t size;
     uint64_t context;          /* most tokens; 0: the model's max_position_embeddings. Memory grows in pages as used */
     uint32_t mtp;              /* 1: keep the multi-token-prediction block in step, so that its logits can be read */
-    dsvk_progress_fn progress; /* called between submits of sync and evaluate */
+    dsvk_progress_fn progress; /* called between submits of sync, evaluate and decode */
     void *user;
 } dsvk_session_options;
 

@@ -4,8 +4,9 @@
  *     pipelines [--validation] CONFIG.json...
  *
  * The kernels are found by recording the engine's own forward pass dry, at shapes from one row to a full chunk, in both
- * cache formats, and with every way to multiply that the device has, so that there is no second list of them. A config.json is all it takes: weights have shapes and no memory,
- * addresses are never followed. It is meant for drivers whose hardware is pretended (see run). */
+ * cache formats, and with every way to multiply that the device has, so that there is no second list of them; beside it those
+ * that measure a device. A config.json is all it takes: weights have shapes and no memory, addresses are never followed. It
+ * is meant for drivers whose hardware is pretended (see run). */
 #include <stdio.h>
 #include <string.h>
 
@@ -30,6 +31,15 @@ static dsvk_status describe_weights(dsvk_model *m, dsvk_error *err) {
     return DSVK_OK;
 }
 
+static void record_measures(dsvk_model *m) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    dsvk_bench_copy(m->cmd, &(dsvk_bench_copy_params){ .source = NOWHERE, .out = NOWHERE, .n = 1 });
+    dsvk_bench_fma(m->cmd, &(dsvk_bench_fma_params){ .out = NOWHERE, .groups = 1 });
+    for (uint32_t i = 0, n = dsvk_matmul_variants(m->device, list); i < n; i++)
+        if (list[i].kind == DSVK_MATMUL_COOPMAT)
+            dsvk_bench_coopmat(m->cmd, &(dsvk_bench_coopmat_params){ .shape = list[i], .groups = 1 });
+}
+
 static dsvk_status record(dsvk_model *m, uint32_t rows, dsvk_error *err) {
     const uint32_t positions = m->config.max_positions, chosen = rows < DSVK_LOGIT_ROWS ? rows : DSVK_LOGIT_ROWS;
     const dsvk_step step = { .n = rows, .n_seqs = 1, .positions = positions, .rows = NOWHERE, .seqs = NOWHERE };
@@ -46,6 +56,7 @@ static dsvk_status record(dsvk_model *m, uint32_t rows, dsvk_error *err) {
     }
     dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = NOWHERE, .options = NOWHERE, .out = NOWHERE, .n = rows,
                                                .vocab = m->config.vocab_size });
+    record_measures(m);
     return dsvk_cmd_run(m->cmd, err);
 }
 

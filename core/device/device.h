@@ -101,6 +101,9 @@ dsvk_status dsvk_cmd_begin(dsvk_cmd *cmd, dsvk_error *err); /* starts a recordin
 /* With `dry` set dispatches only build their pipelines (in this process and the cache) and are not recorded. */
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry);
 dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd);
+/* What follows belongs to this part of a model, for profiles ("CSA"), until it is changed; kept by pointer: a string
+ * literal. NULL, as at first: to none. */
+void dsvk_cmd_set_part(dsvk_cmd *cmd, const char *part);
 void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info);
 /* Everything recorded before it is complete and visible to everything after it. Every submit ends with one that covers

@@ -106,7 +106,7 @@ dsvk_status dsvk_matmul_open(dsvk_device *device, const char *wanted, dsvk_error
 /* ---- profile (profile.c) ---- */
 
 typedef struct dsvk_profile_op {
-    const char *name;
+    const char *name, *part; /* part: NULL or of which part of a model */
     uint64_t calls, bytes, flops;
     double us;
 } dsvk_profile_op;
@@ -121,8 +121,9 @@ typedef struct dsvk_profile {
 } dsvk_profile;
 
 void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
-/* `calls` of an op, each of so many bytes, operations and microseconds. */
-void dsvk_profile_add(dsvk_device *device, const char *op, uint32_t calls, uint64_t bytes, uint64_t flops, double us);
+/* `calls` of an op for a part of a model, each of so many bytes, operations and microseconds. */
+void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint32_t calls, uint64_t bytes, uint64_t flops,
+                      double us);
 double dsvk_now_us(void); /* a monotonic clock */
 
 /* ---- the device (device.c) ---- */

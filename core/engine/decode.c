@@ -8,7 +8,6 @@
  * `step` names no session, only addresses that live in the state, so it serves every batch of as many rows; its grids are
  * sized for a class of positions, the next power of two, and kernels look at the rows' own positions. Between submits the model
  * is free for other threads' steps, and everything there is to know is in the sessions again. */
-#include <math.h>
 #include <string.h>
 
 #include "engine.h"
@@ -98,11 +97,15 @@ void dsvk_decode_measured(dsvk_model *m, uint32_t n, double seconds) {
 static dsvk_addr in_state(const dsvk_decode *d, size_t offset) { return d->state.addr + offset; }
 #define IN_STATE(d, member) in_state(d, offsetof(struct decode_state, member))
 
+static void count_stage(void *user) { ++*(uint32_t *)user; }
+
 static void record_step(dsvk_model *m, uint32_t n, uint32_t positions) {
-    const dsvk_decode *d = &m->decode;
+    dsvk_decode *d = &m->decode;
     const dsvk_config *c = &m->config;
     const dsvk_step step = { .n = n, .n_seqs = n, .positions = positions, .rows = IN_STATE(d, rows), .seqs = IN_STATE(d, seqs),
-                             .index_grid = &d->state, .index_grid_offset = offsetof(struct decode_state, index_grid) };
+                             .index_grid = &d->state, .index_grid_offset = offsetof(struct decode_state, index_grid),
+                             .between = count_stage, .user = &d->stages };
+    d->stages = 0;
     dsvk_sample(d->step, &(dsvk_sample_params){ .logits = m->logits.addr, .options = IN_STATE(d, sample),
                                                 .out = IN_STATE(d, ids), .n = n, .vocab = c->vocab_size });
     dsvk_barrier(d->step);
@@ -239,7 +242,9 @@ static dsvk_status run_submit(dsvk_batch *b, uint32_t tokens, dsvk_error *err) {
     }
     for (size_t i = 0; i < DSVK_COUNT(list); i++)
         DSVK_TRY(dsvk_cmd_wait(list[i].cmd, err));
-    dsvk_decode_measured(m, b->running, (dsvk_now_s() - began) / tokens);
+    const double token_seconds = (dsvk_now_s() - began) / tokens;
+    dsvk_decode_measured(m, b->running, token_seconds);
+    dsvk_stages_measured(m, d->stages, token_seconds);
     return take_chosen(b, tokens, err);
 }
 

@@ -74,6 +74,7 @@ typedef struct dsvk_decode_place {
 typedef struct dsvk_decode {
     dsvk_cmd *enter, *step, *leave;
     uint32_t rows, positions; /* what `step` is recorded for; 0 rows: nothing */
+    uint32_t stages;          /* of one token */
     dsvk_decode_place place;
     uint64_t ticket;          /* of the batch whose sessions `enter` and `leave` name */
     dsvk_buffer inbox;        /* STAGING: what a submit begins from */
@@ -141,6 +142,8 @@ struct dsvk_session {
     atomic_bool cancel;
 };
 
+const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans and profiles */
+
 /* ---- forward pass (forward.c): records, never waits ---- */
 
 dsvk_status dsvk_scratch_reserve(dsvk_model *model, uint32_t n, uint32_t positions, dsvk_error *err);
@@ -187,6 +190,7 @@ void dsvk_step_close(dsvk_model *model);
 
 #define DSVK_SUBMIT_AIM_S 0.1 /* what a submit should take at most (faults D10) */
 double dsvk_now_s(void);
+void dsvk_stages_measured(dsvk_model *model, uint32_t stages, double seconds); /* so many ran in one submit, for so long */
 /* The step lock, with BUSY for the thread that has it already. */
 dsvk_status dsvk_step_lock(dsvk_model *model, dsvk_error *err);
 dsvk_status dsvk_grow_pages(dsvk_session *session, uint64_t tokens, dsvk_error *err); /* pages for so many tokens in all */

@@ -523,6 +523,7 @@ static void any_block(const pass *p, const next_site *next) {
 
 void dsvk_forward_begin(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step) {
     dsvk_scratch *s = &m->scratch;
+    dsvk_cmd_set_part(cmd, NULL);
     lay_out_scratch(m, s, step->n, s->positions, s->buffer.addr);
     dsvk_embed(cmd, &(dsvk_embed_params){ .rows = step->rows, .table = m->weights.embed, .out = s->x, .n = step->n,
                                           .dim = m->config.hidden_size, .copies = DSVK_HC_STREAMS,
@@ -535,6 +536,7 @@ void dsvk_forward_begin(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step) {
 }
 
 void dsvk_forward_layer(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer) {
+    dsvk_cmd_set_part(cmd, dsvk_layer_kind(m->layout.layers[layer].ratio));
     const pass p = begin_pass(m, cmd, step, layer, m->scratch.x);
     const next_site next = layer + 1 == m->config.n_layers ? head_site(m, false) : attention_site(p.w + 1);
     any_block(&p, &next);
@@ -542,6 +544,7 @@ void dsvk_forward_layer(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uin
 
 /* 4.11 */
 void dsvk_forward_head(dsvk_model *m, dsvk_cmd *cmd, uint32_t n_in, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp) {
+    dsvk_cmd_set_part(cmd, "head");
     dsvk_scratch *s = &m->scratch;
     const next_site site = head_site(m, mtp);
     dsvk_hyper_conn_pre(cmd, &(dsvk_hyper_conn_pre_params){
@@ -567,6 +570,7 @@ void dsvk_forward_mtp(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, const
     dsvk_scratch *s = &m->scratch;
     const dsvk_config *c = &m->config;
     uint32_t n = pairs->n, D = c->hidden_size, streams = DSVK_HC_STREAMS * D;
+    dsvk_cmd_set_part(cmd, "MTP");
     if (n > 0) {
         dsvk_gather(cmd, &(dsvk_gather_params){ .rows = pairs->rows, .seqs = pairs->seqs, .source = source, .in = s->x,
                                                 .out = s->mtp_x, .n = n, .dim = streams, .n_in = step->n,

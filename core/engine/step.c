@@ -201,15 +201,19 @@ static dsvk_status take_off(flight *f, dsvk_error *err) {
     return dsvk_cmd_begin(f->m->cmd, err);
 }
 
+void dsvk_stages_measured(dsvk_model *m, uint32_t stages, double seconds) {
+    uint32_t *most = &m->stages_per_submit;
+    if (stages > 0 && seconds > DSVK_SUBMIT_AIM_S)
+        *most = (uint32_t)fmax(1, stages * DSVK_SUBMIT_AIM_S / seconds);
+    else if (stages >= *most && seconds < DSVK_SUBMIT_AIM_S / 2 && *most < MOST_STAGES)
+        *most *= 2;
+}
+
 static dsvk_status land(flight *f, dsvk_error *err) {
     DSVK_TRY(dsvk_cmd_run(f->m->cmd, err));
-    double seconds = dsvk_now_s() - f->began;
+    const double seconds = dsvk_now_s() - f->began;
     f->seconds += seconds;
-    uint32_t *stages = &f->m->stages_per_submit;
-    if (f->stages > 0 && seconds > DSVK_SUBMIT_AIM_S)
-        *stages = (uint32_t)fmax(1, f->stages * DSVK_SUBMIT_AIM_S / seconds);
-    else if (f->stages >= *stages && seconds < DSVK_SUBMIT_AIM_S / 2 && *stages < MOST_STAGES)
-        *stages *= 2;
+    dsvk_stages_measured(f->m, f->stages, seconds);
     return DSVK_OK;
 }
 

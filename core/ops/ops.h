@@ -481,4 +481,30 @@ typedef struct dsvk_advance_params {
 } dsvk_advance_params;
 void dsvk_advance(dsvk_cmd *cmd, const dsvk_advance_params *p);
 
+/* ---- what a device can do, for measure.c: used by no model ---- */
+
+/* out [n] = source [n], 16-byte words. */
+typedef struct dsvk_bench_copy_params {
+    dsvk_addr source, out;
+    uint32_t n;
+} dsvk_bench_copy_params;
+void dsvk_bench_copy(dsvk_cmd *cmd, const dsvk_bench_copy_params *p);
+
+/* out [groups * 256]: the sum of eight chains of 16 * rounds links a = a * x + y, from a = i / 256 + 0 .. 7. */
+typedef struct dsvk_bench_fma_params {
+    dsvk_addr out;
+    float x, y;
+    uint32_t groups, rounds;
+} dsvk_bench_fma_params;
+void dsvk_bench_fma(dsvk_cmd *cmd, const dsvk_bench_fma_params *p);
+
+/* out [groups * 256 / subgroup, m, n] = 32 * rounds * a b^T, added up by products of cooperative matrices. */
+typedef struct dsvk_bench_coopmat_params {
+    dsvk_addr a, b;  /* f16 [m, k], [n, k] */
+    dsvk_addr out;   /* f32 */
+    dsvk_matmul_variant shape; /* one of the device's coopmat ones */
+    uint32_t groups, rounds;
+} dsvk_bench_coopmat_params;
+void dsvk_bench_coopmat(dsvk_cmd *cmd, const dsvk_bench_coopmat_params *p);
+
 #endif
