@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
     test_begin(&t, "moe_in", argc, argv);
     for (uint32_t i = 0; i < DSVK_COUNT(SHAPES); i++)
         for (uint32_t n = 0; n < DSVK_COUNT(FUSED_ROWS); n++)
-            check(&t, &SHAPES[i], FUSED_ROWS[n], FUSED_TYPES[n % DSVK_COUNT(FUSED_TYPES)], (i + n) % 3 == 0, (i + n) % 3 == 1);
+            check(&t, &SHAPES[i], FUSED_ROWS[n], FUSED_TYPES[i % DSVK_COUNT(FUSED_TYPES)], (i + n) % 3 == 0, (i + n) % 3 == 1);
     check(&t, &FLASH, 1, FUSED_TYPES[0], false, false);
     test_case(&t, "bad shapes");
     dsvk_moe_in(t.cmd, &(dsvk_moe_in_params){ .gate = { .n_out = 2048, .n_in = 64 }, .up = { .n_out = 64, .n_in = 64 }, .n = 1,
