@@ -10,7 +10,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "advance.h"
-#include "indexer.h"
 #include "memory.glsl"
 
 layout(local_size_x = ADVANCE_ROWS) in;
@@ -22,7 +21,6 @@ layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer Ro
 layout(buffer_reference, scalar, buffer_reference_align = 8) restrict buffer SeqsInOut { Seq v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer SampleRowsInOut { SampleRow v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer EndRowsInOut { EndRow v[]; };
-layout(buffer_reference, scalar, buffer_reference_align = 4) restrict buffer WordsInOut { uint v[]; };
 
 shared uint impossible; /* ids of running rows outside the vocabulary */
 shared uint furthest;   /* largest number of positions of any row, its own included */
@@ -68,7 +66,7 @@ void main() {
     if (i == 0u) {
         const uint visible = min(furthest / 4u, a.max_visible);
         WordsOut grid = WordsOut(a.index_grid);
-        grid.v[0] = visible > a.index_topk ? (visible + INDEXER_KEYS - 1u) / INDEXER_KEYS : 0u;
+        grid.v[0] = visible > a.index_topk ? (visible + a.index_keys - 1u) / a.index_keys : 0u;
         grid.v[1] = a.n;
         grid.v[2] = 1u;
         WordsInOut(a.step).v[0] = step + 1u;

@@ -21,6 +21,7 @@ struct advance_args {
     U32 steps;
     U32 index_topk;
     U32 max_visible;
+    U32 index_keys;  /* keys of a workgroup of indexer.comp */
 };
 
 #endif

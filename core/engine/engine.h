@@ -16,17 +16,16 @@
 typedef struct dsvk_scratch {
     dsvk_buffer buffer;
     uint32_t rows;           /* n it is large enough for */
-    uint64_t scores_bytes;   /* of the score area; rows are scored in groups that fit */
     uint32_t positions;      /* largest number of positions it is large enough for */
     dsvk_addr x;             /* [n, 4, D] the streams */
     dsvk_addr a;             /* [n, D] a sublayer's normalised input */
     dsvk_addr post, comb;    /* [n, 4], [n, 4, 4] */
-    dsvk_addr partials;      /* [n, chunks, 25] */
+    dsvk_addr partials;      /* [n, chunks, 25], or of few rows [n, D / 32, 25] */
     dsvk_addr qa_kv;         /* [n, Rq + dh] */
     dsvk_addr compress;      /* [n, compress_stride] */
     dsvk_addr qr;            /* [n, Rq] */
     dsvk_addr q;             /* [n, H dh + Hi di] */
-    dsvk_addr scores;        /* [rows of a group, visible] */
+    dsvk_addr scores, lists; /* [rows of a group, visible], what topk lists of them */
     dsvk_addr idx;           /* i32 [n, Ki] */
     dsvk_addr attn;          /* partial attention */
     dsvk_addr o;             /* [n, H dh] */
@@ -36,8 +35,7 @@ typedef struct dsvk_scratch {
     dsvk_addr expert_idx;    /* u32 [n, A] */
     dsvk_addr expert_weight; /* [n, A] */
     dsvk_addr pairs, tiles;  /* u32 [n A], uvec4 */
-    dsvk_addr h;             /* [n A, I] */
-    dsvk_addr shared_h;      /* [n, I] */
+    dsvk_addr h;             /* [n A, I], then [n, I] of the shared expert */
     dsvk_addr store;         /* row store of n rows */
     dsvk_addr mtp_x, mtp_in; /* [n, 4, D] each, when the model has the MTP block */
     dsvk_addr mtp_e;         /* [n, D] */
@@ -98,6 +96,7 @@ struct dsvk_model {
     uint64_t weight_bytes;
     dsvk_buffer constants;    /* post = 1 [4], comb = identity [4, 4] */
     dsvk_buffer counters;     /* u32 [DSVK_COUNTERS], 0 between dispatches: what last_workgroup() of shaders/last.glsl counts in */
+    dsvk_buffer bins;         /* of DSVK_SELECT_ROWS rows, 0 between steps: what the indexer counts for topk */
     bool mtp;
     dsvk_model_options options; /* resolved */
     char *path;
@@ -115,9 +114,10 @@ struct dsvk_model {
     dsvk_decode decode;
 };
 
-/* One for every piece of work that several workgroups of one dispatch share: at most a head or an output tile (of 32) of each
- * of 64 groups of rows, of the widest model that config.c lets in. */
+/* One for every piece of work that several workgroups of one dispatch share, such as a head or an output tile; more of them than
+ * the widest model's small steps have (forward.c checks). */
 #define DSVK_COUNTERS 65536u
+#define DSVK_SELECT_ROWS 64u /* rows whose entries are selected together */
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
 
 struct dsvk_session {

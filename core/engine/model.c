@@ -210,8 +210,11 @@ void dsvk_model_close(dsvk_model *m) {
     if (!m || atomic_fetch_sub(&m->references, 1) > 1)
         return;
     dsvk_step_close(m);
-    for (uint32_t l = 0; m->weights.layers && l <= m->config.n_layers; l++)
+    for (uint32_t l = 0; m->weights.layers && l <= m->config.n_layers; l++) {
         dsvk_buffer_destroy(m->device, &m->weights.layers[l].expert_table);
+        dsvk_buffer_destroy(m->device, &m->weights.layers[l].table);
+    }
+    dsvk_buffer_destroy(m->device, &m->weights.head_sites);
     for (uint32_t i = 0; i < m->n_buffers; i++)
         dsvk_buffer_destroy(m->device, &m->buffers[i]);
     dsvk_buffer_destroy(m->device, &m->constants);

@@ -94,7 +94,7 @@ static dsvk_status report(dsvk_model *m, const dsvk_weight_list *list, dsvk_devi
     }
     uint64_t cache = session_bytes(&m->layout, c, context) + rope_bytes(c, context);
     uint64_t scratch = dsvk_scratch_bytes(m, m->options.max_chunk, (uint32_t)context) + logits +
-                       DSVK_COUNTERS * sizeof(uint32_t) + dsvk_decode_scratch_bytes();
+                       DSVK_COUNTERS * sizeof(uint32_t) + dsvk_decode_scratch_bytes() + dsvk_topk_bins_bytes(DSVK_SELECT_ROWS);
     json_t *root = json_pack("{s:{s:I, s:I, s:I, s:I}, s:I, s:I, s:I, s:i, s:I, s:I, s:o, s:o}", "purposes", "weights",
                              (json_int_t)weights, "cache", (json_int_t)cache, "scratch", (json_int_t)scratch, "readback",
                              (json_int_t)(logits + dsvk_decode_readback_bytes()), "experts", (json_int_t)experts, "bytes_per_token",

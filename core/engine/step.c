@@ -83,7 +83,9 @@ dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, logits, "logits", &m->logits, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_READBACK, logits, "logits readback", &m->outbox, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, DSVK_COUNTERS * sizeof(uint32_t), "counters", &m->counters, err));
+    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, dsvk_topk_bins_bytes(DSVK_SELECT_ROWS), "bins", &m->bins, err));
     dsvk_cmd_fill(m->cmd, &m->counters, 0, m->counters.size, 0);
+    dsvk_cmd_fill(m->cmd, &m->bins, 0, m->bins.size, 0);
     DSVK_TRY(dsvk_cmd_run(m->cmd, err));
     DSVK_TRY(dsvk_decode_open(m, err));
     return inbox_reserve(m, 32, err);
@@ -97,6 +99,7 @@ void dsvk_step_close(dsvk_model *m) {
     dsvk_buffer_destroy(m->device, &m->outbox);
     dsvk_buffer_destroy(m->device, &m->logits);
     dsvk_buffer_destroy(m->device, &m->counters);
+    dsvk_buffer_destroy(m->device, &m->bins);
     if (m->step_lock_made)
         pthread_mutex_destroy(&m->step_lock);
 }

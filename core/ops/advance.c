@@ -27,6 +27,7 @@ void dsvk_advance(dsvk_cmd *cmd, const dsvk_advance_params *p) {
         .steps = p->steps,
         .index_topk = p->index_topk,
         .max_visible = p->max_visible,
+        .index_keys = dsvk_indexer_keys(cmd),
     };
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "advance",

@@ -1,6 +1,8 @@
 /* Weights times activations (spec 3.8): any weight type, optional output groups, optional SwiGLU of interleaved w1 and w3.
  * Few rows use the variant that shares a weight word between 1 or 4 of them, chunks the one that shares it between 8; a
  * row's result is the same in all of them. */
+#include <string.h>
+
 #include "matmul_rows.h"
 
 _Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
@@ -13,6 +15,7 @@ void dsvk_matmul_constants(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, 
     constants[MATMUL_TYPE] = type;
     constants[MATMUL_ROWS] = rows;
     constants[MATMUL_EPILOGUE] = epilogue;
+    constants[MATMUL_TYPE_B] = 0;
     constants[MATMUL_SUBGROUP_8] = limits->subgroup_min == 8 && limits->subgroup_max == 8;
 }
 
@@ -23,6 +26,28 @@ bool dsvk_matmul_check(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w) {
     dsvk_cmd_fail(cmd, DSVK_INVALID, "%s: weight [%u, %u] of type %d; inputs must be a multiple of 32", op, w->n_out,
                   w->n_in, (int)w->type);
     return false;
+}
+
+bool dsvk_matmul_check_few(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w, uint32_t n) {
+    if (!dsvk_matmul_check(cmd, op, w))
+        return false;
+    if (n <= DSVK_FEW_ROWS && w->scales < 1ull << 32)
+        return true;
+    dsvk_cmd_fail(cmd, DSVK_INVALID, "%s: %u rows (at most %u) of a weight with scales at byte %llu (below 2^32)", op, n,
+                  DSVK_FEW_ROWS, (unsigned long long)w->scales);
+    return false;
+}
+
+uint64_t dsvk_matmul_bytes(const dsvk_matrix *w, uint32_t n) {
+    return dsvk_matrix_bytes(w->type, w->n_out, w->n_in) + 4ull * n * (w->n_in + w->n_out);
+}
+
+uint64_t dsvk_matmul_flops(const dsvk_matrix *w, uint32_t n) { return 2ull * n * w->n_out * w->n_in; }
+
+uint32_t dsvk_float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
 }
 
 static uint32_t count_groups(const dsvk_matmul_params *p) {

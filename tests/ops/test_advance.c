@@ -38,7 +38,7 @@ static void run(test *t, uint32_t n, uint32_t position, uint32_t max_visible, ui
     const dsvk_buffer d_ids = test_upload(t, ids, (STEPS + 1) * n * 4), d_grid = test_output(t, 12);
     const dsvk_buffer d_step = in_place(t, &(uint32_t){ 0 }, 4), chosen = test_output(t, STEPS * n * 4);
     const dsvk_addr d_stops = test_upload(t, stops, STOPS * 4).addr;
-    const ref_advance_batch batch = { rows, seqs, sample, ends, stops, n, VOCAB, TOPK, max_visible };
+    const ref_advance_batch batch = { rows, seqs, sample, ends, stops, n, VOCAB, TOPK, max_visible, dsvk_indexer_keys(t->cmd) };
     for (uint32_t step = 0; step <= STEPS; step++) { /* the last one finds no room for its ids */
         dsvk_advance(t->cmd, &(dsvk_advance_params){ .ids = d_ids.addr + step * n * 4,
                                                      .rows = d_rows.addr,

@@ -291,7 +291,7 @@ def test_dispatches_of_a_token(models, device):
     """How many dispatches and submits decoded tokens take, once the model's recording is replayed: the sum over the layers, and
     sampling, moving on, embedding, the first reductions and the head. The indexer's are always there, and do nothing while every
     entry is visible."""
-    per_layer = {"SWA": 21, "HCA": 23, "CSA": 27}
+    per_layer = {"SWA": 20, "HCA": 22, "CSA": 26}
     model, n = models("tiny", "native"), 8
     kinds = [row["kind"] for row in dsvk.plan(model.report["path"])["layers"] if row["kind"] != "MTP"]
     for prompt in (10, 100):

@@ -61,7 +61,7 @@ typedef struct ref_advance_batch {
     struct dsvk_sample_row *sample;   /* [n] */
     struct dsvk_end_row *ends;        /* [n] */
     const uint32_t *stops;
-    uint32_t n, vocab, index_topk, max_visible;
+    uint32_t n, vocab, index_topk, max_visible, index_keys; /* keys of a workgroup of the indexer */
 } ref_advance_batch;
 void ref_advance(const ref_advance_batch *b, const uint32_t *ids, uint32_t grid[3]);
 

@@ -23,7 +23,7 @@ void ref_advance(const ref_advance_batch *b, const uint32_t *ids, uint32_t grid[
         most = row->position + 1 > most ? row->position + 1 : most;
     }
     const uint32_t visible = most / 4 < b->max_visible ? most / 4 : b->max_visible;
-    grid[0] = visible > b->index_topk ? (visible + 255) / 256 : 0;
+    grid[0] = visible > b->index_topk ? (visible + b->index_keys - 1) / b->index_keys : 0;
     grid[1] = b->n;
     grid[2] = 1;
 }
