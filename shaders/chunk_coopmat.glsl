@@ -67,12 +67,21 @@ float fp4_relative(uint e, uint most) {
 }
 float fp4_factor(uint most) { return exp2_int(int(most) - 127 - fp4_top(most)); }
 
-/* ---- what an invocation copies of a slab ---- */
+/* ---- what an invocation copies: of the slab of 32 inputs from k on, eight weights of one output row, eights of x ---- */
 
-uint w_bits[WORDS8];
-float w_scale;  /* FP8 */
-uint w_byte;    /* FP4 */
+uint w_bits[WORDS8], w_byte; /* codes; FP4: their scale */
 vec4 x_values[2u * X_COPIES];
+uint x_place[X_COPIES];      /* where its eights of x begin, in vec4 */
+
+void read_slab(Words w_words, uvec2 scales, uvec2 x, uint tile, uint n_in, uint k) {
+    const uint w_row = gl_LocalInvocationIndex % 32u, first = (k / 8u + gl_LocalInvocationIndex / (32u * TILES)) * WORDS8;
+    [[unroll]] for (uint i = 0u; i < WORDS8; i++)
+        w_bits[i] = w_words.v[((first + i) / 4u * 32u + w_row) * 4u + (first + i) % 4u];
+    if (TYPE == TYPE_FP4)
+        w_byte = fp4_scale(scales, tile, n_in, k, w_row);
+    [[unroll]] for (uint i = 0u; i < 2u * X_COPIES; i++)
+        x_values[i] = Vec4s(x).v[x_place[i / 2u] + k / 4u + i % 2u];
+}
 
 vec4 w_values(uint half_of_eight) {
     if (TYPE == TYPE_BF16)
@@ -105,7 +114,6 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x) {
     const uint w_out = w_tile * 32u + w_row; /* the row of the staged weights */
     Words w_words = Words(add_product(codes, tile + w_tile, words * 512u));
     const bool copies_x = self / EIGHTS < ROWS; /* not all, where x is smaller than the workgroup */
-    uint x_place[X_COPIES];
     [[unroll]] for (uint i = 0u; i < X_COPIES; i++)
         x_place[i] = x_at(min((self + i * INVOCATIONS) / EIGHTS, ROWS - 1u)) + self % EIGHTS * 2u;
 
@@ -121,14 +129,9 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x) {
     if (TYPE == TYPE_FP4)
         find_fp4_most(scales, tile + w_tile, n_in, w_row, w_out, w_eight);
 
+    read_slab(w_words, scales, x, tile + w_tile, n_in, 0u);
     for (uint k = 0u; k < n_in; k += SLAB) {
-        const uint parity = k / SLAB % 2u, first = k / 32u * (4u * WORDS8) + w_eight * WORDS8;
-        [[unroll]] for (uint i = 0u; i < WORDS8; i++)
-            w_bits[i] = w_words.v[((first + i) / 4u * 32u + w_row) * 4u + (first + i) % 4u];
-        if (TYPE == TYPE_FP4)
-            w_byte = fp4_scale(scales, tile + w_tile, n_in, k, w_row);
-        [[unroll]] for (uint i = 0u; i < 2u * X_COPIES; i++)
-            x_values[i] = Vec4s(x).v[x_place[i / 2u] + k / 4u + i % 2u];
+        const uint parity = k / SLAB % 2u;
         barrier(); /* the slab before has been multiplied, its parity's largest values are zero */
         [[unroll]] for (uint i = 0u; i < X_COPIES; i++)
             atomicMax(x_most[parity * ROW_MATRICES + min((self + i * INVOCATIONS) / EIGHTS, ROWS - 1u) / M],
@@ -157,6 +160,8 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x) {
             factor = fp4_relative(w_byte, fp4_most[w_out]);
         memory[W_AT + w_out * STRIDE + w_eight] = uvec4(halves(w_values(0u) * factor), halves(w_values(1u) * factor));
         barrier();
+        if (k + SLAB < n_in) /* on its way while this one is multiplied */
+            read_slab(w_words, scales, x, tile + w_tile, n_in, k + SLAB);
         if (!multiplies)
             continue;
         coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> part[DOWN * ACROSS];
