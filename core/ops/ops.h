@@ -293,7 +293,7 @@ void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
  * head. idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible
  * entry are no rows.
  * n_splits is an upper bound, so that a recording serves positions that grow: a token's list of rows is divided by its own
- * length. The result has the same bits for every n_splits >= min(32, rows of the list / 64), and, up to 32 * 64 rows, for 1. */
+ * length. The result has the same bits for every n_splits >= min(32, rows of the list / 64). */
 typedef struct dsvk_sparse_attn_params {
     dsvk_addr rows, seqs;
     dsvk_addr rope;

@@ -8,11 +8,19 @@ _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
 /* Steps of more rows than this fill a device without splitting. */
 #define MAX_SPLIT_ROWS 63u
 
-/* Heads of a workgroup. */
-static uint32_t group_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
+/* Workgroups that keep a device busy: about one per compute unit of a large one. */
+#define ENOUGH_GROUPS 128u
+
+/* Heads of a workgroup. A row is decoded once for all of them, so the more the better while there are workgroups enough. */
+static uint32_t group_heads(uint32_t n, uint32_t n_splits, uint32_t n_heads) {
+    if (n_heads > 16 && n * n_splits * dsvk_ceil_div(n_heads, 32) >= ENOUGH_GROUPS)
+        return 32;
+    return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4;
+}
 
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
-    return n_splits > 1 ? n * n_splits * dsvk_align(n_heads, group_heads(n_heads)) * (head_dim + 2) * 4 : 0;
+    const uint64_t heads = dsvk_align(n_heads, n_heads > 16 ? 32 : n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4);
+    return n_splits > 1 ? n * n_splits * heads * (head_dim + 2) * 4 : 0;
 }
 
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows) {
@@ -90,7 +98,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         .page_offset = p->page_offset,
         .scale = p->scale,
     };
-    const uint32_t heads = group_heads(p->n_heads);
+    const uint32_t heads = group_heads(p->n, p->n_splits, p->n_heads);
     const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
                                    [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
                                    [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
