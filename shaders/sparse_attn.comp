@@ -2,18 +2,18 @@
  *   z_i = scale * (q[t][h] . row_i),  p_i = exp(z_i) * 2^-M,  M = ceil(max z / ln 2),
  *   o = sum of p_i * row_i / (sum of p_i + exp(sink) * 2^-M), and the last ROPE_DIM values turn back by the query's angle.
  * K = V and one row serves all heads. The rows of a token form a list: window positions max(0, pos - window + 1) .. pos,
- * then compressed entries. The list is cut into segments of 64, and these into n_splits runs of equal length (the grid's z): a
- * row of few segments has fewer, and what is left over of the grid ends at once.
+ * then compressed entries. The list is cut into segments of 64 or 128, and these into n_splits runs of equal length (the grid's
+ * z): a row of few segments has fewer, and what is left over of the grid ends at once.
  *
  * One workgroup: HEADS heads of one token, over the segments of one split. For a segment
- *   1. an invocation takes one row and every fourth group of 16 dimensions: their dot products with all the heads' queries,
- *      which are read at addresses that a whole subgroup shares,
+ *   1. an invocation takes one or two rows and every fourth group of 16 dimensions: their dot products with all the heads'
+ *      queries, which are read at addresses that a whole subgroup shares,
  *   2. the four slices are added, the maximum over the rows so far gives M and the scores p,
  *   3. an invocation owns 4 columns of HEADS / GROUPS heads and adds p * row over the rows, read once more.
  * The workgroup that ends last of the splits adds them up, in order, and makes the result; the only one does it right away. M is
  * an integer, so rescaling is exact.
- * All heads and few tokens is also what a chunk of a prompt wants: a decoded row serves HEADS queries, and which tokens they are
- * of would change nothing but the masks. */
+ * A chunk of a prompt is served the same way: a decoded row serves HEADS queries, and which tokens they are of would change
+ * nothing but the masks. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -28,15 +28,17 @@ layout(local_size_x = 256) in;
 layout(constant_id = SPARSE_ATTN_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512;
 layout(constant_id = SPARSE_ATTN_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64;
 layout(constant_id = SPARSE_ATTN_CONSTANT_NATIVE) const bool NATIVE = true;
-layout(constant_id = SPARSE_ATTN_CONSTANT_HEADS) const uint HEADS = 16; /* 4, 8, 16 or 32 */
+layout(constant_id = SPARSE_ATTN_CONSTANT_HEADS) const uint HEADS = 16; /* 4, 8 or 16 */
+layout(constant_id = SPARSE_ATTN_CONSTANT_LANE_ROWS) const uint LANE_ROWS = 1; /* rows of an invocation in step 1: 1 or 2 */
 const uint INDEX_DIM = 128; /* kv.glsl wants one */
 #include "kv.glsl"
 #include "rope.glsl"
 
 layout(push_constant, scalar) uniform Args { sparse_attn_args a; };
 
-const uint ROWS = SPARSE_ATTN_SEGMENT;                 /* a subgroup has at most that many invocations */
-const uint SLICES = 256 / ROWS;
+const uint LANES = 64;                                 /* that share a slice; a subgroup has at most that many */
+const uint SLICES = 256 / LANES;
+const uint ROWS = LANES * LANE_ROWS;
 const uint SLICE_HEADS = HEADS / SLICES;               /* heads whose scores an invocation finishes, for its row */
 const uint QUADS = HEAD_DIM / 4;
 const uint GROUP_LANES = QUADS > 64 ? 128 : 64;        /* at least a subgroup */
@@ -133,7 +135,7 @@ void main() {
 
     /* steps 1 and 2: its row, slice of dimensions and heads to finish; step 3: its columns and heads. subgroupMin tells the
      * compiler what is the same for the subgroup. */
-    uint r = lane % ROWS, slice = subgroupMin(lane / ROWS), finish = slice * SLICE_HEADS;
+    uint r = lane % LANES, slice = subgroupMin(lane / LANES), finish = slice * SLICE_HEADS;
     uint quad = min(lane % GROUP_LANES, QUADS - 1u), group = subgroupMin(lane / GROUP_LANES) * GROUP_HEADS;
     bool owner = lane % GROUP_LANES < QUADS;
     uint subgroups = gl_NumSubgroups / SLICES; /* that share a slice */
@@ -153,41 +155,62 @@ void main() {
             source[lane] = find_row(row, seq, first + lane, window_rows, count, t, exists[lane]);
         barrier();
 
-        uvec4 from = source[r];
-        float dots[HEADS];
-        [[unroll]] for (uint h = 0u; h < HEADS; h++)
-            dots[h] = 0.0;
-        for (uint d = slice * 16u; d < HEAD_DIM; d += SLICES * 16u) {
-            vec4 v[4];
-            row_load16(from.xy, from.zw, d, v);
+        uvec4 from[LANE_ROWS];
+        float dots[LANE_ROWS][HEADS];
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+            from[k] = source[r * LANE_ROWS + k];
+            [[unroll]] for (uint h = 0u; h < HEADS; h++)
+                dots[k][h] = 0.0;
+        }
+        uint dims = r * LANE_ROWS < rows ? HEAD_DIM : 0u;
+        for (uint d = slice * 16u; d < dims; d += SLICES * 16u) {
+            vec4 v[LANE_ROWS][4];
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                row_load16(from[k].xy, from[k].zw, d, v[k]);
             [[unroll]] for (uint h = 0u; h < HEADS; h++) {
                 uint at = min(head0 + h, a.n_heads - 1u) * (HEAD_DIM / 16u) + d / 16u;
-                vec4 sum = q.v[at].q[0] * v[0];
-                [[unroll]] for (uint i = 1u; i < 4u; i++)
-                    sum = fma(q.v[at].q[i], v[i], sum);
-                dots[h] += (sum.x + sum.y) + (sum.z + sum.w);
+                vec4 sum[LANE_ROWS];
+                [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                    vec4 x = q.v[at].q[i];
+                    [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                        sum[k] = i == 0u ? x * v[k][i] : fma(x, v[k][i], sum[k]);
+                }
+                [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                    dots[k][h] += (sum[k].x + sum[k].y) + (sum[k].z + sum[k].w);
             }
         }
 
-        /* Sums over the slices, each of which ends up with a quarter of the heads: half of them go to the slice two further,
-         * then half of the rest to its neighbour. */
+        /* Each slice ends up with the sums over all of them of a quarter of the heads: half of the dot products go to the
+         * slice two further, then half of the rest to its neighbour. */
         bool upper = slice >= 2u, odd = (slice & 1u) != 0u;
-        [[unroll]] for (uint j = 0u; j < 2u * SLICE_HEADS; j++)
-            halves[(slice * 2u * SLICE_HEADS + j) * ROWS + r] = upper ? dots[j] : dots[2u * SLICE_HEADS + j];
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+            [[unroll]] for (uint j = 0u; j < 2u * SLICE_HEADS; j++)
+                halves[(slice * 2u * SLICE_HEADS + j) * ROWS + k * LANES + r] =
+                    upper ? dots[k][j] : dots[k][2u * SLICE_HEADS + j];
         barrier();
-        [[unroll]] for (uint j = 0u; j < 2u * SLICE_HEADS; j++)
-            dots[j] = (upper ? dots[2u * SLICE_HEADS + j] : dots[j]) +
-                      halves[((slice ^ 2u) * 2u * SLICE_HEADS + j) * ROWS + r];
-        [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++)
-            quarters[(slice * SLICE_HEADS + j) * ROWS + r] = odd ? dots[j] : dots[SLICE_HEADS + j];
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+            [[unroll]] for (uint j = 0u; j < 2u * SLICE_HEADS; j++)
+                dots[k][j] = (upper ? dots[k][2u * SLICE_HEADS + j] : dots[k][j]) +
+                             halves[((slice ^ 2u) * 2u * SLICE_HEADS + j) * ROWS + k * LANES + r];
+            [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++)
+                quarters[(slice * SLICE_HEADS + j) * ROWS + k * LANES + r] =
+                    odd ? dots[k][j] : dots[k][SLICE_HEADS + j];
+        }
         barrier();
 
-        bool live = exists[r] != 0u;
-        float z[SLICE_HEADS];
+        bool live[LANE_ROWS];
+        float z[LANE_ROWS][SLICE_HEADS];
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+            live[k] = exists[r * LANE_ROWS + k] != 0u;
         [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++) {
-            z[j] = (odd ? dots[SLICE_HEADS + j] : dots[j]) + quarters[((slice ^ 1u) * SLICE_HEADS + j) * ROWS + r];
-            z[j] *= a.scale;
-            part_max[j * 64u + gl_SubgroupID] = subgroupMax(live && is_finite(z[j]) ? z[j] : -3e38);
+            float most = -3e38;
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+                z[k][j] = (odd ? dots[k][SLICE_HEADS + j] : dots[k][j]) +
+                          quarters[((slice ^ 1u) * SLICE_HEADS + j) * ROWS + k * LANES + r];
+                z[k][j] *= a.scale;
+                most = max(most, live[k] && is_finite(z[k][j]) ? z[k][j] : -3e38);
+            }
+            part_max[j * 64u + gl_SubgroupID] = subgroupMax(most);
         }
         barrier();
         float best[SLICE_HEADS];
@@ -196,11 +219,15 @@ void main() {
         for (uint s = 0u; s < subgroups; s++) /* outside: a loop of unknown length in the other would keep z out of registers */
             for (uint j = 0u; j < SLICE_HEADS; j++)
                 best[j] = max(best[j], part_max[j * 64u + slice * subgroups + s]);
-        for (uint j = 0u; j < SLICE_HEADS; j++) {
+        [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++) {
             int most = max(total_max[finish + j], best[j] > -3e38 ? exp_exponent(best[j]) : SPARSE_ATTN_EMPTY);
-            float p = live ? exp_scaled(z[j], most) : 0.0;
-            scores[r * P_STRIDE + finish + j] = p;
-            part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(p);
+            float sum = 0.0;
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+                float p = live[k] ? exp_scaled(z[k][j], most) : 0.0;
+                scores[(r * LANE_ROWS + k) * P_STRIDE + finish + j] = p;
+                sum += p;
+            }
+            part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(sum);
             if (r == 0u)
                 segment_max[finish + j] = most;
         }

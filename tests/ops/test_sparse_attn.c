@@ -3,12 +3,13 @@
  * Tolerance: 2^-20 of sum |p row| / den * (1 + the terms of a score): scores are sums of up to 512 products in 32-bit floats,
  * of which the running sums stay far below that bound, and p carries the score's absolute error as a relative one.
  * Every case runs as one step with one split, as one with a split per segment, and tokens again alone, with more splits than
- * they have segments: a row alone has the bits it has in the split step. The counters are 0 again after every run.
+ * they have segments: a row alone has the bits it has in the split step; with segments of 64 and of 128 rows. The counters are 0
+ * again after every run.
  * Edges: positions 0 .. 4, window - 1 .. window + 1; windows of 32 and 128; chunks of 200 rows from 0, 5, 127, 128 and 300;
  * several sequences in one step; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
  * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
- * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; 31, 32, 33 and 43 segments; one recording
- * whose position moves on between two runs. */
+ * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; lists of 31, 32, 33, 43
+ * and 66 times 64 rows; one recording whose position moves on between its runs. */
 #include "harness.h"
 #include "sparse_attn.h"
 
@@ -304,12 +305,13 @@ static void compare(test *t, const world *w, const run *runs, uint32_t n_runs, c
         }
 }
 
-static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
-    test_case(t, "heads=%u dim=%u rope=%u window=%u+%u ratio=%u k=%u page=%u %s q=%g sink=%g from %u rows %u runs %u", s.n_heads,
-              s.head_dim, s.rope_dim, s.window, s.slack, s.ratio, s.k, s.page_tokens, s.native ? "native" : "f32", s.q_scale,
-              s.sink, runs[0].start, runs[0].rows, n_runs);
+static void check_segment(test *t, shape s, const run *runs, uint32_t n_runs, uint32_t segment) {
+    test_case(t, "heads=%u dim=%u rope=%u window=%u+%u ratio=%u k=%u page=%u %s q=%g sink=%g from %u rows %u runs %u segments of %u",
+              s.n_heads, s.head_dim, s.rope_dim, s.window, s.slack, s.ratio, s.k, s.page_tokens, s.native ? "native" : "f32",
+              s.q_scale, s.sink, runs[0].start, runs[0].rows, n_runs, segment);
     const world w = make_world(t, s, runs, n_runs);
-    const dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
+    dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
+    p.segment = segment;
     const size_t width = (size_t)s.n_heads * s.head_dim;
     const uint32_t splits = dsvk_sparse_attn_splits(1, longest_list(&w, runs, n_runs));
     const float *one = compute(t, p, 1);
@@ -322,11 +324,17 @@ static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
     for (uint32_t i = 0, row = 0; p.n > 1 && i < n_runs; i++) {
         row += runs[i].rows;
         const run alone = { runs[i].sequence, runs[i].start + runs[i].rows - 1, 1 };
-        const dsvk_sparse_attn_params single = make_step(t, &w, &alone, 1, row - 1);
+        dsvk_sparse_attn_params single = make_step(t, &w, &alone, 1, row - 1);
+        single.segment = segment;
         const float *got = compute(t, single, i % 2 == 0 ? splits : SPARSE_ATTN_MAX_SPLITS);
         if (got != NULL)
             test_compare_words(t, "row alone", got, many + (row - 1) * width, width);
     }
+}
+
+static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
+    check_segment(t, s, runs, n_runs, 64);
+    check_segment(t, s, runs, n_runs, 128);
 }
 
 static void check_chunks(test *t) {
@@ -349,9 +357,10 @@ static void check_widths(test *t) {
         for (int native = 0; native < 2; native++) {
             shape s = { .n_heads = widths[i].heads, .head_dim = widths[i].dim, .rope_dim = widths[i].rope, .window = 32,
                         .slack = 3, .ratio = 4, .k = 33, .page_tokens = 128, .native = native, .q_scale = 2 };
-            check(t, s, runs, 4);
+            const uint32_t segment = (i + (uint32_t)native) % 2 ? 64 : 128; /* not both: pipelines take long to build */
+            check_segment(t, s, runs, 4, segment);
             s.ratio = 128;
-            check(t, s, runs, 4);
+            check_segment(t, s, runs, 4, segment);
         }
 }
 
@@ -382,7 +391,7 @@ static void check_nan(test *t) {
 
 /* Lists about and above the largest number of splits, beside short ones. */
 static void check_long(test *t) {
-    static const uint32_t entries[] = { 31 * 64 - 32, 32 * 64 - 32, 32 * 64 - 31, 2700 };
+    static const uint32_t entries[] = { 31 * 64 - 32, 32 * 64 - 32, 32 * 64 - 31, 2700, 33 * 128 - 32 };
     shape s = { .n_heads = 5, .head_dim = 64, .rope_dim = 64, .window = 32, .ratio = 4, .page_tokens = 128, .q_scale = 1 };
     for (uint32_t i = 0; i < DSVK_COUNT(entries); i++) {
         s.k = entries[i];
@@ -424,7 +433,6 @@ static void check_models(test *t) {
     shape s = { .n_heads = 64, .head_dim = 512, .rope_dim = 64, .window = 128, .ratio = 4, .k = 512, .page_tokens = 128,
                 .native = true, .q_scale = 1 };
     check(t, s, (run[]){ { 0, 2600, 1 }, { 1, 4095, 2 } }, 2);
-    check(t, s, (run[]){ { 0, 2600, 1 }, { 1, 4090, 6 } }, 2); /* workgroups enough for 32 heads each; alone for 16 */
     s.n_heads = 128;
     s.k = 1024;
     check(t, s, &(run){ 0, 5000, 1 }, 1);
@@ -450,6 +458,9 @@ static void check_refusals(test *t) {
     p.n_splits = 33;
     dsvk_sparse_attn(t->cmd, &p);
     test_run_fails(t, "33 splits");
+    p.segment = 32;
+    dsvk_sparse_attn(t->cmd, &p);
+    test_run_fails(t, "segments of 32 rows");
 }
 
 /* Pages of so many tokens, all with the same rows, and their addresses. */
