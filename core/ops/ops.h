@@ -313,7 +313,7 @@ uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t max_visible);
  * head. idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible
  * entry are no rows.
  * n_splits is an upper bound, so that a recording serves positions that grow: a token's list of rows is divided by its own
- * length. The result has the same bits for every n_splits >= min(32, rows of the list / 64), and, up to 32 * 64 rows, for 1. */
+ * length. A row's bits are the same for every n_splits >= min(32, rows of its list / segment). */
 typedef struct dsvk_sparse_attn_params {
     dsvk_addr rows, seqs;
     dsvk_addr rope;
@@ -329,6 +329,7 @@ typedef struct dsvk_sparse_attn_params {
     uint32_t ring_offset, ring_capacity; /* row store of the window ring in the state */
     uint32_t page_tokens, page_offset;
     uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
+    uint32_t segment;      /* rows that a workgroup works on together: 64, 128, or 0: what suits the device and n */
     float scale;           /* head_dim^-0.5 */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
