@@ -10,7 +10,7 @@ import xml.etree.ElementTree
 import pytest
 
 import dsvk
-from dsvk import bench
+from dsvk import _dsvk, bench
 from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
 
 COMMAND = [sys.executable, "-m", "dsvk", "bench"]
@@ -53,15 +53,17 @@ def test_counts_are_the_profiles(of_nano, nano):
     """A token's dispatches: those of its layers, and what is outside of them, which has no layer's name."""
     with nano.session() as session:
         session.sync(list(range(20)))
-        with nano.device.profile() as once:
-            session.decode(1)
-        with nano.device.profile() as twice:
-            session.decode(2)
-    assert of_nano["dispatches_per_token"] == twice["dispatches"] - once["dispatches"]
+        session.decode(2)   # what a first decoded token needs once is behind it
+        with nano.device.profile() as short:
+            _dsvk.Session.decode(session, 4)   # in one call: session.decode cuts its work into slices
+        with nano.device.profile() as long:
+            _dsvk.Session.decode(session, 8)
+    assert of_nano["dispatches_per_token"] == (long["dispatches"] - short["dispatches"]) / 4
     layers, per_layer = of_nano["model"]["layers"], of_nano["dispatches_per_layer"]
-    inside = sum(op["calls"] for op in once["ops"] if op["part"] in layers)
-    assert sum(layers[kind] * per_layer[kind.lower()] for kind in layers) == inside < of_nano["dispatches_per_token"]
-    assert {op["part"] for op in once["ops"]} <= {*layers, "head", None}
+    inside = [sum(op["calls"] for op in report["ops"] if op["part"] in layers) for report in (short, long)]
+    of_a_token = sum(layers[kind] * per_layer[kind.lower()] for kind in layers)
+    assert of_a_token == (inside[1] - inside[0]) / 4 < of_nano["dispatches_per_token"]
+    assert {op["part"] for op in long["ops"]} <= {*layers, "head", None}
 
 
 def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
