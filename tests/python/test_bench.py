@@ -71,7 +71,7 @@ def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
     assert of_layers["model"]["layers"] == {"SWA": 1, "CSA": 1, "HCA": 1} and of_layers["model"]["experts"] == 3
 
 
-def test_an_extrapolation_says_that_it_is_one(of_layers):
+def test_an_extrapolation_says_that_it_is_one(of_layers, of_nano):
     whole, = of_layers["extrapolation"]
     assert whole["family"] == "nano" and whole["layers"] == {"SWA": 2, "CSA": 2, "HCA": 1}
     assert "not a measurement" in whole["how"] and whole["how"] in str(of_layers)
@@ -80,6 +80,7 @@ def test_an_extrapolation_says_that_it_is_one(of_layers):
     us = sum(case["layer_us"][kind] * n for kind, n in whole["layers"].items()) + case["other_us"].get("begin", 0)
     us += case["other_us"]["head"] * 1024 / 256
     assert whole["decode"][0]["step_us"] == pytest.approx(us * case["step_us"] / case["device_us"])
+    assert whole["decode"][0]["dispatches_per_token"] == of_nano["dispatches_per_token"]
 
 
 def test_no_extrapolation_from_layers_that_were_not_measured(device):
