@@ -85,8 +85,7 @@ static dsvk_addr rows_seeing(uint32_t keys, uint32_t n) {
     return upload(rows, n * sizeof *rows);
 }
 
-static void record_indexer(dsvk_cmd *cmd, const uint32_t *s) {
-    const uint32_t keys = s[0], heads = s[1], dim = s[2], n = s[3];
+static dsvk_indexer_params indexer_of(uint32_t keys, uint32_t heads, uint32_t dim, uint32_t n) {
     const dsvk_row_format format = { .native = true, .head_dim = 512, .rope_dim = 64, .index_dim = dim };
     const uint64_t codes = (uint64_t)keys * dsvk_key_code_bytes(&format), scales = (uint64_t)keys * dsvk_key_scale_bytes(&format);
     uint32_t *page = peer_alloc(codes + scales);
@@ -96,11 +95,25 @@ static void record_indexer(dsvk_cmd *cmd, const uint32_t *s) {
     pages[0] = upload(page, codes + scales);
     struct dsvk_seq *seq = peer_alloc(sizeof *seq);
     *seq = (struct dsvk_seq){ .pages = upload(pages, sizeof *pages), .rows = n, .start = 4 * keys - 1 };
-    dsvk_indexer(cmd, &(dsvk_indexer_params){
+    return (dsvk_indexer_params){
         .rows = rows_seeing(keys, n), .seqs = upload(seq, sizeof *seq), .iq = reals((size_t)n * heads * dim),
         .weights = reals((size_t)n * heads), .scores = room(4ull * n * keys), .format = format, .n = n, .n_heads = heads,
         .iq_stride = heads * dim, .weights_stride = heads, .scores_stride = keys, .max_visible = keys, .page_tokens = 4 * keys,
-        .scale = 1 });
+        .scale = 1 };
+}
+
+static void record_indexer(dsvk_cmd *cmd, const uint32_t *s) {
+    const dsvk_indexer_params p = indexer_of(s[0], s[1], s[2], s[3]);
+    dsvk_indexer(cmd, &p);
+}
+
+static void record_select(dsvk_cmd *cmd, const uint32_t *s) {
+    const uint32_t keys = s[0], k = s[3], n = s[4];
+    const dsvk_indexer_params p = indexer_of(keys, s[1], s[2], n);
+    dsvk_indexer(cmd, &p);
+    dsvk_barrier(cmd);
+    dsvk_topk(cmd, &(dsvk_topk_params){ .rows = p.rows, .scores = p.scores, .idx = room(4ull * n * k), .n = n, .k = k,
+                                        .scores_stride = keys });
 }
 
 static void record_topk(dsvk_cmd *cmd, const uint32_t *s) {
@@ -132,7 +145,7 @@ static const struct {
     const char *kind;
     void (*record)(dsvk_cmd *cmd, const uint32_t *sizes);
 } kinds[] = {
-    { "matvec", record_matvec }, { "moe", record_moe },       { "indexer", record_indexer },
+    { "matvec", record_matvec }, { "moe", record_moe },       { "indexer", record_indexer }, { "select", record_select },
     { "topk", record_topk },     { "hc_pre", record_hc_pre }, { "hc_post", record_hc_post },
 };
 
