@@ -183,7 +183,10 @@ def layer_counts(planned: dict) -> dict[str, int]:
 
 def extrapolate(synthetic: Synthetic, decode: list[dict], measured: dict[str, int]) -> list[dict]:
     """The whole model's decode of one sequence, from so many measured layers of each kind. Batches are left out: they would find
-    their experts among fewer than there are. Empty where a kind of layer was not measured."""
+    their experts among fewer than there are. Empty where a kind of layer was not measured, or with fewer experts than a token
+    takes."""
+    if synthetic.config["num_experts_per_tok"] < synthetic.family_config["num_experts_per_tok"]:
+        return []
     whole = plan(FAMILIES[synthetic.family])
     counts = layer_counts(whole)
     vocabulary = synthetic.family_config["vocab_size"] / synthetic.config["vocab_size"]

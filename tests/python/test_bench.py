@@ -83,9 +83,11 @@ def test_an_extrapolation_says_that_it_is_one(of_layers, of_nano):
     assert whole["decode"][0]["dispatches_per_token"] == of_nano["dispatches_per_token"]
 
 
-def test_no_extrapolation_from_layers_that_were_not_measured(device):
-    report = bench.run(device=device, synthetic="nano:layers=2,experts=2", work=bench.Workload((16,), (1,), 0.01))
-    assert report["extrapolation"] == [] and report["dispatches_per_layer"]["csa"] is None
+@pytest.mark.parametrize("layers", ["nano:layers=2,experts=2", "nano:ratios=0/4/128,experts=1"])
+def test_no_extrapolation_from_what_was_not_measured(layers, device):
+    """Kinds of layers, and experts of a token."""
+    report = bench.run(device=device, synthetic=layers, work=bench.Workload((16,), (1,), 0.01))
+    assert report["extrapolation"] == [] and (report["dispatches_per_layer"]["csa"] is None) == ("layers" in layers)
 
 
 def test_what_would_take_too_long_is_left_out_and_listed(device):
