@@ -145,15 +145,25 @@ def test_failures_are_one_line(words, message):
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [["nano", "--contexts", "2000"], ["--synthetic", "flash:ratios=0,experts=200"]])
-def test_control_c_stops_cleanly(words, tmp_path):
-    """In the middle of the runs, and while a checkpoint is being written, which is taken away again."""
+def interrupted(words, begun, **environment):
+    """Sends Ctrl-C as soon as begun() is true."""
     process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "TMPDIR": str(tmp_path)})
-    time.sleep(4)
+                               env={**os.environ, **environment})
+    while process.poll() is None and not begun():
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors == "dsvk: stopped\n" and output == ""
+    assert process.returncode == 130 and errors == "dsvk: stopped\n" and output == "", errors
+
+
+def test_control_c_stops_cleanly():
+    started = time.monotonic()
+    interrupted(["nano", "--contexts", "2000"], lambda: time.monotonic() > started + 4)
+
+
+def test_control_c_takes_the_checkpoint_away(tmp_path):
+    """In the middle of writing it."""
+    interrupted(["--synthetic", "flash:ratios=0,experts=40"], lambda: list(tmp_path.glob("*/model.safetensors")), TMPDIR=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
