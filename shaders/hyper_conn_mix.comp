@@ -12,6 +12,7 @@
 layout(local_size_x = 64) in;
 #include "memory.glsl"
 #include "hyper_conn_mix.h"
+#include "streams.glsl"
 
 layout(constant_id = MIX_CONSTANT_N_MIX) const uint N_MIX = 24u;
 layout(constant_id = MIX_CONSTANT_ROWS) const uint ROWS = 4u;
@@ -20,16 +21,10 @@ const uint FETCH = ROWS == 1u ? 4u : 1u; /* mixes (4 or 24) whose weights are on
 
 layout(push_constant, scalar) uniform Args { hyper_conn_mix_args a; };
 
-/* x_in and x_out may be one place, so neither is `restrict`. */
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer StreamsInOut { vec4 v[]; };
-
 #define WORKGROUP 64u
 #define PARTS (WORKGROUP / 4u) /* of a sum: four invocations each, which every subgroup has */
 const uint SUMS = ROWS * (N_MIX + 1u);
 shared float part[PARTS * SUMS]; /* a part's sums side by side: neighbours in the end read neighbours */
-
-/* The 4 streams of a row at d4 (in units of 4 values). */
-struct Streams { vec4 k[4]; };
 
 Streams load_streams(uint row, uint d4) {
     StreamsInOut x = StreamsInOut(add_product(a.x_in, row, a.dim * 16u));
@@ -58,21 +53,9 @@ Streams hyper_conn_post(Streams x, vec4 y, uint row) {
     Vec4s comb = Vec4s(add_product(a.comb, coefficients, 64u));
     vec4 post = Vec4s(a.post).v[coefficients];
     Streams mixed;
-    for (uint k = 0u; k < 4u; k++) {
-        precise vec4 sum = post[k] * y;
-        for (uint j = 0u; j < 4u; j++)
-            sum += comb.v[j][k] * x.k[j];
-        mixed.k[k] = sum;
-    }
+    for (uint k = 0u; k < 4u; k++)
+        mixed.k[k] = post_stream(x, y, post[k], vec4(comb.v[0][k], comb.v[1][k], comb.v[2][k], comb.v[3][k]));
     return mixed;
-}
-
-float product(Streams f, Streams x) {
-    precise vec4 sum = f.k[0] * x.k[0];
-    for (uint k = 1u; k < 4u; k++)
-        sum += f.k[k] * x.k[k];
-    precise float total = (sum.x + sum.y) + (sum.z + sum.w);
-    return total;
 }
 
 void store_streams(Streams x, uint row, uint d4) {
@@ -133,9 +116,9 @@ void main() {
 
     for (uint i = lane; i < SUMS; i += WORKGROUP) {
         uint row = first + i / (N_MIX + 1u), m = i % (N_MIX + 1u);
-        float total = part[i];
-        [[unroll]] for (uint s = 1u; s < PARTS; s++)
-            total += part[s * SUMS + i];
+        precise float total = part[i] + part[SUMS + i];
+        [[unroll]] for (uint s = 2u; s < PARTS; s += 2u) /* tile by tile of 32 values of d: hyper_conn_end.glsl makes single tiles */
+            total += part[s * SUMS + i] + part[(s + 1u) * SUMS + i];
         if (row < a.n)
             FloatsOut(a.partials).v[(row * gl_NumWorkGroups.x + chunk) * (N_MIX + 1u) + m] = total;
     }

@@ -5,12 +5,13 @@
 
 #define PRE_CONSTANT_N_MIX 0
 #define PRE_CONSTANT_DIM 1
+#define PRE_CONSTANT_PIECES 2 /* partials per chunk of MIX_CHUNK values */
 
 #define PRE_MAX_DIM 16384u /* 16 vec4 per invocation */
 
 struct hyper_conn_pre_args {
     ADDR x_in;     /* f32 [*, 4, dim] */
-    ADDR partials; /* f32 [*, chunks, n_mix + 1] */
+    ADDR partials; /* f32 [*, pieces, n_mix + 1] */
     ADDR select;   /* u32 [n] or 0 */
     ADDR base;     /* f32 [n_mix] */
     ADDR scale;    /* f32 [3] or [1] */

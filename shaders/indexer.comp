@@ -1,48 +1,112 @@
 /* Index scores, spec 4.7, in f32:
  *   scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j)   for j < (position + 1) / 4
- * One workgroup: 256 keys of one token, an invocation per key. It decodes its key into registers once and goes through the heads
- * in order, whose queries are read at addresses that are the same for the whole workgroup. */
+ * and how many of them begin with each first digit of topk.comp. Rows with at most k visible keys need no scores.
+ *
+ * One workgroup: KEYS keys of ROWS rows (tokens), by SLICES slices of the heads. An invocation has one key and goes through the
+ * heads of its slice, HEADS at a time for all rows, with their dot products in registers: it decodes 32 values of its key and
+ * multiplies them with the queries, whose addresses are the same for the whole subgroup. So a value is decoded once for
+ * ROWS * HEADS products, nothing but the slices' sums goes through shared memory, and no product is ever stored.
+ * Sums: every fourth value of 32 in order, those four, the blocks of 32 in order; the heads of a slice in order; the slices in
+ * order. Nothing of that depends on ROWS or on the other rows. Rows of a tile that are of different sequences have different keys:
+ * each sequence gets its own turn. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-layout(local_size_x = 256) in;
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 #include "indexer.h"
+layout(local_size_x = INDEXER_WORKGROUP) in;
 #include "memory.glsl"
 #include "numbers.glsl"
+#include "order.glsl"
 
 layout(constant_id = INDEXER_CONSTANT_INDEX_DIM) const uint INDEX_DIM = 128;
 layout(constant_id = INDEXER_CONSTANT_NATIVE) const bool NATIVE = true;
+layout(constant_id = INDEXER_CONSTANT_ROWS) const uint ROWS = 1u;
+layout(constant_id = INDEXER_CONSTANT_HEADS) const uint HEADS = 1u;
+layout(constant_id = INDEXER_CONSTANT_SLICES) const uint SLICES = 4u;
 const uint HEAD_DIM = 512, ROPE_DIM = 64; /* kv.glsl wants them */
 #include "kv.glsl"
 
 layout(push_constant, scalar) uniform Args { indexer_args a; };
 
-void main() {
-    uint key = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
-    Row row = Rows(a.rows).v[t];
+const uint MAX_ROWS = INDEXER_MAX_ROWS, MAX_HEADS = INDEXER_MAX_HEADS;
+const uint KEYS = INDEXER_WORKGROUP / SLICES;
+
+shared float part[ROWS * INDEXER_WORKGROUP];
+
+uint visible_keys(Row row) {
     uint visible = min((row.position + 1u) / 4u, a.scores_stride);
-    if (key >= visible)
+    return visible <= a.k ? 0u : visible;
+}
+
+/* sums[r]: weighted sum over the slice's heads for row t + r and the key at codes, scales. */
+void multiply(uint t, uint slice, uvec2 codes, uvec2 scales, out float sums[MAX_ROWS]) {
+    uvec2 iq[MAX_ROWS];
+    Floats weights[MAX_ROWS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        uint row = min(t + r, a.n - 1u);
+        iq[r] = add_product(a.iq, row, a.iq_stride * 4u);
+        weights[r] = Floats(add_product(a.weights, row, a.weights_stride * 4u));
+        sums[r] = 0.0;
+    }
+    for (uint first = slice * HEADS; first < a.n_heads; first += SLICES * HEADS) {
+        /* The last group begins early rather than end late, so that every head of a group lies at a constant distance. */
+        uint begin = min(first, a.n_heads - HEADS);
+        precise float dot[MAX_ROWS * MAX_HEADS];
+        [[unroll]] for (uint i = 0u; i < ROWS * HEADS; i++)
+            dot[i] = 0.0;
+        for (uint block = 0u; block < INDEX_DIM / 32u; block++) {
+            vec4 key[8];
+            key_load32(codes, scales, block, key);
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+                Vec4x8s queries = Vec4x8s(add_bytes(iq[r], (begin * INDEX_DIM + block * 32u) * 4u));
+                [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+                    precise vec4 d = queries.v[h * (INDEX_DIM / 32u)].q[0] * key[0];
+                    [[unroll]] for (uint i = 1u; i < 8u; i++)
+                        d = fma(queries.v[h * (INDEX_DIM / 32u)].q[i], key[i], d);
+                    dot[r * HEADS + h] += (d.x + d.y) + (d.z + d.w);
+                }
+            }
+        }
+        [[unroll]] for (uint h = 0u; h < HEADS; h++)
+            if (begin + h >= first)
+                [[unroll]] for (uint r = 0u; r < ROWS; r++)
+                    sums[r] = fma(weights[r].v[begin + h], max(dot[r * HEADS + h], 0.0), sums[r]);
+    }
+}
+
+/* Rows t + first .. t + last - 1, which are of one sequence. */
+void score(uint t, uint first, uint last, uint slice, uint lane, Row row) {
+    uint visible = visible_keys(row), key = gl_WorkGroupID.x * KEYS + lane, capacity = a.page_tokens / 4u;
+    if (gl_WorkGroupID.x * KEYS >= visible) /* the grid is for the longest row there may be */
         return;
-
-    uint capacity = a.page_tokens / 4u;
-    uvec2 store = add_bytes(Addrs(Seqs(a.seqs).v[row.sequence].pages).v[key / capacity], a.page_offset);
-    uvec2 codes = key_codes(store, key % capacity), scales = key_scales(store, capacity, key % capacity);
-    Vec4x8s iq = Vec4x8s(add_product(a.iq, t, a.iq_stride * 4u));
-    Floats weights = Floats(add_product(a.weights, t, a.weights_stride * 4u));
-
-    vec4 k[INDEX_DIM / 4];
-    for (uint block = 0u; block < INDEX_DIM / 32u; block++) {
-        vec4 v[8];
-        key_load32(codes, scales, block, v);
-        for (uint i = 0u; i < 8u; i++)
-            k[block * 8u + i] = v[i];
+    uint near = min(key, visible - 1u);
+    uvec2 store = add_bytes(Addrs(Seqs(a.seqs).v[row.sequence].pages).v[near / capacity], a.page_offset);
+    float sums[MAX_ROWS];
+    multiply(t, slice, key_codes(store, near % capacity), key_scales(store, capacity, near % capacity), sums);
+    barrier(); /* part may still be read */
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        part[(r * SLICES + slice) * KEYS + lane] = sums[r];
+    barrier();
+    for (uint r = first + slice; r < last; r += SLICES) {
+        if (key >= visible_keys(Rows(a.rows).v[t + r]))
+            continue;
+        precise float sum = part[r * SLICES * KEYS + lane];
+        [[unroll]] for (uint s = 1u; s < SLICES; s++)
+            sum += part[(r * SLICES + s) * KEYS + lane];
+        sum *= a.scale;
+        FloatsOut(add_product(a.scores, t + r, a.scores_stride * 4u)).v[key] = sum;
+        atomicAdd(WordsInOut(add_product(a.bins, t + r, TOPK_BINS_WORDS * 4u)).v[order_key(sum) >> 21], 1u);
     }
-    float score = 0.0;
-    for (uint h = 0u; h < a.n_heads; h++) {
-        vec4 d = vec4(0.0);
-        for (uint block = 0u; block < INDEX_DIM / 32u; block++)
-            for (uint i = 0u; i < 8u; i++)
-                d += iq.v[h * (INDEX_DIM / 32u) + block].q[i] * k[block * 8u + i];
-        score += weights.v[h] * max((d.x + d.y) + (d.z + d.w), 0.0);
+}
+
+void main() {
+    /* A slice is whole subgroups, and the minimum says so: the queries' addresses are the same in each of them. */
+    uint slice = SLICES == 1u ? 0u : subgroupMin(gl_LocalInvocationIndex / KEYS), lane = gl_LocalInvocationIndex % KEYS;
+    uint t = gl_WorkGroupID.y * ROWS, rows = min(ROWS, a.n - t);
+    for (uint first = 0u, last; first < rows; first = last) {
+        uint sequence = Rows(a.rows).v[t + first].sequence;
+        for (last = first + 1u; last < rows && Rows(a.rows).v[t + last].sequence == sequence; last++);
+        score(t, first, last, slice, lane, Rows(a.rows).v[t + last - 1u]); /* of a sequence's rows the last one sees the most */
     }
-    FloatsOut(add_product(a.scores, t, a.scores_stride * 4u)).v[key] = score * a.scale;
 }

@@ -1,12 +1,19 @@
 /* Arguments and constants of indexer.comp. */
 #ifndef DSVK_INDEXER_ARGS_H
 #define DSVK_INDEXER_ARGS_H
+#include "topk.h"
 #include "types.h"
 
 #define INDEXER_CONSTANT_INDEX_DIM 0
 #define INDEXER_CONSTANT_NATIVE 1
+#define INDEXER_CONSTANT_ROWS 2
+#define INDEXER_CONSTANT_HEADS 3
+#define INDEXER_CONSTANT_SLICES 4
 
-#define INDEXER_KEYS 256  /* keys of a workgroup */
+#define INDEXER_WORKGROUP 256 /* invocations: keys times slices of the heads */
+#define INDEXER_SLICES 4      /* so that the keys of a slice fill the widest subgroup */
+#define INDEXER_MAX_HEADS 16  /* heads that an invocation has in work at once */
+#define INDEXER_MAX_ROWS 4    /* rows of a workgroup */
 
 struct indexer_args {
     ADDR rows;    /* dsvk_row [n] */
@@ -14,12 +21,15 @@ struct indexer_args {
     ADDR iq;      /* f32 [n, iq_stride] */
     ADDR weights; /* f32 [n, weights_stride] */
     ADDR scores;  /* f32 [n, scores_stride] */
+    ADDR bins;    /* u32 [n, TOPK_BINS_WORDS]: the first histogram of topk.comp */
+    U32 n;
     U32 n_heads;
     U32 iq_stride; /* a multiple of 4 */
     U32 weights_stride;
     U32 scores_stride;
     U32 page_tokens;
     U32 page_offset;
+    U32 k;        /* rows with no more visible keys need no scores */
     F32 scale;
 };
 

@@ -18,7 +18,7 @@ void main() {
     [[unroll]] for (uint r = 0u; r < ROWS; r++) /* rows beyond the last repeat it and are not stored */
         x_at[r] = min(first_row + r, a.n - 1u) * (a.x_stride / 4u) + group * a.group_quads;
     vec4 sums[MAX_ROWS];
-    multiply(a.w, a.scales, tile, a.words, a.x, x_at, sums);
+    multiply(TYPE, a.w, a.scales, tile, a.words, a.x, x_at, sums);
 
     const uint columns = EPILOGUE == EPILOGUE_STORE ? 32u : 16u; /* of the result that a tile makes */
     const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * columns + o;

@@ -1,6 +1,6 @@
-/* One tile of 32 output rows times ROWS rows of x: the body of matmul.comp and moe_expert.comp.
+/* One tile of 32 output rows times ROWS rows of x: the body of matmul.comp, moe_expert.comp and the fused ops of small steps.
  *
- * A workgroup is 8 x 32 invocations. Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
+ * A workgroup is 8 lanes times 32 splits. Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
  * lane l works on the tile's rows l, l + 8, l + 16, l + 24, so that eight lanes read 128 contiguous bytes four times, the
  * whole group streams the tile front to back, and every value of x in a register serves four output rows. A weight word
  * is read and decoded once for all ROWS rows of x.
@@ -13,18 +13,18 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
 
-layout(local_size_x = 8, local_size_y = 32) in;
+#define WORKGROUP 256u
+layout(local_size_x = 256) in;
 layout(constant_id = MATMUL_TYPE) const uint TYPE = 0u;
+layout(constant_id = MATMUL_TYPE_B) const uint TYPE_B = 0u;
 layout(constant_id = MATMUL_ROWS) const uint ROWS = 1u;
 layout(constant_id = MATMUL_EPILOGUE) const uint EPILOGUE = 0u;
 layout(constant_id = MATMUL_SUBGROUP_8) const uint SUBGROUP_8 = 0u;
 
 const uint TYPE_BF16 = 1u, TYPE_FP8 = 2u, TYPE_FP4 = 3u; /* dsvk_weight_type; 0 is f32 */
-const uint QUADS = 1u << TYPE;                           /* groups of four inputs in a word */
 const uint MAX_ROWS = 8u;
 const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which bounds shared memory */
 const uint SPLITS = 32u;
-const float UNIT = TYPE == TYPE_FP8 ? E4M3_UNIT : E2M1_UNIT; /* of decoded codes; not part of the scale, which it could overflow */
 
 /* Word k of the tile's 32 rows. */
 struct Rows8 { uvec4 lane[8]; };
@@ -34,16 +34,18 @@ layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict 
 shared float partial[PASS_ROWS * SPLITS * 32u];
 
 /* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so turns the reads of x into scalar ones. */
-uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : gl_LocalInvocationID.y; }
-uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationID.x; }
+uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : gl_LocalInvocationIndex / 8u; }
+uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex % 8u; }
+
+/* `type` is a dsvk_weight_type and one of the constants above, so that a variant holds the code of its types only. */
 
 /* Inputs 4 * quad .. 4 * quad + 3 of a weight word, without scale. */
-vec4 decode_quad(uvec4 word, uint quad) {
-    if (TYPE == TYPE_BF16)
+vec4 decode_quad(uint type, uvec4 word, uint quad) {
+    if (type == TYPE_BF16)
         return vec4(bf16_pair(word[2u * quad]), bf16_pair(word[2u * quad + 1u]));
-    if (TYPE == TYPE_FP8)
+    if (type == TYPE_FP8)
         return e4m3_word(word[quad]);
-    if (TYPE == TYPE_FP4) {
+    if (type == TYPE_FP4) {
         vec4 low, high;
         e2m1_word(word[quad / 2u], low, high);
         return quad % 2u == 0u ? low : high;
@@ -52,8 +54,8 @@ vec4 decode_quad(uvec4 word, uint quad) {
 }
 
 /* The scales of weight word k for the lane's four output rows. */
-vec4 word_scales(uvec2 scales, uint tile, uint words, uint k, uint lane) {
-    if (TYPE == TYPE_FP8) {
+vec4 word_scales(uint type, uvec2 scales, uint tile, uint words, uint k, uint lane) {
+    if (type == TYPE_FP8) {
         const uint at = (tile * ((words + 7u) / 8u) + k / 8u) * 2u;
         return vec4(Floats(scales).v[at], Floats(scales).v[at], Floats(scales).v[at + 1u], Floats(scales).v[at + 1u]);
     }
@@ -65,20 +67,21 @@ vec4 word_scales(uvec2 scales, uint tile, uint words, uint k, uint lane) {
 }
 
 /* Inputs 4 * q .. 4 * q + 3 of weight word k, out of a row of x at `row`: one address for all q. */
-vec4 load_x(uvec2 row, uint k, uint q) {
-    if (TYPE == TYPE_BF16)
+vec4 load_x(uint type, uvec2 row, uint k, uint q) {
+    if (type == TYPE_BF16)
         return Vec4x2s(row).v[k].q[q];
-    if (TYPE == TYPE_FP8)
+    if (type == TYPE_FP8)
         return Vec4x4s(row).v[k].q[q];
-    if (TYPE == TYPE_FP4)
+    if (type == TYPE_FP4)
         return Vec4x8s(row).v[k].q[q];
     return Vec4s(row).v[k];
 }
 
 /* sums[r]: this split's share of the lane's four output rows times row r of x. x_at[r]: where row r of x begins, in vec4. */
-void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const uint x_at[MAX_ROWS],
+void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const uint x_at[MAX_ROWS],
               out vec4 sums[MAX_ROWS]) {
     const uint lane = lane_index();
+    const float unit = type == TYPE_FP8 ? E4M3_UNIT : E2M1_UNIT; /* of decoded codes; not part of the scale, which it could overflow */
     TileWords tile_codes = TileWords(add_product(codes, tile, words * 512u));
     uvec2 row[MAX_ROWS];
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
@@ -92,21 +95,21 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const u
             word[j] = tile_codes.v[k].rows[j].lane[lane];
         precise vec4 part[MAX_ROWS];
         [[unroll]] for (uint r = 0u; r < ROWS; r++)
-            part[r] = TYPE >= TYPE_FP8 ? vec4(0.0) : total[r];
-        [[unroll]] for (uint q = 0u; q < QUADS; q++) {
-            const mat4 w = transpose(mat4(decode_quad(word[0], q), decode_quad(word[1], q), decode_quad(word[2], q),
-                                          decode_quad(word[3], q)));
+            part[r] = type >= TYPE_FP8 ? vec4(0.0) : total[r];
+        [[unroll]] for (uint q = 0u; q < 1u << type; q++) {
+            const mat4 w = transpose(mat4(decode_quad(type, word[0], q), decode_quad(type, word[1], q), decode_quad(type, word[2], q),
+                                          decode_quad(type, word[3], q)));
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-                const vec4 v = load_x(row[r], k, q);
+                const vec4 v = load_x(type, row[r], k, q);
                 part[r] = fma(w[0], v.xxxx, part[r]);
                 part[r] = fma(w[1], v.yyyy, part[r]);
                 part[r] = fma(w[2], v.zzzz, part[r]);
                 part[r] = fma(w[3], v.wwww, part[r]);
             }
         }
-        const vec4 scale = TYPE >= TYPE_FP8 ? word_scales(scales, tile, words, k, lane) : vec4(1.0);
+        const vec4 scale = type >= TYPE_FP8 ? word_scales(type, scales, tile, words, k, lane) : vec4(1.0);
         [[unroll]] for (uint r = 0u; r < ROWS; r++)
-            total[r] = TYPE >= TYPE_FP8 ? fma(part[r] * UNIT, scale, total[r]) : part[r];
+            total[r] = type >= TYPE_FP8 ? fma(part[r] * unit, scale, total[r]) : part[r];
     }
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         sums[r] = total[r];

@@ -4,12 +4,13 @@
 
 #include "types.h"
 
-/* Specialization constants, also those of moe_expert.comp. */
+/* Specialization constants, also those of moe_expert.comp and the first ones of the fused ops. */
 #define MATMUL_TYPE 0     /* a dsvk_weight_type */
 #define MATMUL_ROWS 1     /* rows of x that share one read of the weights: 1, 4 or 8 */
 #define MATMUL_EPILOGUE 2 /* one of the three below */
 #define MATMUL_SUBGROUP_8 3 /* 1: every subgroup has exactly 8 invocations */
-#define MATMUL_CONSTANTS 4
+#define MATMUL_TYPE_B 4   /* of a second matrix in the same dispatch; 0 without */
+#define MATMUL_CONSTANTS 5
 
 #define EPILOGUE_STORE 0
 #define EPILOGUE_SWIGLU 1

@@ -22,6 +22,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) writeonly restrict 
 layout(buffer_reference, scalar, buffer_reference_align = 16) writeonly restrict buffer Vec4sOut { vec4 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) writeonly restrict buffer WordsOut { uint v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) restrict buffer Vec4sInOut { vec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) restrict buffer WordsInOut { uint v[]; };
 
 struct Row { uint token, position, sequence, first; };
 struct Seq { uvec2 state, pages; uint first, rows, start, pad; };

@@ -39,7 +39,7 @@ void main() {
         x_at[r] = (EPILOGUE == EPILOGUE_STORE ? pair : pair / a.k) * (a.x_stride / 4u);
     }
     vec4 sums[MAX_ROWS];
-    multiply(codes, add64(codes, a.scales), tile, a.words, a.x, x_at, sums);
+    multiply(TYPE, codes, add64(codes, a.scales), tile, a.words, a.x, x_at, sums);
 
     const uint columns = EPILOGUE == EPILOGUE_STORE ? 32u : 16u;
     const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * columns + o;

@@ -17,27 +17,18 @@ layout(constant_id = QUANT_INDEX_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
 #include "rope.glsl"
 #include "kv.glsl"
 #include "line.glsl"
+#include "query.glsl"
 
 layout(push_constant, scalar) uniform Args { quant_index_args a; };
 
 void main() {
     uint row = gl_WorkGroupID.y, at = gl_WorkGroupID.x * WORKGROUP + gl_LocalInvocationIndex;
-    uint d = 4u * at % INDEX_DIM, plain = INDEX_DIM - ROPE_DIM;
     bool live = 4u * at < a.n_heads * INDEX_DIM;
     Vec4sInOut iq = Vec4sInOut(add_product(a.iq, row, a.iq_stride * 4u));
-
     vec4 v = vec4(0.0);
     if (live)
         v = iq.v[at];
-    if (d >= plain)
-        v = rope_rotate(v, rope_angles(a.table, Rows(a.rows).v[row].position, (d - plain) / 2u));
-    v = line_hadamard(v, INDEX_DIM);
-    if (NATIVE) {
-        uint scale = fq4_scale(line_block_max(v, 8u));
-        vec4 low, high;
-        e2m1_word(key_nibbles4(v, scale), low, high);
-        v = low * (E2M1_UNIT * ue8m0(scale));
-    }
+    v = index_query(v, 4u * at % INDEX_DIM, a.table, Rows(a.rows).v[row].position);
     if (live)
         iq.v[at] = v;
 }

@@ -1,15 +1,18 @@
-/* Sparse attention, spec 4.8, up to the division: for head h of token t over the rows of the token,
- *   z_i = scale * (q[t][h] . row_i),  p_i = exp(z_i) * 2^-M,  sum of p_i,  sum of p_i * row_i,   M = ceil(max z / ln 2)
+/* Sparse attention, spec 4.8, and the inverse RoPE of 4.9: for head h of token t over the rows of the token,
+ *   z_i = scale * (q[t][h] . row_i),  p_i = exp(z_i) * 2^-M,  M = ceil(max z / ln 2),
+ *   o = sum of p_i * row_i / (sum of p_i + exp(sink) * 2^-M), and the last ROPE_DIM values turn back by the query's angle.
  * K = V and one row serves all heads. The rows of a token form a list: window positions max(0, pos - window + 1) .. pos,
- * then compressed entries; the list is cut into segments of 64.
+ * then compressed entries. The list is cut into segments of 64, and these into n_splits runs of equal length (the grid's z): a
+ * row of few segments has fewer, and what is left over of the grid ends at once.
  *
- * One workgroup: HEADS heads of one token, over one segment (n_splits > 1) or all of them. For a segment
+ * One workgroup: HEADS heads of one token, over the segments of one split. For a segment
  *   1. an invocation takes one row and every fourth group of 16 dimensions: their dot products with all the heads' queries,
  *      which are read at addresses that a whole subgroup shares,
  *   2. the four slices are added, the maximum over the rows gives M and the scores p,
  *   3. an invocation owns 4 columns of HEADS / GROUPS heads and adds p * row over the rows, read once more.
- * Sums are formed per segment and segments are added in order, here or by the merge: M is an integer, so rescaling is exact
- * and the result has the same bits for every n_splits that gives each segment its own split, and for 1. */
+ * The workgroup that ends last of the splits adds them up and makes the result; the only one does it right away.
+ * Sums are formed per segment, segments are added in order, then splits in order. M is an integer, so rescaling is exact, and
+ * one segment per split gives the same bits as one split. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -19,6 +22,7 @@ layout(local_size_x = 256) in;
 #include "sparse_attn.h"
 #include "memory.glsl"
 #include "numbers.glsl"
+#include "last.glsl"
 
 layout(constant_id = SPARSE_ATTN_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512;
 layout(constant_id = SPARSE_ATTN_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64;
@@ -26,6 +30,7 @@ layout(constant_id = SPARSE_ATTN_CONSTANT_NATIVE) const bool NATIVE = true;
 layout(constant_id = SPARSE_ATTN_CONSTANT_HEADS) const uint HEADS = 16; /* 4, 8 or 16 */
 const uint INDEX_DIM = 128; /* kv.glsl wants one */
 #include "kv.glsl"
+#include "rope.glsl"
 
 layout(push_constant, scalar) uniform Args { sparse_attn_args a; };
 
@@ -38,11 +43,14 @@ const uint GROUP_HEADS = HEADS * GROUP_LANES / 256;
 
 const uint FETCH = 4; /* rows on their way at once in step 3 */
 
+/* The partial result of a workgroup: sums of p * row [HEADS][HEAD_DIM], then M [HEADS] as a float, then sums of p [HEADS]. */
+const uint CELL_BYTES = HEADS * (HEAD_DIM + 2) * 4;
+
 shared uvec4 source[ROWS];                             /* addresses of codes and scales, 0: no row */
-shared float slices[SLICES * HEADS * ROWS];            /* of dot products; then, in slice 0, the p of (head, row) */
+shared float slices[SLICES * HEADS * ROWS];            /* of dot products; then, in slice 0, the p of (head, row); the merge's */
 shared float part_max[SLICE_HEADS * 64], part_sum[SLICE_HEADS * 64]; /* of every subgroup */
 shared int segment_max[HEADS], total_max[HEADS];
-shared float segment_sum[HEADS], total_sum[HEADS];
+shared float segment_sum[HEADS], total_sum[HEADS], factor[HEADS], denominator[HEADS];
 
 /* 2^d for d <= 0 */
 float pow2(int d) { return d < -126 ? 0.0 : exp2_int(d); }
@@ -76,6 +84,33 @@ uvec4 find_row(Row row, Seq seq, uint i, uint window_rows, uint t) {
     return uvec4(row_codes(store, index), row_scales(store, capacity, index));
 }
 
+/* total_max and total_sum of `splits` splits, and what each of them is multiplied by: the sums so far by slices[2 * i], its own
+ * by slices[2 * i + 1], i = split * HEADS + head. Invocation h follows head h. */
+void merge_stats(uint cell, uint splits) {
+    uint lane = gl_LocalInvocationIndex, n = splits * HEADS;
+    for (uint i = lane; i < n; i += 256u) {
+        SharedFloats stats = SharedFloats(add_product(a.partial, cell + i / HEADS * gl_NumWorkGroups.x, CELL_BYTES));
+        slices[2u * i] = stats.v[HEADS * HEAD_DIM + i % HEADS];
+        slices[2u * i + 1u] = stats.v[HEADS * (HEAD_DIM + 1u) + i % HEADS];
+    }
+    barrier();
+    if (lane < HEADS) {
+        float sum = 0.0;
+        int most = SPARSE_ATTN_EMPTY;
+        for (uint i = lane; i < n; i += HEADS) {
+            int here = int(slices[2u * i]), both = max(most, here);
+            float keep = pow2(most - both), add = pow2(here - both);
+            sum = sum * keep + slices[2u * i + 1u] * add;
+            most = both;
+            slices[2u * i] = keep;
+            slices[2u * i + 1u] = add;
+        }
+        total_max[lane] = most; /* for this invocation */
+        total_sum[lane] = sum;
+    }
+    barrier();
+}
+
 void main() {
     uint lane = gl_LocalInvocationIndex, head0 = gl_WorkGroupID.x * HEADS, t = gl_WorkGroupID.y, split = gl_WorkGroupID.z;
     Row row = Rows(a.rows).v[t];
@@ -88,7 +123,10 @@ void main() {
     else if (a.ratio != 0u)
         count += (row.position + 1u) / a.ratio;
     uint segments = (count + ROWS - 1u) / ROWS;
-    uint end = split + 1u == a.n_splits ? segments : min(split + 1u, segments);
+    uint share = (segments + gl_NumWorkGroups.z - 1u) / gl_NumWorkGroups.z, splits = (segments + share - 1u) / share;
+    if (split >= splits)
+        return;
+    uint end = min((split + 1u) * share, segments);
 
     /* steps 1 and 2: its row, slice of dimensions and heads to finish; step 3: its columns and heads. subgroupMin tells the
      * compiler what is the same for the subgroup. */
@@ -105,7 +143,7 @@ void main() {
         total_sum[lane] = 0.0;
     }
 
-    for (uint segment = split; segment < end; segment++) {
+    for (uint segment = split * share; segment < end; segment++) {
         uint first = segment * ROWS, rows = min(count - first, ROWS);
         if (lane < ROWS)
             source[lane] = lane < rows ? find_row(row, seq, first + lane, window_rows, t) : uvec4(0u);
@@ -182,7 +220,7 @@ void main() {
                         sum[j] += slices[(group + j) * ROWS + i + u] * v;
                 }
             }
-        /* The merge adds splits by the same operations. */
+        /* Splits are added by the same operations. */
         for (uint j = 0u; j < GROUP_HEADS; j++) {
             int old = total_max[group + j], here = segment_max[group + j], both = max(old, here);
             total[j] = total[j] * pow2(old - both) + sum[j] * pow2(here - both);
@@ -195,14 +233,53 @@ void main() {
         }
     }
 
-    uint cell = (t * a.n_splits + split) * a.n_heads + head0;
-    if (quad < QUADS)
+    if (splits > 1u) {
+        uint cell0 = t * gl_NumWorkGroups.z * gl_NumWorkGroups.x + gl_WorkGroupID.x; /* of split 0 */
+        SharedVec4s sums = SharedVec4s(add_product(a.partial, cell0 + split * gl_NumWorkGroups.x, CELL_BYTES));
+        if (quad < QUADS)
+            for (uint j = 0u; j < GROUP_HEADS; j++)
+                sums.v[(group + j) * QUADS + quad] = total[j];
+        if (lane < HEADS) {
+            SharedFloats stats = SharedFloats(add_product(a.partial, cell0 + split * gl_NumWorkGroups.x, CELL_BYTES));
+            stats.v[HEADS * HEAD_DIM + lane] = float(total_max[lane]);
+            stats.v[HEADS * (HEAD_DIM + 1u) + lane] = total_sum[lane];
+        }
+        if (!last_workgroup(add_bytes(a.counters, 4u * (t * gl_NumWorkGroups.x + gl_WorkGroupID.x)), splits))
+            return;
+        merge_stats(cell0, splits);
         for (uint j = 0u; j < GROUP_HEADS; j++)
-            if (head0 + group + j < a.n_heads)
-                Vec4sOut(add_product(a.sums, cell + group + j, HEAD_DIM * 4u)).v[quad] = total[j];
-    if (lane < HEADS && head0 + lane < a.n_heads) {
-        FloatsOut stats = FloatsOut(add_product(a.stats, cell + lane, 8u));
-        stats.v[0] = float(total_max[lane]);
-        stats.v[1] = total_sum[lane];
+            total[j] = vec4(0.0);
+        for (uint s = 0u; s < splits; s++) {
+            SharedVec4s part = SharedVec4s(add_product(a.partial, cell0 + s * gl_NumWorkGroups.x, CELL_BYTES));
+            vec4 add[GROUP_HEADS];
+            for (uint j = 0u; j < GROUP_HEADS; j++)
+                add[j] = part.v[(group + j) * QUADS + min(quad, QUADS - 1u)];
+            for (uint j = 0u; j < GROUP_HEADS; j++) {
+                uint i = s * HEADS + group + j;
+                total[j] = total[j] * slices[2u * i] + add[j] * slices[2u * i + 1u];
+            }
+        }
     }
+
+    /* o = total * factor / denominator */
+    if (lane < HEADS) {
+        float sink = Floats(a.sink).v[min(head0 + lane, a.n_heads - 1u)];
+        int most = total_max[lane], both = is_finite(sink) ? max(most, exp_exponent(sink)) : most;
+        float keep = pow2(most - both);
+        factor[lane] = keep;
+        denominator[lane] = total_sum[lane] * keep + exp_scaled(sink, both);
+    }
+    barrier();
+    if (quad >= QUADS)
+        return;
+    bool turned = quad * 4u >= HEAD_DIM - ROPE_DIM;
+    vec4 angles = vec4(1.0, 0.0, 1.0, 0.0);
+    if (turned)
+        angles = rope_angles(a.rope, row.position, (quad * 4u - (HEAD_DIM - ROPE_DIM)) / 2u);
+    Vec4sOut result = Vec4sOut(add_product(a.result, t, a.n_heads * HEAD_DIM * 4u));
+    for (uint j = 0u; j < GROUP_HEADS; j++)
+        if (head0 + group + j < a.n_heads) {
+            vec4 o = total[j] * factor[group + j] / denominator[group + j];
+            result.v[(head0 + group + j) * QUADS + quad] = turned ? rope_rotate_back(o, angles) : o;
+        }
 }

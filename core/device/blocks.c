@@ -187,7 +187,8 @@ static VkResult block_create(dsvk_device *device, dsvk_purpose purpose, uint64_t
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
         .size = usable + DSVK_ALIGNMENT, /* software drivers may place it at any address */
         .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT |
-                 VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+                 VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT |
+                 VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT,
     };
     if (result == VK_SUCCESS)
         result = device->vk.vkCreateBuffer(device->handle, &info, NULL, &block->buffer);

@@ -25,6 +25,37 @@ dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
 /* How many messages the validation layer gave (0 also where it is not installed); the first of them into first [n]. */
 uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_t n);
 
+/* ---- how matrices of many rows are multiplied (matmul_variants.c; the kernels are the ops') ---- */
+
+typedef enum dsvk_matmul_kind {
+    DSVK_MATMUL_FEW,       /* the kernels for few rows, whatever their number */
+    DSVK_MATMUL_REGISTERS, /* tiles in registers alone; CPUs have it */
+    DSVK_MATMUL_TILED,     /* tiles in shared memory */
+    DSVK_MATMUL_COOPMAT,   /* cooperative matrices, f16 times f16 into f32 */
+} dsvk_matmul_kind;
+
+typedef struct dsvk_matmul_variant {
+    uint8_t kind;    /* a dsvk_matmul_kind */
+    uint8_t m, n, k; /* coopmat: rows of x, output rows and inputs of one product */
+} dsvk_matmul_variant;
+
+typedef enum dsvk_matmul_source {
+    DSVK_MATMUL_GUESSED, /* nobody has measured on this driver yet */
+    DSVK_MATMUL_CHOSEN,  /* measured by this process or an earlier one */
+    DSVK_MATMUL_FORCED,  /* by dsvk_device_options.matmul */
+} dsvk_matmul_source;
+
+#define DSVK_MATMUL_VARIANTS 16
+#define DSVK_MATMUL_NAME 32
+/* All that this device has, into list; returns how many. */
+uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
+uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */
+dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in use */
+dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device);
+void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
+void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
+const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
+
 /* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */
 
 typedef struct dsvk_buffer {
@@ -53,9 +84,12 @@ typedef struct dsvk_dispatch_info {
     const char *shader;        /* shaders/<shader>.comp ("rms_norm") */
     const uint32_t *constants; /* [n_constants] specialization constants; index = constant id */
     uint32_t n_constants;
+    uint32_t subgroup;         /* invocations a subgroup must have; 0: what the driver likes */
     const void *args;          /* push constants */
     uint32_t args_size;        /* <= 128 */
     uint32_t groups[3];        /* workgroups; any zero: nothing is dispatched */
+    const dsvk_buffer *grid;   /* not NULL: at grid_offset of it stand the workgroups to run, u32 [3], each at most as many as */
+    uint64_t grid_offset;      /* in `groups`; written before a dsvk_barrier_grids, read when the dispatch begins */
     uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles; 0: unknown */
 } dsvk_dispatch_info;
 
@@ -75,14 +109,28 @@ void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info);
 /* Everything recorded before it is complete and visible to everything after it. Every submit ends with one that covers
  * the host's reads after wait as well. */
 void dsvk_barrier(dsvk_cmd *cmd);
+void dsvk_barrier_grids(dsvk_cmd *cmd); /* the same, for grids of later dispatches as well */
 void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset, const dsvk_buffer *to, uint64_t to_offset,
                    uint64_t bytes);
 /* bytes and offset are multiples of 4. */
 void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64_t bytes, uint32_t word);
 uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd); /* recorded since begin */
 
+/* Recordings begun from now on may run several times in one submit. */
+void dsvk_cmd_set_repeatable(dsvk_cmd *cmd, bool repeatable);
+/* A profile has begun or ended since this was recorded: replays of it would not be booked as they should. */
+bool dsvk_cmd_stale(const dsvk_cmd *cmd);
+
 /* Ends the recording and hands it to the queue. Again without begin: waits for the last one and replays it. */
 dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err);
+/* Different recordings in one submit, one after the other, each as often as it says; every one is to be waited for. When it
+ * fails none of them has run. While a profile runs, the last time of each is measured and booked as often as it ran. */
+#define DSVK_MOST_REPLAYS 128u /* of all recordings of a submit together */
+typedef struct dsvk_replay {
+    dsvk_cmd *cmd;
+    uint32_t times; /* more than 1: repeatable */
+} dsvk_replay;
+dsvk_status dsvk_submit(const dsvk_replay *list, uint32_t n, dsvk_error *err);
 dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err);   /* until it is done, at most 60 s (D10), then DEVLOST */
 dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err);    /* submit and wait */
 

@@ -43,16 +43,17 @@ static dsvk_profile_op *find_op(dsvk_profile *profile, const char *name, const c
     return &profile->ops[profile->n_ops++];
 }
 
-void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint64_t bytes, uint64_t flops, double us) {
+void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint32_t calls, uint64_t bytes, uint64_t flops,
+                      double us) {
     dsvk_profile *profile = &device->profile;
     pthread_mutex_lock(&profile->lock);
     dsvk_profile_op *entry = atomic_load(&profile->on) ? find_op(profile, op, part) : NULL;
     if (entry) {
-        entry->calls++;
-        entry->bytes += bytes;
-        entry->flops += flops;
-        entry->us += us;
-        profile->device_us += us;
+        entry->calls += calls;
+        entry->bytes += calls * bytes;
+        entry->flops += calls * flops;
+        entry->us += calls * us;
+        profile->device_us += calls * us;
     }
     pthread_mutex_unlock(&profile->lock);
 }

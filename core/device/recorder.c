@@ -2,7 +2,8 @@
  * without locks; the first failing call sticks and submit reports it, so that callers stay lists of steps.
  *
  * Ordering: nothing is ordered inside a recording except by dsvk_barrier, and every submit ends with one, so that a
- * later submit, and the host after wait, see everything. While a profile runs, a timestamp is written after each
+ * later submit, and the host after wait, see everything. A submit may hold several recordings, and one several times: for
+ * the barrier at its end that is the same as several submits. While a profile runs, a timestamp is written after each
  * dispatch, copy and fill; the time since the one before is booked on it, so that the sum is the device's time. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,7 +28,9 @@ struct dsvk_cmd {
     dsvk_error error; /* the first of this recording */
     cmd_state state;
     uint64_t ticket; /* timeline value of the last submit; 0: none */
+    uint32_t times;  /* how often it runs in that submit */
     bool dry;
+    bool repeatable, repeatable_now; /* the next recording, this one */
     bool touched; /* something was recorded since begin */
     bool dirty;   /* ... since the last barrier */
     VkPipeline bound;
@@ -40,6 +43,7 @@ struct dsvk_cmd {
     uint32_t n_pools;
     timed *timings; /* [n_timings] of capacity; [0] is the start */
     uint32_t n_timings, capacity;
+    bool cut; /* there was no memory for more of them */
 };
 
 void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) {
@@ -64,6 +68,12 @@ void dsvk_cmd_set_part(dsvk_cmd *cmd, const char *part) {
 uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd) {
     return cmd->dispatches;
 }
+void dsvk_cmd_set_repeatable(dsvk_cmd *cmd, bool repeatable) {
+    cmd->repeatable = repeatable;
+}
+bool dsvk_cmd_stale(const dsvk_cmd *cmd) {
+    return cmd->profiled != atomic_load(&cmd->device->profile.on);
+}
 
 /* ---- timestamps ---- */
 
@@ -84,30 +94,34 @@ static bool add_query_pool(dsvk_cmd *cmd) {
     return true;
 }
 
-/* Writes the next timestamp; a profile that finds no memory is cut short and changes nothing else. */
+static bool room_for_timing(dsvk_cmd *cmd) {
+    if (cmd->n_timings < cmd->capacity)
+        return true;
+    uint32_t capacity = cmd->capacity ? 2 * cmd->capacity : 256;
+    timed *timings = dsvk_realloc(cmd->timings, capacity * sizeof *timings);
+    if (!timings)
+        return false;
+    cmd->timings = timings;
+    cmd->capacity = capacity;
+    return true;
+}
+
+/* Notes what was recorded, with the next timestamp; a profile that finds no memory is cut short and changes nothing else. */
 static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
     const dsvk_vk *vk = &cmd->device->vk;
     const uint32_t pool = cmd->n_timings / QUERIES_PER_POOL, query = cmd->n_timings % QUERIES_PER_POOL;
-    if (cmd->n_timings == cmd->capacity) {
-        uint32_t capacity = cmd->capacity ? 2 * cmd->capacity : 256;
-        timed *timings = dsvk_realloc(cmd->timings, capacity * sizeof *timings);
-        cmd->timed = timings != NULL;
-        if (!timings)
-            return;
-        cmd->timings = timings;
-        cmd->capacity = capacity;
-    }
-    if (pool == cmd->n_pools && !add_query_pool(cmd)) {
-        cmd->timed = false;
+    if (!room_for_timing(cmd) || (cmd->timed && pool == cmd->n_pools && !add_query_pool(cmd))) {
+        cmd->cut = true;
         return;
     }
-    if (query == 0)
+    if (cmd->timed && query == 0)
         vk->vkCmdResetQueryPool(cmd->buffer, cmd->queries[pool], 0, QUERIES_PER_POOL);
-    vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
+    if (cmd->timed)
+        vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
     cmd->timings[cmd->n_timings++] = (timed){.op = op, .part = cmd->part, .bytes = bytes, .flops = flops};
 }
 
-/* Books the finished submit's times. */
+/* Books the finished submit's times; without timestamps the rest. */
 static void collect(dsvk_cmd *cmd) {
     dsvk_device *device = cmd->device;
     const uint32_t bits = device->physical.timestamp_bits;
@@ -116,15 +130,16 @@ static void collect(dsvk_cmd *cmd) {
     uint64_t ticks[QUERIES_PER_POOL], before = 0;
     for (uint32_t first = 0; first < cmd->n_timings; first += QUERIES_PER_POOL) {
         uint32_t n = cmd->n_timings - first < QUERIES_PER_POOL ? cmd->n_timings - first : QUERIES_PER_POOL;
-        if (device->vk.vkGetQueryPoolResults(device->handle, cmd->queries[first / QUERIES_PER_POOL], 0, n, sizeof ticks,
+        if (cmd->timed &&
+            device->vk.vkGetQueryPoolResults(device->handle, cmd->queries[first / QUERIES_PER_POOL], 0, n, sizeof ticks,
                                              ticks, sizeof *ticks, VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
             return;
         for (uint32_t i = 0; i < n; i++) {
             const timed *t = &cmd->timings[first + i];
+            const double us = cmd->timed ? (double)((ticks[i] - before) & mask) * us_per_tick : 0.0;
             if (t->op)
-                dsvk_profile_add(device, t->op, t->part, t->bytes, t->flops,
-                                 (double)((ticks[i] - before) & mask) * us_per_tick);
-            before = ticks[i];
+                dsvk_profile_add(device, t->op, t->part, cmd->times, t->bytes, t->flops, us);
+            before = cmd->timed ? ticks[i] : 0;
         }
     }
 }
@@ -133,7 +148,10 @@ static void collect(dsvk_cmd *cmd) {
 
 static dsvk_status begin(dsvk_cmd *cmd, dsvk_error *err) {
     dsvk_device *device = cmd->device;
-    const VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    const VkCommandBufferBeginInfo info = {
+        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+        .flags = cmd->repeatable ? VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT : 0,
+    };
     VkResult result = device->vk.vkResetCommandPool(device->handle, cmd->pool, 0);
     if (result == VK_SUCCESS)
         result = device->vk.vkBeginCommandBuffer(cmd->buffer, &info);
@@ -141,7 +159,8 @@ static dsvk_status begin(dsvk_cmd *cmd, dsvk_error *err) {
         return dsvk_vk_fail(device, result, err, "beginning a command buffer");
     cmd->error = (dsvk_error){.status = DSVK_OK};
     cmd->state = BEGUN;
-    cmd->touched = cmd->dirty = cmd->timed = false;
+    cmd->touched = cmd->dirty = cmd->cut = cmd->profiled = cmd->timed = false;
+    cmd->repeatable_now = cmd->repeatable;
     cmd->bound = VK_NULL_HANDLE;
     cmd->dispatches = cmd->n_timings = 0;
     return DSVK_OK;
@@ -217,7 +236,7 @@ static bool ready(dsvk_cmd *cmd) {
         cmd->started_us = dsvk_now_us();
         cmd->profiled = atomic_load(&cmd->device->profile.on);
         cmd->timed = cmd->profiled && cmd->device->physical.timestamp_bits > 0;
-        if (cmd->timed)
+        if (cmd->profiled)
             stamp(cmd, NULL, 0, 0);
     }
     return true;
@@ -225,10 +244,8 @@ static bool ready(dsvk_cmd *cmd) {
 
 static void recorded(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
     cmd->dirty = true;
-    if (cmd->timed)
+    if (cmd->profiled && !cmd->cut)
         stamp(cmd, op, bytes, flops);
-    else if (cmd->profiled)
-        dsvk_profile_add(cmd->device, op, cmd->part, bytes, flops, 0.0);
 }
 
 static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
@@ -239,6 +256,10 @@ static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
     if (groups[0] > most[0] || groups[1] > most[1] || groups[2] > most[2])
         dsvk_cmd_fail(cmd, DSVK_INVALID, "op %s: %u x %u x %u workgroups, the device allows %u x %u x %u", info->op,
                       groups[0], groups[1], groups[2], most[0], most[1], most[2]);
+    if (info->grid && (!info->grid->block || info->grid_offset % 4 || info->grid->size < 12 ||
+                       info->grid_offset > info->grid->size - 12))
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "op %s: its grid at byte %llu of a buffer of %llu", info->op,
+                      (unsigned long long)info->grid_offset, (unsigned long long)info->grid->size);
     return cmd->error.status == DSVK_OK;
 }
 
@@ -263,19 +284,23 @@ void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
     if (info->args_size)
         vk->vkCmdPushConstants(cmd->buffer, cmd->device->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, info->args_size,
                                info->args);
-    vk->vkCmdDispatch(cmd->buffer, info->groups[0], info->groups[1], info->groups[2]);
+    if (info->grid)
+        vk->vkCmdDispatchIndirect(cmd->buffer, dsvk_buffer_handle(info->grid), info->grid->offset + info->grid_offset);
+    else
+        vk->vkCmdDispatch(cmd->buffer, info->groups[0], info->groups[1], info->groups[2]);
     cmd->dispatches++;
     recorded(cmd, info->op, info->bytes, info->flops);
 }
 
-static void barrier(dsvk_cmd *cmd, VkPipelineStageFlags2 host_stage, VkAccessFlags2 host_access) {
+/* For kernels and copies, and one more stage. */
+static void barrier(dsvk_cmd *cmd, VkPipelineStageFlags2 stage, VkAccessFlags2 access) {
     const VkMemoryBarrier2 memory = {
         .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
         .srcStageMask = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT,
         .srcAccessMask = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT,
-        .dstStageMask = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT | host_stage,
+        .dstStageMask = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT | stage,
         .dstAccessMask = VK_ACCESS_2_SHADER_READ_BIT | VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_READ_BIT |
-                         VK_ACCESS_2_TRANSFER_WRITE_BIT | host_access,
+                         VK_ACCESS_2_TRANSFER_WRITE_BIT | access,
     };
     const VkDependencyInfo info = {
         .sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
@@ -289,6 +314,11 @@ static void barrier(dsvk_cmd *cmd, VkPipelineStageFlags2 host_stage, VkAccessFla
 void dsvk_barrier(dsvk_cmd *cmd) {
     if (ready(cmd) && !cmd->dry && cmd->dirty)
         barrier(cmd, 0, 0);
+}
+
+void dsvk_barrier_grids(dsvk_cmd *cmd) {
+    if (ready(cmd) && !cmd->dry && cmd->dirty)
+        barrier(cmd, VK_PIPELINE_STAGE_2_DRAW_INDIRECT_BIT, VK_ACCESS_2_INDIRECT_COMMAND_READ_BIT);
 }
 
 static bool check_range(dsvk_cmd *cmd, const char *what, const dsvk_buffer *buffer, uint64_t offset, uint64_t bytes) {
@@ -326,13 +356,16 @@ void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64
 
 /* ---- submitting ---- */
 
-static dsvk_status hand_over(dsvk_cmd *cmd, dsvk_error *err) {
-    dsvk_device *device = cmd->device;
+static dsvk_status hand_over(dsvk_device *device, const dsvk_replay *list, uint32_t n, dsvk_error *err) {
+    VkCommandBufferSubmitInfo buffers[DSVK_MOST_REPLAYS];
+    uint32_t n_buffers = 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t time = 0; time < list[i].times; time++)
+            buffers[n_buffers++] = (VkCommandBufferSubmitInfo){
+                .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO,
+                .commandBuffer = list[i].cmd->buffer,
+            };
     pthread_mutex_lock(&device->queue_lock);
-    const VkCommandBufferSubmitInfo buffer = {
-        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO,
-        .commandBuffer = cmd->buffer,
-    };
     const VkSemaphoreSubmitInfo signal = {
         .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
         .semaphore = device->timeline,
@@ -341,14 +374,18 @@ static dsvk_status hand_over(dsvk_cmd *cmd, dsvk_error *err) {
     };
     const VkSubmitInfo2 info = {
         .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
-        .commandBufferInfoCount = 1,
-        .pCommandBufferInfos = &buffer,
+        .commandBufferInfoCount = n_buffers,
+        .pCommandBufferInfos = buffers,
         .signalSemaphoreInfoCount = 1,
         .pSignalSemaphoreInfos = &signal,
     };
     VkResult result = device->vk.vkQueueSubmit2(device->queue, 1, &info, VK_NULL_HANDLE);
     if (result == VK_SUCCESS)
-        cmd->ticket = ++device->submitted;
+        device->submitted++;
+    for (uint32_t i = 0; result == VK_SUCCESS && i < n; i++) {
+        list[i].cmd->ticket = device->submitted;
+        list[i].cmd->times = list[i].times;
+    }
     pthread_mutex_unlock(&device->queue_lock);
     return result == VK_SUCCESS ? DSVK_OK : dsvk_vk_fail(device, result, err, "vkQueueSubmit2");
 }
@@ -365,19 +402,47 @@ static dsvk_status end(dsvk_cmd *cmd, dsvk_error *err) {
     return dsvk_vk_fail(cmd->device, result, err, "vkEndCommandBuffer");
 }
 
-dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err) {
-    dsvk_device *device = cmd->device;
-    DSVK_TRY(dsvk_cmd_wait(cmd, err)); /* for the replay of what still runs */
-    if (cmd->error.status != DSVK_OK)
-        return dsvk_fail(err, cmd->error.status, "%s", cmd->error.message);
-    const bool replay = cmd->state == ENDED;
-    const double started_us = replay || !cmd->touched ? dsvk_now_us() : cmd->started_us;
-    if (!replay)
-        DSVK_TRY(end(cmd, err));
-    DSVK_TRY(hand_over(cmd, err));
-    if (atomic_load(&device->profile.on))
-        dsvk_profile_submit(device, cmd->dispatches, dsvk_now_us() - started_us);
+/* Waits for what still runs of a list, and looks for what cannot run. */
+static dsvk_status check_list(const dsvk_replay *list, uint32_t n, dsvk_error *err) {
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const dsvk_cmd *cmd = list[i].cmd;
+        DSVK_TRY(dsvk_cmd_wait(list[i].cmd, err));
+        if (cmd->error.status != DSVK_OK)
+            return dsvk_fail(err, cmd->error.status, "%s", cmd->error.message);
+        if (list[i].times == 0 || (list[i].times > 1 && !cmd->repeatable_now))
+            return dsvk_fail(err, DSVK_STATE, "recording %u is to run %u times in one submit and is not repeatable", i,
+                             list[i].times);
+        total += list[i].times;
+    }
+    if (total > DSVK_MOST_REPLAYS)
+        return dsvk_fail(err, DSVK_INVALID, "%llu recordings in one submit, at most %u", (unsigned long long)total,
+                         DSVK_MOST_REPLAYS);
     return DSVK_OK;
+}
+
+dsvk_status dsvk_submit(const dsvk_replay *list, uint32_t n, dsvk_error *err) {
+    dsvk_device *device = list[0].cmd->device;
+    DSVK_TRY(check_list(list, n, err));
+    double started_us = dsvk_now_us();
+    uint32_t dispatches = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        dsvk_cmd *cmd = list[i].cmd;
+        dispatches += list[i].times * cmd->dispatches;
+        if (cmd->state == ENDED)
+            continue;
+        if (cmd->touched && cmd->started_us < started_us)
+            started_us = cmd->started_us;
+        DSVK_TRY(end(cmd, err));
+    }
+    DSVK_TRY(hand_over(device, list, n, err));
+    if (atomic_load(&device->profile.on))
+        dsvk_profile_submit(device, dispatches, dsvk_now_us() - started_us);
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err) {
+    return dsvk_submit(&(dsvk_replay){cmd, 1}, 1, err);
 }
 
 dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err) {
@@ -386,7 +451,7 @@ dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err) {
         return DSVK_OK;
     DSVK_TRY(dsvk_timeline_wait(cmd->device, cmd->ticket, DSVK_WAIT_SECONDS, err));
     cmd->ticket = 0;
-    if (cmd->timed)
+    if (cmd->profiled)
         collect(cmd);
     return DSVK_OK;
 }

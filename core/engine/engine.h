@@ -16,17 +16,16 @@
 typedef struct dsvk_scratch {
     dsvk_buffer buffer;
     uint32_t rows;           /* n it is large enough for */
-    uint64_t scores_bytes;   /* of the score area; rows are scored in groups that fit */
     uint32_t positions;      /* largest number of positions it is large enough for */
     dsvk_addr x;             /* [n, 4, D] the streams */
     dsvk_addr a;             /* [n, D] a sublayer's normalised input */
     dsvk_addr post, comb;    /* [n, 4], [n, 4, 4] */
-    dsvk_addr partials;      /* [n, chunks, 25] */
+    dsvk_addr partials;      /* [n, chunks, 25], or of few rows [n, D / 32, 25] */
     dsvk_addr qa_kv;         /* [n, Rq + dh] */
     dsvk_addr compress;      /* [n, compress_stride] */
     dsvk_addr qr;            /* [n, Rq] */
     dsvk_addr q;             /* [n, H dh + Hi di] */
-    dsvk_addr scores;        /* [rows of a group, visible] */
+    dsvk_addr scores, lists; /* [rows of a group, visible], what topk lists of them */
     dsvk_addr idx;           /* i32 [n, Ki] */
     dsvk_addr attn;          /* partial attention */
     dsvk_addr o;             /* [n, H dh] */
@@ -36,19 +35,20 @@ typedef struct dsvk_scratch {
     dsvk_addr expert_idx;    /* u32 [n, A] */
     dsvk_addr expert_weight; /* [n, A] */
     dsvk_addr pairs, tiles;  /* u32 [n A], uvec4 */
-    dsvk_addr h;             /* [n A, I] */
-    dsvk_addr shared_h;      /* [n, I] */
+    dsvk_addr h;             /* [n A, I], then [n, I] of the shared expert */
     dsvk_addr store;         /* row store of n rows */
     dsvk_addr mtp_x, mtp_in; /* [n, 4, D] each, when the model has the MTP block */
     dsvk_addr mtp_e;         /* [n, D] */
 } dsvk_scratch;
 
-/* Rows of one forward pass as the host prepared them, in memory the device reads. */
+/* Rows of one forward pass, in memory the device reads. */
 typedef struct dsvk_step {
     uint32_t n;              /* rows */
     uint32_t n_seqs;
-    uint32_t positions;      /* largest position + 1 */
+    uint32_t positions;      /* no position is as large; grids are sized for it */
     dsvk_addr rows, seqs;    /* dsvk_row [n], dsvk_seq [n_seqs] */
+    const dsvk_buffer *index_grid; /* where the device keeps the indexer's grid for these rows; NULL: positions are exact */
+    uint64_t index_grid_offset;
     void (*between)(void *user); /* called between stages of a block, where a recording may be cut; NULL: nothing */
     void *user;
 } dsvk_step;
@@ -64,6 +64,26 @@ typedef struct dsvk_inbox {
     const dsvk_buffer **keep; /* [capacity] host memory: where a chosen row's logits stay on the device, or NULL */
 } dsvk_inbox;
 
+/* Where the scratch was when a step was recorded. */
+typedef struct dsvk_decode_place {
+    dsvk_addr scratch;
+    uint32_t rows, positions;
+} dsvk_decode_place;
+
+/* A decode step recorded once (decode.c). */
+typedef struct dsvk_decode {
+    dsvk_cmd *enter, *step, *leave;
+    uint32_t rows, positions; /* what `step` is recorded for; 0 rows: nothing */
+    uint32_t stages;          /* of one token */
+    dsvk_decode_place place;
+    uint64_t ticket;          /* of the batch whose sessions `enter` and `leave` name */
+    dsvk_buffer inbox;        /* STAGING: what a submit begins from */
+    dsvk_buffer state;        /* SCRATCH: the same on the device, moved on from token to token */
+    dsvk_buffer chosen;       /* READBACK u32 [tokens of a submit][rows] */
+    double token_seconds;     /* of the last token of token_rows rows; 0: none has run */
+    uint32_t token_rows;
+} dsvk_decode;
+
 struct dsvk_model {
     atomic_int references;
     dsvk_device *device;
@@ -76,6 +96,7 @@ struct dsvk_model {
     uint64_t weight_bytes;
     dsvk_buffer constants;    /* post = 1 [4], comb = identity [4, 4] */
     dsvk_buffer counters;     /* u32 [DSVK_COUNTERS], 0 between dispatches: what last_workgroup() of shaders/last.glsl counts in */
+    dsvk_buffer bins;         /* of DSVK_SELECT_ROWS rows, 0 between steps: what the indexer counts for topk */
     bool mtp;
     dsvk_model_options options; /* resolved */
     char *path;
@@ -90,11 +111,13 @@ struct dsvk_model {
     dsvk_buffer logits;       /* SCRATCH, f32 [rows][vocab] */
     dsvk_cmd *cmd;
     uint32_t stages_per_submit; /* how many stages of a block one submit takes now (step.c) */
+    dsvk_decode decode;
 };
 
-/* One for every piece of work that several workgroups of one dispatch share: at most a head or an output tile (of 32) of each
- * of 64 groups of rows, of the widest model that config.c lets in. */
+/* One for every piece of work that several workgroups of one dispatch share, such as a head or an output tile; more of them than
+ * the widest model's small steps have (forward.c checks). */
 #define DSVK_COUNTERS 65536u
+#define DSVK_SELECT_ROWS 64u /* rows whose entries are selected together */
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
 
 struct dsvk_session {
@@ -150,8 +173,6 @@ typedef struct dsvk_run {
 typedef struct dsvk_step_result {
     float *logits;           /* host f32 [sum n, vocab], in the order of runs */
     float *mtp_logits;       /* the same of the MTP block; NaN where there is no pair */
-    const dsvk_sample_options *sample; /* [n_runs] how to choose the token after each run, */
-    int32_t *ids;            /* [n_runs] and what was chosen */
     bool (*stop)(void *user); /* asked between submits; true: CANCELLED */
     void *user;
 } dsvk_step_result;
@@ -167,8 +188,48 @@ dsvk_status dsvk_step_sample(dsvk_model *model, dsvk_session *const *sessions, u
 dsvk_status dsvk_step_open(dsvk_model *model, dsvk_error *err);
 void dsvk_step_close(dsvk_model *model);
 
+#define DSVK_SUBMIT_AIM_S 0.1 /* what a submit should take at most (faults D10) */
+double dsvk_now_s(void);
+void dsvk_stages_measured(dsvk_model *model, uint32_t stages, double seconds); /* so many ran in one submit, for so long */
+/* The step lock, with BUSY for the thread that has it already. */
+dsvk_status dsvk_step_lock(dsvk_model *model, dsvk_error *err);
+dsvk_status dsvk_grow_pages(dsvk_session *session, uint64_t tokens, dsvk_error *err); /* pages for so many tokens in all */
+void dsvk_fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *options, uint64_t position);
+/* NUMERIC when the id chosen for a sequence is none. */
+dsvk_status dsvk_check_id(uint32_t sequence, uint32_t id, uint32_t vocab, dsvk_error *err);
+
+/* ---- decoding (decode.c) ---- */
+
+/* The sequences still running, side by side in arrays that steps take. */
+typedef struct dsvk_batch {
+    dsvk_session **sessions;      /* [running] */
+    dsvk_sample_options *options; /* [running] */
+    dsvk_run *runs;               /* [running] */
+    int32_t *ids;                 /* [running] chosen next */
+    uint64_t *start;              /* [running] the session's length when decoding began */
+    uint32_t *slot;               /* [running] index in the caller's arrays */
+    uint32_t running;
+    uint64_t ticket;              /* 0 when the sessions have changed */
+} dsvk_batch;
+
+/* Every session chooses and appends tokens, at least one and at most `most` of them, in one submit or one step; a session whose
+ * token is a stop appends no more. All have logits, and room in their context. NUMERIC: a session has no finite logits to choose
+ * from, and no session has more tokens than it; else no token is appended when it fails. `stop` as in dsvk_step_result. */
+dsvk_status dsvk_decode_run(dsvk_batch *batch, uint64_t most, bool (*stop)(void *user), void *user, dsvk_error *err);
+bool dsvk_is_stop(const dsvk_sample_options *options, int32_t id);
+void dsvk_decode_measured(dsvk_model *model, uint32_t n, double seconds); /* a step of one token of n sessions took so long */
+dsvk_status dsvk_decode_open(dsvk_model *model, dsvk_error *err);
+void dsvk_decode_close(dsvk_model *model);
+uint64_t dsvk_decode_scratch_bytes(void); /* what open allocates */
+uint64_t dsvk_decode_readback_bytes(void);
+
 /* UNSUPPORTED when this device decodes small weights wrong (known_answer.c). */
 dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
+/* Settles how steps of many rows are multiplied (matmul_choice.c); UNSUPPORTED when the way that was forced is wrong here. */
+dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
+/* The fastest of list [n] that computes a known product right; the kernels for few rows when none does. */
+dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
+                                dsvk_matmul_variant *best, dsvk_error *err);
 
 dsvk_model *dsvk_model_retain(dsvk_model *model);
 /* Checks the options (NULL: all defaults) and puts the defaults in. */

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "layer_table.h"
 #include "loader.h"
 
 #define PIECE_BYTES (2u << 20) /* aim; a piece has at least one tile */
@@ -559,8 +560,7 @@ static bool all_mapped(const dsvk_weight_list *list, const dsvk_buffer *buffers)
     return true;
 }
 
-static dsvk_status fill_addresses(dsvk_device *device, const dsvk_weight_list *list, dsvk_weights *weights,
-                                  const dsvk_config *config, const dsvk_buffer *buffers, dsvk_error *err) {
+static void fill_addresses(const dsvk_weight_list *list, dsvk_weights *weights, const dsvk_buffer *buffers) {
     for (uint32_t i = 0; i < list->n_weights; i++) {
         const dsvk_weight *w = &list->weights[i];
         dsvk_addr addr = buffers[w->buffer].addr + w->offset;
@@ -572,13 +572,35 @@ static dsvk_status fill_addresses(dsvk_device *device, const dsvk_weight_list *l
         if (w->expert && !w->addr)
             weights->layers[w->layer].expert_down_offset = w->offset;
     }
-    for (uint32_t l = 0; l < config->n_layers + list->mtp; l++) {
+}
+
+static dsvk_status write_table(dsvk_device *device, const void *data, uint64_t bytes, const char *name, dsvk_buffer *table,
+                               dsvk_error *err) {
+    DSVK_TRY(dsvk_buffer_create(device, DSVK_WEIGHTS, bytes, name, table, err));
+    return dsvk_buffer_write(device, table, 0, data, bytes, err);
+}
+
+static struct dsvk_site site(const dsvk_hc_weights *hc, dsvk_addr norm) {
+    return (struct dsvk_site){ .fn = hc->fn, .base = hc->base, .scale = hc->scale, .norm = norm };
+}
+
+/* Addresses that kernels look up on the device. */
+static dsvk_status write_tables(dsvk_device *device, dsvk_weights *weights, uint32_t n_layers, uint32_t n_experts,
+                                dsvk_error *err) {
+    for (uint32_t l = 0; l < n_layers; l++) {
         dsvk_layer_weights *layer = &weights->layers[l];
-        uint64_t bytes = config->n_experts * sizeof(dsvk_addr);
-        DSVK_TRY(dsvk_buffer_create(device, DSVK_WEIGHTS, bytes, "expert table", &layer->expert_table, err));
-        DSVK_TRY(dsvk_buffer_write(device, &layer->expert_table, 0, layer->expert_blobs, bytes, err));
+        const struct dsvk_layer_table table = {
+            .attn = site(&layer->hc_attn, layer->attn_norm),
+            .ffn = site(&layer->hc_ffn, layer->ffn_norm),
+            .kv = { .kv_norm = layer->kv_norm, .ape = layer->compressor.ape, .norm = layer->compressor.norm,
+                    .index_ape = layer->index_compressor.ape, .index_norm = layer->index_compressor.norm },
+        };
+        DSVK_TRY(write_table(device, layer->expert_blobs, n_experts * sizeof(dsvk_addr), "expert table", &layer->expert_table,
+                             err));
+        DSVK_TRY(write_table(device, &table, sizeof table, "layer table", &layer->table, err));
     }
-    return DSVK_OK;
+    const struct dsvk_site heads[] = { site(&weights->hc_head, weights->norm), site(&weights->mtp.hc_head, weights->mtp.norm) };
+    return write_table(device, heads, sizeof heads, "head sites", &weights->head_sites, err);
 }
 
 dsvk_status dsvk_load_weights(dsvk_device *device, dsvk_weight_list *list, dsvk_weights *weights, const dsvk_config *config,
@@ -603,5 +625,6 @@ dsvk_status dsvk_load_weights(dsvk_device *device, dsvk_weight_list *list, dsvk_
     pthread_mutex_destroy(&l.lock);
     DSVK_TRY(status);
     DSVK_TRY(dsvk_checkpoint_unchanged(checkpoint, err));
-    return fill_addresses(device, list, weights, config, buffers, err);
+    fill_addresses(list, weights, buffers);
+    return write_tables(device, weights, config->n_layers + list->mtp, config->n_experts, err);
 }

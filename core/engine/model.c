@@ -143,6 +143,7 @@ static dsvk_status warm_up(dsvk_model *m, dsvk_error *err) {
             dsvk_forward_mtp(m, m->cmd, &step, &step, m->inbox.buffer.addr);
         dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = m->logits.addr, .options = m->inbox.buffer.addr,
                                                    .out = m->outbox.addr, .n = 1, .vocab = m->config.vocab_size });
+        dsvk_advance(m->cmd, &(dsvk_advance_params){ .n = 1, .vocab = m->config.vocab_size });
         status = dsvk_cmd_run(m->cmd, err);
         dsvk_cmd_set_dry(m->cmd, false);
     }
@@ -164,6 +165,7 @@ static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) 
     DSVK_TRY(open_tokenizer(m, path, err));
     DSVK_TRY(dsvk_step_open(m, err));
     DSVK_TRY(dsvk_known_answer(m->device, m->cmd, err));
+    DSVK_TRY(dsvk_matmul_choose(m->device, m->cmd, err));
     return warm_up(m, err);
 }
 
@@ -209,8 +211,11 @@ void dsvk_model_close(dsvk_model *m) {
     if (!m || atomic_fetch_sub(&m->references, 1) > 1)
         return;
     dsvk_step_close(m);
-    for (uint32_t l = 0; m->weights.layers && l <= m->config.n_layers; l++)
+    for (uint32_t l = 0; m->weights.layers && l <= m->config.n_layers; l++) {
         dsvk_buffer_destroy(m->device, &m->weights.layers[l].expert_table);
+        dsvk_buffer_destroy(m->device, &m->weights.layers[l].table);
+    }
+    dsvk_buffer_destroy(m->device, &m->weights.head_sites);
     for (uint32_t i = 0; i < m->n_buffers; i++)
         dsvk_buffer_destroy(m->device, &m->buffers[i]);
     dsvk_buffer_destroy(m->device, &m->constants);

@@ -93,10 +93,11 @@ static dsvk_status report(dsvk_model *m, const dsvk_weight_list *list, dsvk_devi
         experts += layers[l].experts;
     }
     uint64_t cache = session_bytes(&m->layout, c, context) + rope_bytes(c, context);
-    uint64_t scratch = dsvk_scratch_bytes(m, m->options.max_chunk, (uint32_t)context) + logits;
+    uint64_t scratch = dsvk_scratch_bytes(m, m->options.max_chunk, (uint32_t)context) + logits +
+                       DSVK_COUNTERS * sizeof(uint32_t) + dsvk_decode_scratch_bytes() + dsvk_topk_bins_bytes(DSVK_SELECT_ROWS);
     json_t *root = json_pack("{s:{s:I, s:I, s:I, s:I}, s:I, s:I, s:I, s:i, s:I, s:I, s:o, s:o}", "purposes", "weights",
                              (json_int_t)weights, "cache", (json_int_t)cache, "scratch", (json_int_t)scratch, "readback",
-                             (json_int_t)logits, "experts", (json_int_t)experts, "bytes_per_token",
+                             (json_int_t)(logits + dsvk_decode_readback_bytes()), "experts", (json_int_t)experts, "bytes_per_token",
                              (json_int_t)bytes_per_token(c, list, layers), "session_state", (json_int_t)m->layout.state_bytes,
                              "page_tokens", (int)m->layout.page_tokens, "page_bytes", (json_int_t)m->layout.page_bytes,
                              "context_tokens", (json_int_t)context, "layers", layer_rows(m, layers, list->mtp), "context",

@@ -287,23 +287,6 @@ static dsvk_status check_sampling(const dsvk_sample_options *o, dsvk_error *err)
     return DSVK_OK;
 }
 
-static bool stops(const dsvk_sample_options *o, int32_t id) {
-    for (size_t i = 0; o && i < o->n_stop; i++)
-        if (o->stop[i] == id)
-            return true;
-    return false;
-}
-
-/* The sequences still running, side by side in arrays the steps take. Small batches live in the caller's frame. */
-typedef struct batch {
-    dsvk_session **sessions;      /* [running] */
-    dsvk_sample_options *options; /* [running] */
-    dsvk_run *runs;               /* [running] */
-    int32_t *ids;                 /* [running] chosen next */
-    uint32_t *slot;               /* [running] index in the caller's arrays */
-    uint32_t running;
-} batch;
-
 #define SMALL_BATCH 32u
 
 /* Room for the arrays of a batch of n. */
@@ -312,82 +295,86 @@ typedef struct batch_room {
     dsvk_sample_options options[SMALL_BATCH];
     dsvk_run runs[SMALL_BATCH];
     int32_t ids[SMALL_BATCH];
+    uint64_t start[SMALL_BATCH];
     uint32_t slot[SMALL_BATCH];
 } batch_room;
 
-static dsvk_status batch_open(batch *b, batch_room *room, dsvk_session *const *sessions, size_t n,
+static dsvk_status batch_open(dsvk_batch *b, batch_room *room, dsvk_session *const *sessions, size_t n,
                               const dsvk_sample_options *options, dsvk_error *err) {
     if (n <= SMALL_BATCH) {
-        *b = (batch){ room->sessions, room->options, room->runs, room->ids, room->slot, (uint32_t)n };
+        *b = (dsvk_batch){ room->sessions, room->options, room->runs, room->ids, room->start, room->slot, (uint32_t)n, 0 };
     } else {
         b->sessions = dsvk_alloc_zero(n, sizeof *b->sessions);
         b->options = dsvk_alloc_zero(n, sizeof *b->options);
         b->runs = dsvk_alloc_zero(n, sizeof *b->runs);
         b->ids = dsvk_alloc_zero(n, sizeof *b->ids);
+        b->start = dsvk_alloc_zero(n, sizeof *b->start);
         b->slot = dsvk_alloc_zero(n, sizeof *b->slot);
         b->running = (uint32_t)n;
     }
-    if (!b->sessions || !b->options || !b->runs || !b->ids || !b->slot)
+    if (!b->sessions || !b->options || !b->runs || !b->ids || !b->start || !b->slot)
         return dsvk_fail_nomem(err, n * sizeof *b->options);
     for (size_t i = 0; i < n; i++) {
         b->sessions[i] = sessions[i];
         b->slot[i] = (uint32_t)i;
+        b->start[i] = sessions[i]->n;
         b->options[i] = options ? options[i] : (dsvk_sample_options){ .size = sizeof *options };
     }
     return DSVK_OK;
 }
 
-static void batch_close(batch *b, const batch_room *room) {
+static void batch_close(dsvk_batch *b, const batch_room *room) {
     if (b->sessions == room->sessions)
         return;
     dsvk_free(b->sessions);
     dsvk_free(b->options);
     dsvk_free(b->runs);
     dsvk_free(b->ids);
+    dsvk_free(b->start);
     dsvk_free(b->slot);
 }
 
-/* Takes out the sequences whose last id was a stop; b->ids of the others move along. */
-static void drop_stopped(batch *b, const int32_t *out, const size_t *n_out, size_t n) {
+/* Takes out the sequences whose last token was a stop. */
+static void drop_stopped(dsvk_batch *b) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < b->running; i++) {
-        uint32_t slot = b->slot[i];
-        if (stops(&b->options[i], out[slot * n + n_out[slot] - 1]))
+        const dsvk_session *s = b->sessions[i];
+        if (dsvk_is_stop(&b->options[i], s->tokens[s->n - 1]))
             continue;
         b->sessions[kept] = b->sessions[i];
         b->options[kept] = b->options[i];
-        b->ids[kept] = b->ids[i];
-        b->slot[kept++] = slot;
+        b->start[kept] = b->start[i];
+        b->slot[kept++] = b->slot[i];
     }
+    if (kept < b->running)
+        b->ticket = 0;
     b->running = kept;
 }
 
-static dsvk_status decode_steps(batch *b, size_t n, int32_t *out, size_t *n_out, dsvk_error *err) {
-    dsvk_model *m = b->sessions[0]->model;
+/* Hands out the tokens that are new, n places per sequence; the most any running sequence has. */
+static uint64_t hand_out(const dsvk_batch *b, size_t n, int32_t *out, size_t *n_out) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < b->running; i++) {
+        const dsvk_session *s = b->sessions[i];
+        size_t *have = &n_out[b->slot[i]];
+        const size_t now = s->n - b->start[i];
+        memcpy(&out[b->slot[i] * n + *have], &s->tokens[b->start[i] + *have], (now - *have) * sizeof *out);
+        *have = now;
+        most = now > most ? now : most;
+    }
+    return most;
+}
+
+static dsvk_status decode_steps(dsvk_batch *b, size_t n, int32_t *out, size_t *n_out, dsvk_error *err) {
     journey j = { b->sessions, b->running, "decode", 0, n };
-    DSVK_TRY(dsvk_step_sample(m, b->sessions, b->running, b->options, b->ids, err));
-    for (size_t step = 0; step < n && b->running > 0; step++) {
-        for (uint32_t i = 0; i < b->running; i++) { /* the id of this step is in its place before the step chooses the next */
-            int32_t *id = &out[b->slot[i] * n + step];
-            *id = b->ids[i];
-            b->runs[i] = (dsvk_run){ b->sessions[i], id, 1 };
-        }
-        bool again = step + 1 < n;
-        dsvk_step_result result = { .sample = again ? b->options : NULL, .ids = again ? b->ids : NULL,
-                                    .stop = wants_to_stop, .user = &j };
+    while (j.done < n && b->running > 0) {
+        dsvk_status status = dsvk_decode_run(b, n - j.done, wants_to_stop, &j, err);
+        j.done = hand_out(b, n, out, n_out);
+        if (status == DSVK_CANCELLED || (status == DSVK_OK && wants_to_stop(&j)))
+            return cancelled(&j, err);
+        DSVK_TRY(status);
+        drop_stopped(b);
         j.n = b->running;
-        dsvk_status status = dsvk_step_run(m, b->runs, b->running, &result, err);
-        if (status == DSVK_CANCELLED)
-            return cancelled(&j, err);
-        if (status != DSVK_OK && status != DSVK_NUMERIC)
-            return status;
-        for (uint32_t i = 0; i < b->running; i++)
-            n_out[b->slot[i]]++;
-        DSVK_TRY(status); /* this step's tokens stand, there is none to follow them */
-        j.done = step + 1;
-        if (wants_to_stop(&j))
-            return cancelled(&j, err);
-        drop_stopped(b, out, n_out, n);
     }
     return DSVK_OK;
 }
@@ -417,7 +404,7 @@ dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, 
         return dsvk_fail(err, DSVK_INVALID, "dsvk_decode_batch: sessions, out and n_out must not be NULL or empty");
     size_t taken = 0;
     dsvk_status status = DSVK_OK;
-    batch b = { 0 };
+    dsvk_batch b = { 0 };
     batch_room room;
     memset(n_out, 0, n_sessions * sizeof *n_out);
     while (status == DSVK_OK && taken < n_sessions) { /* the same session twice is BUSY at its second place */

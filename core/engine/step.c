@@ -6,9 +6,7 @@
 
 #include "engine.h"
 
-#define SUBMIT_AIM_S 0.1
-
-static double now_s(void) {
+double dsvk_now_s(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -66,7 +64,7 @@ static dsvk_addr inbox_addr(const dsvk_model *m, const void *host) {
     return m->inbox.buffer.addr + (uint64_t)((const char *)host - (const char *)m->inbox.buffer.host);
 }
 
-static dsvk_status lock_step(dsvk_model *m, dsvk_error *err) {
+dsvk_status dsvk_step_lock(dsvk_model *m, dsvk_error *err) {
     return pthread_mutex_lock(&m->step_lock) == 0
                ? DSVK_OK : dsvk_fail(err, DSVK_BUSY, "this model is in the middle of a step that this thread is in");
 }
@@ -85,25 +83,30 @@ dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, logits, "logits", &m->logits, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_READBACK, logits, "logits readback", &m->outbox, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, DSVK_COUNTERS * sizeof(uint32_t), "counters", &m->counters, err));
+    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, dsvk_topk_bins_bytes(DSVK_SELECT_ROWS), "bins", &m->bins, err));
     dsvk_cmd_fill(m->cmd, &m->counters, 0, m->counters.size, 0);
+    dsvk_cmd_fill(m->cmd, &m->bins, 0, m->bins.size, 0);
     DSVK_TRY(dsvk_cmd_run(m->cmd, err));
+    DSVK_TRY(dsvk_decode_open(m, err));
     return inbox_reserve(m, 32, err);
 }
 
 void dsvk_step_close(dsvk_model *m) {
+    dsvk_decode_close(m);
     dsvk_cmd_destroy(m->cmd);
     dsvk_scratch_free(m);
     inbox_free(m);
     dsvk_buffer_destroy(m->device, &m->outbox);
     dsvk_buffer_destroy(m->device, &m->logits);
     dsvk_buffer_destroy(m->device, &m->counters);
+    dsvk_buffer_destroy(m->device, &m->bins);
     if (m->step_lock_made)
         pthread_mutex_destroy(&m->step_lock);
 }
 
 /* ---- preparing ---- */
 
-static dsvk_status grow_pages(dsvk_session *s, uint64_t tokens, dsvk_error *err) {
+dsvk_status dsvk_grow_pages(dsvk_session *s, uint64_t tokens, dsvk_error *err) {
     dsvk_device *device = s->model->device;
     uint32_t need = (uint32_t)dsvk_ceil_div(tokens, s->model->layout.page_tokens);
     while (s->n_pages < need) {
@@ -129,7 +132,7 @@ static dsvk_status prepare(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs,
         if (end > s->context)
             return dsvk_fail(err, DSVK_LIMIT, "%llu tokens would not fit this session's context of %llu",
                              (unsigned long long)end, (unsigned long long)s->context);
-        DSVK_TRY(grow_pages(s, end, err));
+        DSVK_TRY(dsvk_grow_pages(s, end, err));
         step->n += runs[i].n;
         step->positions = end > step->positions ? (uint32_t)end : step->positions;
     }
@@ -184,6 +187,7 @@ typedef struct flight {
     dsvk_model *m;
     double began;
     uint32_t stages; /* recorded since the last submit */
+    double seconds;  /* of all submits so far */
     dsvk_status status; /* of a cut between stages; recording goes on, into nothing, until it is looked at */
     dsvk_error *err;
     const dsvk_step_result *result;
@@ -193,18 +197,23 @@ typedef struct flight {
 
 static dsvk_status take_off(flight *f, dsvk_error *err) {
     f->stages = 0;
-    f->began = now_s();
+    f->began = dsvk_now_s();
     return dsvk_cmd_begin(f->m->cmd, err);
+}
+
+void dsvk_stages_measured(dsvk_model *m, uint32_t stages, double seconds) {
+    uint32_t *most = &m->stages_per_submit;
+    if (stages > 0 && seconds > DSVK_SUBMIT_AIM_S)
+        *most = (uint32_t)fmax(1, stages * DSVK_SUBMIT_AIM_S / seconds);
+    else if (stages >= *most && seconds < DSVK_SUBMIT_AIM_S / 2 && *most < MOST_STAGES)
+        *most *= 2;
 }
 
 static dsvk_status land(flight *f, dsvk_error *err) {
     DSVK_TRY(dsvk_cmd_run(f->m->cmd, err));
-    double seconds = now_s() - f->began;
-    uint32_t *stages = &f->m->stages_per_submit;
-    if (f->stages > 0 && seconds > SUBMIT_AIM_S)
-        *stages = (uint32_t)fmax(1, f->stages * SUBMIT_AIM_S / seconds);
-    else if (f->stages >= *stages && seconds < SUBMIT_AIM_S / 2 && *stages < MOST_STAGES)
-        *stages *= 2;
+    const double seconds = dsvk_now_s() - f->began;
+    f->seconds += seconds;
+    dsvk_stages_measured(f->m, f->stages, seconds);
     return DSVK_OK;
 }
 
@@ -236,8 +245,6 @@ typedef struct head_rows {
     const dsvk_buffer **keep;    /* [n] where row i is to be kept on the device, or NULL */
     float *host;                 /* f32 [n, vocab] or NULL */
     bool mtp;
-    const struct dsvk_sample_row *sample; /* in the inbox [n], or NULL */
-    int32_t *ids;                /* [n] */
 } head_rows;
 
 static dsvk_status run_head(flight *f, const head_rows *h, dsvk_error *err) {
@@ -245,30 +252,23 @@ static dsvk_status run_head(flight *f, const head_rows *h, dsvk_error *err) {
     uint64_t row_bytes = m->config.vocab_size * sizeof(float);
     for (uint32_t first = 0; first < h->n; first += DSVK_LOGIT_ROWS) {
         uint32_t n = h->n - first < DSVK_LOGIT_ROWS ? h->n - first : DSVK_LOGIT_ROWS;
-        bool more = h->host || h->sample;
         dsvk_forward_head(m, m->cmd, h->n_in, inbox_addr(m, h->select + first), n, m->logits.addr, h->mtp);
         for (uint32_t i = 0; i < n; i++)
             if (h->keep[first + i])
                 dsvk_cmd_copy(m->cmd, &m->logits, i * row_bytes, h->keep[first + i], 0, row_bytes);
         if (h->host)
             dsvk_cmd_copy(m->cmd, &m->logits, 0, &m->outbox, 0, n * row_bytes);
-        if (h->sample)
-            dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = m->logits.addr, .options = inbox_addr(m, h->sample + first),
-                                                       .out = m->outbox.addr, .n = n, .vocab = m->config.vocab_size });
         dsvk_barrier(m->cmd);
-        if (!more)
+        if (!h->host)
             continue;
         DSVK_TRY(land(f, err));
-        if (h->host)
-            memcpy(h->host + (uint64_t)first * m->config.vocab_size, m->outbox.host, n * row_bytes);
-        if (h->sample)
-            memcpy(h->ids + first, m->outbox.host, n * sizeof *h->ids);
+        memcpy(h->host + (uint64_t)first * m->config.vocab_size, m->outbox.host, n * row_bytes);
         DSVK_TRY(take_off(f, err));
     }
     return DSVK_OK;
 }
 
-static void fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *o, uint64_t position) {
+void dsvk_fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *o, uint64_t position) {
     *row = (struct dsvk_sample_row){ .position = (uint32_t)position };
     if (!o)
         return;
@@ -280,11 +280,9 @@ static void fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *
     row->seed_hi = (uint32_t)(o->seed >> 32);
 }
 
-static dsvk_status check_ids(const int32_t *ids, uint32_t n, uint32_t vocab, dsvk_error *err) {
-    for (uint32_t i = 0; i < n; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
-            return dsvk_fail(err, DSVK_NUMERIC, "the logits of sequence %u have no finite value to choose from", i);
-    return DSVK_OK;
+dsvk_status dsvk_check_id(uint32_t sequence, uint32_t id, uint32_t vocab, dsvk_error *err) {
+    return id < vocab ? DSVK_OK : dsvk_fail(err, DSVK_NUMERIC, "the logits of sequence %u have no finite value to choose from",
+                                            sequence);
 }
 
 /* Heads of the main model: every row when the caller wants logits, else each run's last. */
@@ -302,11 +300,7 @@ static dsvk_status finish_main(flight *f, const dsvk_run *runs, uint32_t n_runs,
             m->inbox.select[n++] = row;
         }
     }
-    bool sample = result->sample && result->ids && !result->logits;
-    for (uint32_t i = 0; sample && i < n_runs; i++)
-        fill_sample(&m->inbox.sample[i], &result->sample[i], runs[i].session->n + runs[i].n);
-    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .n_in = row, .keep = keep, .host = result->logits,
-                                     .sample = sample ? m->inbox.sample : NULL, .ids = result->ids }, err);
+    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .n_in = row, .keep = keep, .host = result->logits }, err);
 }
 
 /* The MTP block: every pair's logits when wanted, else each session's last. */
@@ -359,6 +353,8 @@ static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsv
         DSVK_TRY(finish_mtp(&f, runs, n_runs, step, result, err));
     if (dsvk_cmd_dispatches(m->cmd) > 0)
         DSVK_TRY(land(&f, err));
+    if (step->n == n_runs)
+        dsvk_decode_measured(m, n_runs, f.seconds);
     return DSVK_OK;
 }
 
@@ -383,7 +379,7 @@ dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, 
     dsvk_step step;
     dsvk_step_result none = { 0 };
     result = result ? result : &none;
-    DSVK_TRY(lock_step(m, err));
+    DSVK_TRY(dsvk_step_lock(m, err));
     dsvk_status status = prepare(m, runs, n_runs, &step, err);
     if (status == DSVK_OK) {
         fill_rows(m, runs, n_runs);
@@ -396,8 +392,6 @@ dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, 
         }
     }
     pthread_mutex_unlock(&m->step_lock);
-    if (status == DSVK_OK && result->sample && result->ids && !result->logits)
-        status = check_ids(result->ids, n_runs, m->config.vocab_size, err);
     return status;
 }
 
@@ -408,7 +402,7 @@ static dsvk_status sample_group(dsvk_model *m, dsvk_session *const *sessions, ui
     uint64_t row_bytes = m->config.vocab_size * sizeof(float);
     DSVK_TRY(dsvk_cmd_begin(m->cmd, err));
     for (uint32_t i = 0; i < n; i++) {
-        fill_sample(&m->inbox.sample[i], options ? &options[i] : NULL, sessions[i]->n);
+        dsvk_fill_sample(&m->inbox.sample[i], options ? &options[i] : NULL, sessions[i]->n);
         dsvk_cmd_copy(m->cmd, &sessions[i]->logits, 0, &m->logits, i * row_bytes, row_bytes);
     }
     dsvk_barrier(m->cmd);
@@ -417,13 +411,15 @@ static dsvk_status sample_group(dsvk_model *m, dsvk_session *const *sessions, ui
     dsvk_barrier(m->cmd);
     DSVK_TRY(dsvk_cmd_run(m->cmd, err));
     memcpy(ids, m->outbox.host, n * sizeof *ids);
-    return check_ids(ids, n, m->config.vocab_size, err);
+    for (uint32_t i = 0; i < n; i++)
+        DSVK_TRY(dsvk_check_id(i, (uint32_t)ids[i], m->config.vocab_size, err));
+    return DSVK_OK;
 }
 
 dsvk_status dsvk_step_sample(dsvk_model *m, dsvk_session *const *sessions, uint32_t n, const dsvk_sample_options *options,
                              int32_t *ids, dsvk_error *err) {
     dsvk_status status = DSVK_OK;
-    DSVK_TRY(lock_step(m, err));
+    DSVK_TRY(dsvk_step_lock(m, err));
     for (uint32_t first = 0; status == DSVK_OK && first < n; first += DSVK_LOGIT_ROWS) {
         uint32_t group = n - first < DSVK_LOGIT_ROWS ? n - first : DSVK_LOGIT_ROWS;
         status = sample_group(m, sessions + first, group, options ? options + first : NULL, ids + first, err);

@@ -37,6 +37,7 @@ typedef struct dsvk_layer_weights {
     uint64_t expert_down_offset;    /* of the down matrix in an expert's blob */
     dsvk_addr *expert_blobs;        /* host [E], owned */
     dsvk_buffer expert_table;       /* the same addresses on the device */
+    dsvk_buffer table;              /* struct dsvk_layer_table: addresses of vectors, on the device */
 } dsvk_layer_weights;
 
 typedef struct dsvk_weights {
@@ -44,6 +45,7 @@ typedef struct dsvk_weights {
     dsvk_matrix head;               /* [V, D] */
     dsvk_addr norm;                 /* f32 [D] */
     dsvk_hc_weights hc_head;        /* n_mix 4 */
+    dsvk_buffer head_sites;         /* struct dsvk_site [2]: of hc_head, of mtp.hc_head; on the device */
     dsvk_layer_weights *layers;     /* [L + 1]; the last is the MTP block's */
     struct {                        /* 4.13 */
         dsvk_addr enorm, hnorm, norm;

@@ -5,6 +5,14 @@
 
 _Static_assert(sizeof(struct indexer_args) <= 128, "push constants");
 
+/* Slices of the heads fill a GPU where keys are few; a software device, which has subgroups of 8, has as many workgroups as it
+ * wants. */
+static uint32_t slices_of(dsvk_cmd *cmd) {
+    return dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max > 8 ? INDEXER_SLICES : 1;
+}
+
+uint32_t dsvk_indexer_keys(dsvk_cmd *cmd) { return INDEXER_WORKGROUP / slices_of(cmd); }
+
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const dsvk_row_format *f = &p->format;
     if (f->index_dim == 0 || f->index_dim % 32 != 0 || p->n_heads == 0 || p->iq_stride < p->n_heads * f->index_dim ||
@@ -28,15 +36,27 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
         .iq = p->iq,
         .weights = p->weights,
         .scores = p->scores,
+        .bins = p->bins,
+        .n = p->n,
         .n_heads = p->n_heads,
         .iq_stride = p->iq_stride,
         .weights_stride = p->weights_stride,
         .scores_stride = p->scores_stride,
         .page_tokens = p->page_tokens,
         .page_offset = p->page_offset,
+        .k = p->k,
         .scale = p->scale,
     };
-    const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim, [INDEXER_CONSTANT_NATIVE] = f->native };
+    const uint32_t tile = p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
+    const uint32_t slices = slices_of(cmd), keys_each = dsvk_indexer_keys(cmd);
+    uint32_t heads = INDEXER_MAX_HEADS;
+    while (heads > p->n_heads)
+        heads /= 2;
+    const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
+                                   [INDEXER_CONSTANT_NATIVE] = f->native,
+                                   [INDEXER_CONSTANT_ROWS] = tile,
+                                   [INDEXER_CONSTANT_HEADS] = heads,
+                                   [INDEXER_CONSTANT_SLICES] = slices };
     const uint64_t keys = (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "indexer",
@@ -45,7 +65,9 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
                            .n_constants = DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, INDEXER_KEYS), p->n, 1 },
+                           .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, keys_each), (uint32_t)dsvk_ceil_div(p->n, tile), 1 },
+                           .grid = p->grid,
+                           .grid_offset = p->grid_offset,
                            .bytes = keys * (dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) + 4) +
                                     (uint64_t)p->n * p->n_heads * (f->index_dim + 1) * 4,
                            .flops = keys * p->n_heads * (2 * f->index_dim + 3),

@@ -4,12 +4,15 @@
  * Conventions: activations are f32, row-major; `n` = rows of the step (tokens of any mix of sequences); a stride counts
  * f32 values between rows. Addresses are 16-byte aligned. No op puts a barrier: forward.c does.
  * Results of one row never depend on the other rows of the step, bit for bit: reductions run in an order that depends
- * on the widths only. */
+ * on the widths only. From DSVK_CHUNK rows on matmul and moe_expert use other kernels, which agree with those for fewer rows to
+ * float32 rounding. */
 #ifndef DSVK_OPS_H
 #define DSVK_OPS_H
 
 #include "device.h"
 #include "types.h"
+
+#define DSVK_CHUNK 64u
 
 /* ---- weights as the ops read them ---- */
 
@@ -112,7 +115,7 @@ void dsvk_hyper_conn_mix(dsvk_cmd *cmd, const dsvk_hyper_conn_mix_params *p);
  * order); out, post, comb are dense [n]. */
 typedef struct dsvk_hyper_conn_pre_params {
     dsvk_addr x_in;     /* f32 [*, 4, dim] */
-    dsvk_addr partials; /* f32 [*, ceil(dim / 256), n_mix + 1] */
+    dsvk_addr partials; /* f32 [*, ceil(dim / 256), n_mix + 1], or with `tiles` [*, dim / 32, n_mix + 1] */
     dsvk_addr select;   /* u32 [n] or 0 */
     dsvk_addr base;     /* f32 [n_mix] */
     dsvk_addr scale;    /* f32 [3] (head: [1]) */
@@ -122,6 +125,7 @@ typedef struct dsvk_hyper_conn_pre_params {
     dsvk_addr comb;     /* f32 [n, 4, 4]; 0 for the head */
     uint32_t n, dim, n_mix, sinkhorn_iters;
     uint32_t n_in;      /* rows of x_in, for clamping `select`; not read without it */
+    bool tiles;         /* partials are those of wo_b or moe_out */
     float eps, hc_eps;
 } dsvk_hyper_conn_pre_params;
 void dsvk_hyper_conn_pre(dsvk_cmd *cmd, const dsvk_hyper_conn_pre_params *p);
@@ -178,8 +182,10 @@ typedef struct dsvk_matmul_params {
     dsvk_addr x;    /* f32 [n, x_stride] */
     dsvk_addr out;  /* f32 [n, out_stride] */
     uint32_t n, x_stride, out_stride, group_rows;
+    uint32_t step_rows; /* rows of the step, which choose the kernel, where n counts several for each; 0: n */
     bool swiglu;
     float limit;
+    const dsvk_matmul_variant *variant; /* NULL: the device's */
 } dsvk_matmul_params;
 void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p);
 
@@ -208,7 +214,10 @@ typedef struct dsvk_moe_sort_params {
 } dsvk_moe_sort_params;
 void dsvk_moe_sort(dsvk_cmd *cmd, const dsvk_moe_sort_params *p);
 uint32_t dsvk_moe_max_tiles(uint32_t n, uint32_t k, uint32_t n_experts, uint32_t tile);
-uint32_t dsvk_moe_tile(uint32_t n); /* pairs per tile chosen for a step of n rows */
+#define DSVK_MOE_LEAST_TILE 4u /* of steps of more than one row */
+/* Pairs per tile for a step of n rows: what the kernels that moe_expert uses then work on together. */
+uint32_t dsvk_moe_tile(const dsvk_device *device, uint32_t n, uint32_t k, uint32_t n_experts);
+bool dsvk_moe_tile_fits(const dsvk_device *device, uint32_t n, uint32_t tile); /* whether they have tiles of that many */
 
 /* 4.10 routed experts. up: h[pair] = weights[pair] * silu(min(a, limit)) * clamp(b), a = w1 x[row], b = w3 x[row];
  * down: out[row][slot] = w2 h[pair]. `experts` is a device array [n_experts] of ADDR: blob of each expert, which holds the
@@ -263,36 +272,48 @@ typedef struct dsvk_ring_store_params {
 } dsvk_ring_store_params;
 void dsvk_ring_store(dsvk_cmd *cmd, const dsvk_ring_store_params *p);
 
-/* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. */
+/* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. Rows with at most
+ * k visible keys need no scores and get none. topk follows: it finds the scores counted in `bins`. */
 typedef struct dsvk_indexer_params {
     dsvk_addr rows, seqs;
     dsvk_addr iq;       /* f32 [n, iq_stride] */
     dsvk_addr weights;  /* f32 [n, weights_stride]: n_heads values */
     dsvk_addr scores;   /* f32 [n, scores_stride] out */
+    dsvk_addr bins;     /* dsvk_topk_bins_bytes(n) of zeros before; topk leaves zeros again */
     dsvk_row_format format;
-    uint32_t n, n_heads, iq_stride, weights_stride, scores_stride;
+    uint32_t n, n_heads, iq_stride, weights_stride, scores_stride, k;
+    uint32_t n_seqs;      /* of the step; rows that are of few sequences share the decoding of keys */
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
+    const dsvk_buffer *grid; /* where the grid stands that dsvk_advance made, or NULL */
+    uint64_t grid_offset;
     uint32_t page_tokens, page_offset;
     float scale;        /* index_dim^-0.5 * n_heads^-0.5 */
 } dsvk_indexer_params;
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p);
+uint32_t dsvk_indexer_keys(dsvk_cmd *cmd); /* of a workgroup: its grid is [visible / keys, n] when every row is a sequence of its own */
 
 /* Exact top-k of the visible scores, ties to the lower index; idx ascending, -1 beyond. visible = (position + 1) / 4; all
  * are taken when visible <= k (scores are then not read). NaN ranks below every number. scores_stride: a multiple of 4. */
 typedef struct dsvk_topk_params {
     dsvk_addr rows;
     dsvk_addr scores;  /* f32 [n, scores_stride] */
+    dsvk_addr bins;    /* what the indexer counted there; zeros afterwards */
+    dsvk_addr list;    /* scratch, dsvk_topk_list_bytes(n, max_visible) */
     dsvk_addr idx;     /* i32 [n, k] out */
     uint32_t n, k, scores_stride;
+    uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
 } dsvk_topk_params;
 void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
+uint64_t dsvk_topk_bins_bytes(uint32_t n);
+uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t max_visible);
 
 /* 4.8 and the inverse RoPE of 4.9. Rows of token t: window positions max(0, pos-window+1) .. pos (positions of this step from
  * `step_store` at index first + (p - start), earlier ones from the ring), then compressed entries: idx[t] (ratio 4), all
- * j < (pos+1)/ratio (ratio 128), none (ratio 0). split: one partial (max, sum, weighted rows) per head and split;
- * merge: o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each head.
- * idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible entry
- * are no rows. The result has the same bits for n_splits = 1 and for every n_splits with at least one split per 64 rows. */
+ * j < (pos+1)/ratio (ratio 128), none (ratio 0). o = sum / (sum + exp(sink - max)), inverse RoPE at pos on the tail of each
+ * head. idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible
+ * entry are no rows.
+ * n_splits is an upper bound, so that a recording serves positions that grow: a token's list of rows is divided by its own
+ * length. The result has the same bits for every n_splits >= min(32, rows of the list / 64), and, up to 32 * 64 rows, for 1. */
 typedef struct dsvk_sparse_attn_params {
     dsvk_addr rows, seqs;
     dsvk_addr rope;
@@ -301,21 +322,123 @@ typedef struct dsvk_sparse_attn_params {
     dsvk_addr idx;         /* i32 [n, k]; ratio 4 only */
     dsvk_addr sink;        /* f32 [n_heads] */
     dsvk_addr partial;     /* f32 scratch, dsvk_sparse_attn_scratch bytes */
+    dsvk_addr counters;    /* u32 [n * n_heads / 4 or more], 0 before and after; n_splits > 1 only */
     dsvk_addr out;         /* f32 [n, n_heads * head_dim] */
     dsvk_row_format format;
     uint32_t n, n_heads, q_stride, step_capacity, window, ratio, k;
     uint32_t ring_offset, ring_capacity; /* row store of the window ring in the state */
     uint32_t page_tokens, page_offset;
-    uint32_t n_splits;     /* rows of a token are divided among this many workgroups */
+    uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
     float scale;           /* head_dim^-0.5 */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
-/* A good n_splits for n rows of at most max_rows keys: one for every 64 keys while n is small, 1 otherwise. */
+/* A good n_splits for n rows of at most max_rows keys: one for every 64 keys, up to 32, while n is small, 1 otherwise. */
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows);
 /* Bytes that do for every step of at most n rows whose tokens see at most max_rows keys, split as above. */
 uint64_t dsvk_sparse_attn_most_scratch(uint32_t n, uint32_t max_rows, uint32_t n_heads, uint32_t head_dim);
-void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);       /* the split pass */
-void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p); /* after a barrier */
+void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p);
+
+/* ---- the fused ops of small steps ----
+ * A step of at most DSVK_FEW_ROWS rows runs a layer in 8 dispatches (SWA, HCA) or 10 (CSA): attn_in, attn_query, (indexer, topk,)
+ * sparse_attn, wo_a, wo_b, moe_in, moe_expert up, moe_out. Each gives the bits of the single ops it stands for, in the order
+ * of the comments. `counters` u32 [DSVK_FUSED_COUNTERS(...)] are 0 before and after. */
+#define DSVK_FEW_ROWS 32u
+
+/* matmul of `w` and of `w_b` (n_out 0: none) with x; then qr = rms_norm of the first q_rank columns of out. */
+typedef struct dsvk_attn_in_params {
+    dsvk_matrix w, w_b;      /* [q_rank + .., n_in], [.., n_in] */
+    dsvk_addr x;             /* f32 [n, n_in] */
+    dsvk_addr out, out_b;    /* f32 [n, w.n_out], [n, out_b_stride] */
+    dsvk_addr norm;          /* f32 [q_rank] */
+    dsvk_addr qr;            /* f32 [n, q_rank] */
+    dsvk_addr counters;
+    uint32_t n, q_rank, out_b_stride;
+    float eps;
+} dsvk_attn_in_params;
+void dsvk_attn_in(dsvk_cmd *cmd, const dsvk_attn_in_params *p);
+
+/* matmul of `w` with qr, then rope and quant_index of its heads; quant_row of kv; kv_compress of rows and, with ratio 4, keys. */
+typedef struct dsvk_attn_query_params {
+    dsvk_addr rows, seqs;
+    dsvk_addr rope;
+    dsvk_matrix w;           /* [n_heads * head_dim (+ index heads * index_dim), q_rank] */
+    dsvk_addr vectors;       /* struct dsvk_kv_vectors (shaders/layer_table.h) */
+    dsvk_addr qr;            /* f32 [n, q_rank] */
+    dsvk_addr q;             /* f32 [n, w.n_out] */
+    dsvk_addr kv;            /* f32 [n, q_rank + head_dim]: out of attn_in */
+    dsvk_addr ks;            /* f32 [n, ks_stride]: K and S for rows, then for keys */
+    dsvk_addr store;         /* row store of n rows */
+    dsvk_addr counters;
+    dsvk_row_format format;
+    uint32_t n, n_heads, ratio, ks_stride;
+    uint32_t ring_offset, index_ring_offset, ring_capacity; /* as in kv_compress */
+    uint32_t page_tokens, rows_offset, keys_offset;
+    float eps;
+} dsvk_attn_query_params;
+void dsvk_attn_query(dsvk_cmd *cmd, const dsvk_attn_query_params *p);
+
+/* matmul of `w` in groups with x; ring_store of the window row and of K and S. */
+typedef struct dsvk_wo_a_params {
+    dsvk_addr rows, seqs;
+    dsvk_matrix w;           /* [groups * group_rows, n_in] */
+    dsvk_addr x;             /* f32 [n, groups * n_in] */
+    dsvk_addr out;           /* f32 [n, w.n_out] */
+    dsvk_addr store;         /* row store of n rows */
+    dsvk_addr ks;            /* f32 [n, ks_stride]; width = K values of a token, 0: none */
+    dsvk_row_format format;
+    uint32_t n, group_rows, ks_stride;
+    uint32_t window_offset, window_capacity;
+    uint32_t ring_offset, width, index_ring_offset, index_width, ring_capacity;
+} dsvk_wo_a_params;
+void dsvk_wo_a(dsvk_cmd *cmd, const dsvk_wo_a_params *p);
+
+/* matmul of `w` with x; hyper_conn_mix with the result as the only part; hyper_conn_pre of the next site (24 mixes). */
+typedef struct dsvk_wo_b_params {
+    dsvk_matrix w;           /* [dim, n_in] */
+    dsvk_addr x;             /* f32 [n, n_in] */
+    dsvk_addr streams;       /* f32 [n, 4, dim], in place */
+    dsvk_addr post, comb;    /* f32 [n, 4], [n, 4, 4]: this site's in, the next one's out */
+    dsvk_addr site;          /* struct dsvk_site of the next */
+    dsvk_addr partials;      /* f32 [n, dim / 32, 25] */
+    dsvk_addr out;           /* f32 [n, dim] */
+    dsvk_addr counters;
+    uint32_t n, sinkhorn_iters;
+    float eps, hc_eps;
+} dsvk_wo_b_params;
+void dsvk_wo_b(dsvk_cmd *cmd, const dsvk_wo_b_params *p);
+
+/* matmul of `gate` and moe_gate, matmul of `up` with swiglu, and moe_sort (in any order of an expert's pairs). */
+typedef struct dsvk_moe_in_params {
+    dsvk_addr rows;
+    dsvk_matrix gate, up;    /* [n_experts, dim], [2 hidden, dim] */
+    dsvk_addr x;             /* f32 [n, dim] */
+    dsvk_addr logits;        /* f32 [n, n_experts up to a multiple of 4] */
+    dsvk_addr h;             /* f32 [n, hidden] */
+    dsvk_addr bias, table;   /* as in moe_gate */
+    dsvk_addr idx, weights;  /* u32 [n, k], f32 [n, k] */
+    dsvk_addr pairs, tiles;  /* as in moe_sort, tiles of dsvk_moe_tile pairs */
+    dsvk_addr counters;
+    uint32_t n, k, vocab;
+    float limit, route_scale;
+} dsvk_moe_in_params;
+void dsvk_moe_in(dsvk_cmd *cmd, const dsvk_moe_in_params *p);
+bool dsvk_moe_in_fits(uint32_t n, uint32_t k, uint32_t n_experts); /* else the single ops do it */
+
+/* moe_expert down and matmul of the shared expert's `down`, hyper_conn_mix of the k + 1 parts, and hyper_conn_pre of the next site;
+ * n_mix 4: the next site is the head, which hyper_conn_pre (tiles) does for the rows it wants. */
+typedef struct dsvk_moe_out_params {
+    dsvk_addr experts;       /* as in moe_expert */
+    dsvk_addr pairs, tiles;
+    dsvk_matrix w, shared;   /* [dim, hidden] each; w.addr is ignored */
+    uint64_t offset;         /* of w in an expert's blob */
+    dsvk_addr h;             /* f32 [n * k, hidden] of pairs, then [n, hidden] of the shared expert */
+    dsvk_addr y;             /* f32 [n, k + 1, dim], scratch */
+    dsvk_addr streams, post, comb, site, partials, out; /* as in wo_b; partials [n, dim / 32, n_mix + 1] */
+    dsvk_addr counters;
+    uint32_t n, k, n_experts, n_mix, sinkhorn_iters;
+    float eps, hc_eps;
+} dsvk_moe_out_params;
+void dsvk_moe_out(dsvk_cmd *cmd, const dsvk_moe_out_params *p);
 
 /* Section 5: one id per row. Order: temperature, top-k, top-p (of what top-k left), min-p (relative to the best). Random numbers
  * are a hash of (seed, position, token id), so a row's choice depends on nothing but its logits and options. temperature
@@ -335,6 +458,29 @@ typedef struct dsvk_sample_params {
 } dsvk_sample_params;
 void dsvk_sample(dsvk_cmd *cmd, const dsvk_sample_params *p);
 
+/* From one token to the next on the device: the chosen ids become the rows' tokens, one position on; each row is the only one
+ * of its sequence. A row whose id is one of its stops has ended: it stays where it is from then on, and runs its last token again
+ * to no effect. An id of a row that has not ended that is outside the vocabulary (sample: non-finite logits) stops all rows. */
+struct dsvk_end_row { /* one per row, in device memory */
+    uint32_t first_stop, n_stops; /* its stops: stops[first_stop] and so on */
+    uint32_t ended;               /* 0 or 1 */
+    uint32_t pad;
+};
+typedef struct dsvk_advance_params {
+    dsvk_addr ids;        /* u32 [n] */
+    dsvk_addr rows, seqs; /* dsvk_row [n], dsvk_seq: token, position and start change */
+    dsvk_addr sample;     /* dsvk_sample_row [n]: position, of the token to choose next, changes */
+    dsvk_addr ends;       /* dsvk_end_row [n]: ended changes */
+    dsvk_addr stops;      /* u32 */
+    dsvk_addr step;       /* u32, counted up */
+    dsvk_addr chosen;     /* u32 [steps, n] out: row `step` = ids */
+    dsvk_addr index_grid; /* u32 [3] out: the grid of dsvk_indexer for these rows, 0 in x while no row sees more than index_topk */
+    uint32_t n, vocab, steps;
+    uint32_t index_topk;
+    uint32_t max_visible; /* of dsvk_indexer: what the grid is kept to */
+} dsvk_advance_params;
+void dsvk_advance(dsvk_cmd *cmd, const dsvk_advance_params *p);
+
 /* ---- what a device can do, for measure.c: used by no model ---- */
 
 /* out [n] = source [n], 16-byte words. */
@@ -351,5 +497,14 @@ typedef struct dsvk_bench_fma_params {
     uint32_t groups, rounds;
 } dsvk_bench_fma_params;
 void dsvk_bench_fma(dsvk_cmd *cmd, const dsvk_bench_fma_params *p);
+
+/* out [groups * 256 / subgroup, m, n] = 32 * rounds * a b^T, added up by products of cooperative matrices. */
+typedef struct dsvk_bench_coopmat_params {
+    dsvk_addr a, b;  /* f16 [m, k], [n, k] */
+    dsvk_addr out;   /* f32 */
+    dsvk_matmul_variant shape; /* one of the device's coopmat ones */
+    uint32_t groups, rounds;
+} dsvk_bench_coopmat_params;
+void dsvk_bench_coopmat(dsvk_cmd *cmd, const dsvk_bench_coopmat_params *p);
 
 #endif

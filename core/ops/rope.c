@@ -11,9 +11,10 @@ void dsvk_rope(dsvk_cmd *cmd, const dsvk_rope_params *p) {
     const uint64_t values = (uint64_t)p->n * p->n_heads * p->head_dim;
     if (p->n == 0)
         return;
-    if (p->n_heads == 0 || p->head_dim == 0 || p->head_dim % 4 != 0 || p->rope_dim % 4 != 0 ||
+    if (p->n_heads == 0 || p->head_dim == 0 || p->head_dim % 4 != 0 || p->head_dim > 512 || p->rope_dim % 4 != 0 ||
         p->rope_dim > p->head_dim) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "rope: %u heads of %u values, %u of them rotated; both are multiples of 4",
+        dsvk_cmd_fail(cmd, DSVK_INVALID,
+                      "rope: %u heads of %u values, %u of them rotated; both are multiples of 4, heads have at most 512",
                       p->n_heads, p->head_dim, p->rope_dim);
         return;
     }

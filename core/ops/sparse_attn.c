@@ -1,32 +1,30 @@
-/* Sparse attention, spec 4.8, and the inverse RoPE of 4.9. See shaders/sparse_attn.comp and sparse_attn_merge.comp. */
+/* Sparse attention, spec 4.8, and the inverse RoPE of 4.9. See shaders/sparse_attn.comp. */
 #include "ops.h"
 
 #include "sparse_attn.h"
 
 _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
-_Static_assert(sizeof(struct sparse_attn_merge_args) <= 128, "push constants");
 
-/* Partials in flight beyond which splitting costs more memory than it gains parallelism. */
-#define MAX_PARTIALS 1024u
 /* Steps of more rows than this fill a device without splitting. */
 #define MAX_SPLIT_ROWS 63u
 
-static uint64_t cells(uint32_t n, uint32_t n_splits, uint32_t n_heads) { return (uint64_t)n * n_splits * n_heads; }
+/* Heads of a workgroup. */
+static uint32_t group_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
 
-/* sums, then stats */
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
-    return cells(n, n_splits, n_heads) * head_dim * 4 + dsvk_align(cells(n, n_splits, n_heads) * 8, 16);
+    return n_splits > 1 ? n * n_splits * dsvk_align(n_heads, group_heads(n_heads)) * (head_dim + 2) * 4 : 0;
 }
 
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows) {
     const uint64_t segments = dsvk_ceil_div(max_rows, SPARSE_ATTN_SEGMENT);
-    return n <= MAX_SPLIT_ROWS && segments > 0 && n * segments <= MAX_PARTIALS ? (uint32_t)segments : 1;
+    if (n > MAX_SPLIT_ROWS || segments == 0)
+        return 1;
+    return segments < SPARSE_ATTN_MAX_SPLITS ? (uint32_t)segments : SPARSE_ATTN_MAX_SPLITS;
 }
 
 uint64_t dsvk_sparse_attn_most_scratch(uint32_t n, uint32_t max_rows, uint32_t n_heads, uint32_t head_dim) {
-    const uint64_t split = (n < MAX_SPLIT_ROWS ? n : MAX_SPLIT_ROWS) * dsvk_ceil_div(max_rows, SPARSE_ATTN_SEGMENT);
-    const uint64_t parts = split < MAX_PARTIALS ? split : MAX_PARTIALS;
-    return dsvk_sparse_attn_scratch(parts > n ? (uint32_t)parts : n, 1, n_heads, head_dim);
+    const uint32_t rows = n < MAX_SPLIT_ROWS ? n : MAX_SPLIT_ROWS;
+    return dsvk_sparse_attn_scratch(rows, dsvk_sparse_attn_splits(rows, max_rows), n_heads, head_dim);
 }
 
 static bool shapes_are_right(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
@@ -39,11 +37,11 @@ static bool shapes_are_right(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                       f->head_dim, f->rope_dim);
         return false;
     }
-    if (p->n_heads == 0 || p->n_splits == 0 || p->n > 65535 || p->n_splits > 65535) {
+    if (p->n_heads == 0 || p->n_splits == 0 || p->n > 65535 || p->n_splits > SPARSE_ATTN_MAX_SPLITS) {
         dsvk_cmd_fail(cmd, DSVK_INVALID,
                       "sparse_attn: %u rows, %u heads, %u splits; there is at least one head and split and at most 65535 rows "
-                      "and splits",
-                      p->n, p->n_heads, p->n_splits);
+                      "and %u splits",
+                      p->n, p->n_heads, p->n_splits, SPARSE_ATTN_MAX_SPLITS);
         return false;
     }
     return true;
@@ -72,14 +70,16 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     const struct sparse_attn_args args = {
         .rows = p->rows,
         .seqs = p->seqs,
+        .rope = p->rope,
         .q = p->q,
         .step_store = p->step_store,
         .idx = p->idx,
-        .sums = p->partial,
-        .stats = p->partial + cells(p->n, p->n_splits, p->n_heads) * f->head_dim * 4,
+        .sink = p->sink,
+        .partial = p->partial,
+        .counters = p->counters,
+        .result = p->out,
         .q_stride = p->q_stride,
         .n_heads = p->n_heads,
-        .n_splits = p->n_splits,
         .step_capacity = p->step_capacity,
         .window = p->window,
         .ratio = p->ratio,
@@ -90,7 +90,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         .page_offset = p->page_offset,
         .scale = p->scale,
     };
-    const uint32_t heads = p->n_heads > 8 ? 16 : p->n_heads > 4 ? 8 : 4; /* of a workgroup */
+    const uint32_t heads = group_heads(p->n_heads);
     const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
                                    [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
                                    [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
@@ -105,38 +105,8 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), p->n, p->n_splits },
                            .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
-                                    (uint64_t)p->n * p->n_heads * f->head_dim * 4 +
-                                    dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),
+                                    (uint64_t)p->n * p->n_heads * f->head_dim * 8 +
+                                    2 * dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),
                            .flops = rows * p->n_heads * f->head_dim * 4,
-                       });
-}
-
-void dsvk_sparse_attn_merge(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
-    const dsvk_row_format *f = &p->format;
-    if (!shapes_are_right(cmd, p))
-        return;
-    const struct sparse_attn_merge_args args = {
-        .rows = p->rows,
-        .rope = p->rope,
-        .sums = p->partial,
-        .stats = p->partial + cells(p->n, p->n_splits, p->n_heads) * f->head_dim * 4,
-        .sink = p->sink,
-        .result = p->out,
-        .n_heads = p->n_heads,
-        .n_splits = p->n_splits,
-    };
-    const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
-                                   [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim };
-    const uint64_t values = (uint64_t)p->n * p->n_heads * f->head_dim;
-    dsvk_dispatch(cmd, &(dsvk_dispatch_info){
-                           .op = "sparse_attn_merge",
-                           .shader = "sparse_attn_merge",
-                           .constants = constants,
-                           .n_constants = DSVK_COUNT(constants),
-                           .args = &args,
-                           .args_size = sizeof args,
-                           .groups = { (uint32_t)dsvk_ceil_div((uint64_t)p->n_heads * f->head_dim / 4, 256), p->n, 1 },
-                           .bytes = dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim) + values * 4,
-                           .flops = values * (2 * p->n_splits + 1),
                        });
 }

@@ -5,21 +5,39 @@
 
 _Static_assert(sizeof(struct topk_args) <= 128, "push constants");
 
+uint64_t dsvk_topk_bins_bytes(uint32_t n) { return (uint64_t)n * TOPK_BINS_WORDS * sizeof(uint32_t); }
+
+/* Scores of a workgroup: so many that a row needs no more workgroups than the last one can look at. */
+static uint32_t share_of(uint32_t max_visible) {
+    return TOPK_SHARE * (uint32_t)dsvk_ceil_div(max_visible, (uint64_t)TOPK_SHARE * TOPK_MAX_GROUPS);
+}
+
+uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t max_visible) {
+    const uint32_t share = share_of(max_visible ? max_visible : 1);
+    return n * dsvk_ceil_div(max_visible, share) * (1ull + share) * sizeof(uint32_t);
+}
+
 void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p) {
-    if (p->k == 0 || p->scores_stride % 4 != 0 || p->scores_stride == 0) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "topk: %u of scores with stride %u; the stride is a multiple of 4, neither is 0", p->k,
-                      p->scores_stride);
+    if (p->k == 0 || p->scores_stride % 4 != 0 || p->scores_stride == 0 || p->max_visible > p->scores_stride || p->n > 65535) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "topk: %u of at most %u scores with stride %u of %u rows; the stride is a multiple of 4, "
+                      "neither is 0, at most 65535 rows", p->k, p->max_visible, p->scores_stride, p->n);
         return;
     }
+    const uint32_t share = share_of(p->max_visible ? p->max_visible : 1);
+    const uint32_t groups = (uint32_t)dsvk_ceil_div(p->max_visible ? p->max_visible : 1, share);
     const struct topk_args args = {
-        .rows = p->rows, .scores = p->scores, .idx = p->idx, .k = p->k, .scores_stride = p->scores_stride
+        .rows = p->rows, .scores = p->scores, .bins = p->bins, .list = p->list, .idx = p->idx, .k = p->k,
+        .scores_stride = p->scores_stride, .share = share, .groups = groups
     };
+    /* What is listed depends on the scores: at least k of them, written, read twice and their scores too. */
+    const uint64_t scored = p->max_visible > p->k ? p->n : 0;
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "topk",
                            .shader = "topk",
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { p->n, 1, 1 },
-                           .bytes = (uint64_t)p->n * ((uint64_t)p->scores_stride + p->k) * 4,
+                           .groups = { groups, p->n, 1 },
+                           .bytes = scored * ((uint64_t)p->max_visible + groups * TOPK_BINS + 2 * TOPK_BINS + 5 * p->k) * 4 +
+                                    (uint64_t)p->n * p->k * 4,
                        });
 }

@@ -36,7 +36,8 @@ class Array:
 
 class Device:
     def __init__(self, choice: str | int | None = None, cache_dir: Path | None = None,
-                 budgets: dict[str, int] | None = None, validation: bool = False, max_allocation: int = 0) -> None: ...
+                 budgets: dict[str, int] | None = None, validation: bool = False, max_allocation: int = 0,
+                 matmul: str | None = None) -> None: ...
     @property
     def info(self) -> dict[str, Any]: ...
     @property

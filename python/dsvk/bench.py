@@ -206,7 +206,7 @@ def extrapolate(synthetic: Synthetic, decode: list[dict], measured: dict[str, in
              "how": "an extrapolation, not a measurement: device time of one measured layer of each kind times the whole "
                     f"model's number of them, plus the head's times {vocabulary:g} for the true vocabulary, plus the rest; times "
                     "wall by device time of the measured step. One sequence: a layer reads as many experts as in the whole model. "
-                    "Dispatches are counted likewise, which is exact"
+                    "Dispatches are counted likewise"
              }] if rows else []
 
 
@@ -241,8 +241,11 @@ class Report(dict):
     def summary(self) -> list[str]:
         device, model = self["device"], self["model"]
         copy, flops = device["copy_bytes_per_s"] / 1e9, device["f32_flops_per_s"] / 1e9
+        matrix = device["matrix_kernel"]
+        matrix = f", {matrix} {device['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s" if matrix else ""
         return [f"device    {device['name']}, {device['driver']}",
-                f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s",
+                f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s{matrix}",
+                f"prefill   multiplies by {device['matmul']}",
                 f"model     {model['name']}: {size(model['weight_bytes'])} of weights, "
                 f"a token reads {size(model['bytes_per_token'])}"]
 
@@ -276,7 +279,7 @@ class Report(dict):
 
 def report_of(model: Model, name: str, found: dict, peaks: dict, planned: dict, synthetic: Synthetic | None) -> Report:
     info, case = model.device.info, found["decode"][0]
-    described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup")}
+    described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup", "matmul")}
     return Report(
         version=_dsvk.__version__, device={**described, **peaks},
         model={"name": name, "synthetic": synthetic is not None, "layers": layer_counts(planned),

@@ -243,7 +243,8 @@ def bench(args: argparse.Namespace) -> None:
     work = benchmark.Workload(args.contexts or quick.contexts, args.batches or quick.batches, quick.seconds, args.limit)
     say = Saying()
     try:
-        report = benchmark.run(args.model or "nano", args.device, args.synthetic, work, sys.stderr.isatty(), say)
+        device = dsvk.Device(args.device, matmul=args.matmul)
+        report = benchmark.run(args.model or "nano", device, args.synthetic, work, sys.stderr.isatty(), say)
     finally:
         say.close()
     if args.json != "-":
@@ -326,6 +327,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")
     p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data: a file, or stdout")
     p.add_argument("--plot", type=new_file(".svg"), metavar="OUT.svg", help="a picture")
+    p.add_argument("--matmul", metavar="WAY", help="how prefill multiplies: few, registers, tiled, coopmat (the fastest)")
     add_device(p, "default: the best")
     p.set_defaults(run=bench)
     return parser

@@ -27,10 +27,11 @@ def sums_by(key: str, ops: list[dict]) -> dict[str | None, dict]:
 def op_figures(ops: list[dict], per: int = 1, peaks: dict | None = None) -> list[dict]:
     """What each op takes for one of `per` steps, the longest first, and what fraction of the measured peaks that is."""
     def fraction(sums: dict, what: str, peak: str) -> float | None:
-        return 1e6 * sums[what] / sums["us"] / peaks[peak] if peaks and sums["us"] else None
+        return 1e6 * sums[what] / sums["us"] / peaks[peak] if peaks and peaks[peak] and sums["us"] else None
     rows = [{"name": name, **{key: value / per for key, value in sums.items()},
              "bandwidth_fraction": fraction(sums, "bytes", "copy_bytes_per_s"),
-             "flops_fraction": fraction(sums, "flops", "f32_flops_per_s")} for name, sums in sums_by("name", ops).items()]
+             "flops_fraction": fraction(sums, "flops", "f32_flops_per_s"),
+             "matrix_fraction": fraction(sums, "flops", "matrix_flops_per_s")} for name, sums in sums_by("name", ops).items()]
     return sorted(rows, key=lambda op: -op["us"])
 
 
@@ -39,12 +40,12 @@ def op_table(figures: list[dict]) -> list[dict]:
     rows = []
     for op in figures:
         row = {"op": op["name"], "calls": round(op["calls"], 2), "us": round(op["us"], 1), "MB": round(op["bytes"] / 1e6, 3)}
-        for unit, what, of, fraction in (("GB/s", "bytes", "of copy", "bandwidth_fraction"),
-                                         ("GFLOP/s", "flops", "of peak", "flops_fraction")):
+        for unit, what, of in (("GB/s", "bytes", {"of copy": "bandwidth_fraction"}),
+                               ("GFLOP/s", "flops", {"of f32": "flops_fraction", "of matrix": "matrix_fraction"})):
             known = op["us"] and op[what]
             row[unit] = round(op[what] / op["us"] / 1e3, 2) if known else None
-            if op[fraction] is not None:
-                row[of] = f"{100 * op[fraction]:.1f} %" if known else None
+            row.update({name: f"{100 * op[fraction]:.1f} %" if known else None for name, fraction in of.items()
+                        if op[fraction] is not None})
         rows.append(row)
     return rows
 

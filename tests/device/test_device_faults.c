@@ -600,8 +600,14 @@ static void test_barriers(void) {
     const VkAccessFlags2 writes = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT;
     CHECK(last_barrier.srcAccessMask == writes && last_barrier.dstAccessMask == (reads | writes), "kernels and copies");
     dsvk_cmd_fill(cmd, &buffer, 0, 64, 2);
+    dsvk_barrier_grids(cmd);
+    dsvk_barrier_grids(cmd);
+    CHECK(barriers == 2 && (last_barrier.dstStageMask & VK_PIPELINE_STAGE_2_DRAW_INDIRECT_BIT) &&
+              last_barrier.dstAccessMask == (reads | writes | VK_ACCESS_2_INDIRECT_COMMAND_READ_BIT),
+          "and grids");
+    dsvk_cmd_fill(cmd, &buffer, 0, 64, 3);
     CHECK_OK(dsvk_cmd_run(cmd, &error));
-    CHECK(barriers == 2 && (last_barrier.dstStageMask & VK_PIPELINE_STAGE_2_HOST_BIT) &&
+    CHECK(barriers == 3 && (last_barrier.dstStageMask & VK_PIPELINE_STAGE_2_HOST_BIT) &&
               (last_barrier.dstAccessMask & VK_ACCESS_2_HOST_READ_BIT) && last_barrier.srcAccessMask == writes,
           "a submit ends with one for the host");
     dsvk_cmd_destroy(cmd);

@@ -43,9 +43,10 @@ static void sums_in_order(const float *x, const float *fn, uint32_t dim, uint32_
                 }
                 lane[l] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
             }
-            for (uint32_t l = 0; l < 64; l += 4) {
-                const float four = (lane[l] + lane[l + 1]) + (lane[l + 2] + lane[l + 3]);
-                total = l == 0 ? four : total + four;
+            for (uint32_t l = 0; l < 64; l += 8) {
+                const float tile = ((lane[l] + lane[l + 1]) + (lane[l + 2] + lane[l + 3])) +
+                                   ((lane[l + 4] + lane[l + 5]) + (lane[l + 6] + lane[l + 7]));
+                total = l == 0 ? tile : total + tile;
             }
             partials[m] = total;
         }

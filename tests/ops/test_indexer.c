@@ -1,8 +1,8 @@
 /* indexer against plain loops. Tolerance: 2^-20 of the sum of the sizes of all terms: a score is a sum of up to 8,192 products
  * in 32-bit floats, of which the running sums stay far below that bound.
  * Edges: positions 0 .. 7 (0, 1 and 2 visible keys), the first and last key of a page, 255 .. 257 keys (a workgroup), several
- * sequences in one step, 3, 8, 16, 32, 64 and 70 heads, key widths 32, 128 and 256, native and f32 keys, strides wider than
- * the row; the model's width with 4,096 keys. Keys beyond the visible ones are NaN; scores beyond them stay untouched. */
+ * sequences in one step, one row and tiles of four that begin and end inside sequences, rows that need no scores, 1, 3, 8, 16, 32, 64 and 70 heads, key widths 32, 128 and 256, native and f32 keys, strides wider than
+ * the row; the model's width with 4,096 keys; 262,144 keys. Keys beyond the visible ones are NaN; scores beyond them stay untouched. */
 #include "harness.h"
 
 typedef struct shape {
@@ -54,9 +54,16 @@ static sequence make_sequence(test *t, const shape *s, uint32_t length) {
 typedef struct step {
     dsvk_indexer_params p;
     struct dsvk_row *rows;
-    dsvk_buffer scores;
+    dsvk_buffer scores, bins;
     const float *iq, *weights;
 } step;
+
+static dsvk_buffer test_zeros(test *t, size_t bytes) {
+    dsvk_error err = { 0 };
+    const dsvk_buffer buffer = test_output(t, bytes);
+    test_check(t, dsvk_buffer_write(t->device, &buffer, 0, test_alloc(t, bytes), bytes, &err) == DSVK_OK, "zeros: %s", err.message);
+    return buffer;
+}
 
 /* The last rows[i] tokens of every sequence. */
 static step make_step(test *t, const shape *s, const sequence *sequences, const uint32_t *rows, uint32_t n_sequences) {
@@ -83,13 +90,16 @@ static step make_step(test *t, const shape *s, const sequence *sequences, const 
     st.weights = test_normals(t, (size_t)n * weights_stride, 1.0f);
     const uint32_t scores_stride = (uint32_t)dsvk_align(max_visible, 4) + 4;
     st.scores = test_output(t, (size_t)n * scores_stride * 4);
+    st.bins = test_zeros(t, dsvk_topk_bins_bytes(n));
     st.p = (dsvk_indexer_params){ .rows = test_upload(t, st.rows, n * sizeof *st.rows).addr,
                                   .seqs = test_upload(t, seqs, n_sequences * sizeof *seqs).addr,
                                   .iq = test_upload(t, st.iq, (size_t)n * iq_stride * 4).addr,
                                   .weights = test_upload(t, st.weights, (size_t)n * weights_stride * 4).addr,
                                   .scores = st.scores.addr,
+                                  .bins = st.bins.addr,
                                   .format = { .native = s->native, .head_dim = 512, .rope_dim = 64, .index_dim = s->index_dim },
                                   .n = n,
+                                  .n_seqs = n_sequences,
                                   .n_heads = s->n_heads,
                                   .iq_stride = iq_stride,
                                   .weights_stride = weights_stride,
@@ -109,11 +119,46 @@ static void check_alone(test *t, const step *st, uint32_t r, const float *batch)
     p.iq = test_upload(t, st->iq + (size_t)r * p.iq_stride, p.iq_stride * 4).addr;
     p.weights = test_upload(t, st->weights + (size_t)r * p.weights_stride, p.weights_stride * 4).addr;
     p.scores = scores.addr;
-    p.n = 1;
+    p.bins = test_zeros(t, dsvk_topk_bins_bytes(1)).addr;
+    p.n = p.n_seqs = 1;
     p.max_visible = (st->rows[r].position + 1) / 4;
     dsvk_indexer(t->cmd, &p);
     if (test_run(t))
         test_compare_words(t, "row alone", test_download(t, &scores), batch + (size_t)r * p.scores_stride, p.scores_stride);
+}
+
+/* Scores by the first 11 bits of their order: negative ones are turned over, -0 is 0 (test_topk.c). */
+static void check_bins(test *t, const uint32_t *bins, const float *scores, uint32_t visible) {
+    uint32_t *want = test_alloc(t, dsvk_topk_bins_bytes(1));
+    for (uint32_t j = 0; j < visible; j++) {
+        uint32_t u;
+        memcpy(&u, &scores[j], 4);
+        want[scores[j] == 0 ? 1024 : u >> 31 ? 2047 - (u >> 21) : 1024 + (u >> 21)]++;
+    }
+    test_compare_words(t, "bins", bins, want, dsvk_topk_bins_bytes(1) / 4);
+}
+
+/* Rows with at most k visible keys are left alone. */
+static void check_k(test *t, const step *st, uint32_t k) {
+    dsvk_indexer_params p = st->p;
+    const dsvk_buffer scores = test_output(t, (size_t)p.n * p.scores_stride * 4), bins = test_zeros(t, dsvk_topk_bins_bytes(p.n));
+    p.scores = scores.addr;
+    p.bins = bins.addr;
+    p.k = k;
+    dsvk_indexer(t->cmd, &p);
+    if (!test_run(t))
+        return;
+    const uint32_t *words = test_download(t, &scores), *counts = test_download(t, &bins);
+    for (uint32_t r = 0; r < p.n; r++) {
+        const uint32_t visible = (st->rows[r].position + 1) / 4;
+        uint32_t written = 0, counted = 0;
+        for (uint32_t j = 0; j < p.scores_stride; j++)
+            written += words[(size_t)r * p.scores_stride + j] != 0xffffffffu;
+        for (uint32_t j = 0; j < dsvk_topk_bins_bytes(1) / 4; j++)
+            counted += counts[r * dsvk_topk_bins_bytes(1) / 4 + j];
+        const uint32_t want = visible > k ? visible : 0;
+        test_check(t, written == want && counted == want, "row %u: k=%u: %u scores, %u counted, want %u", r, k, written, counted, want);
+    }
 }
 
 static void check(test *t, shape s, const uint32_t *lengths, const uint32_t *rows, uint32_t n_sequences) {
@@ -128,12 +173,14 @@ static void check(test *t, shape s, const uint32_t *lengths, const uint32_t *row
     if (!test_run(t))
         return;
     const float *got = test_download(t, &st.scores);
+    const uint32_t *bins = test_download(t, &st.bins);
     float *want = test_alloc(t, (size_t)p->scores_stride * 4), *magnitude = test_alloc(t, (size_t)p->scores_stride * 4);
     for (uint32_t r = 0; r < p->n; r++) {
         const uint32_t visible = (st.rows[r].position + 1) / 4;
         ref_indexer(st.iq + (size_t)r * p->iq_stride, st.weights + (size_t)r * p->weights_stride,
                     sequences[st.rows[r].sequence].keys, s.n_heads, s.index_dim, visible, p->scale, want, magnitude);
         test_compare_sums(t, "scores", got + (size_t)r * p->scores_stride, want, magnitude, visible, 0x1p-20f);
+        check_bins(t, bins + r * dsvk_topk_bins_bytes(1) / 4, got + (size_t)r * p->scores_stride, visible);
         bool untouched = true;
         for (uint32_t j = visible; j < p->scores_stride; j++) {
             uint32_t word;
@@ -145,6 +192,7 @@ static void check(test *t, shape s, const uint32_t *lengths, const uint32_t *row
     check_alone(t, &st, 0, got);
     if (p->n > 1)
         check_alone(t, &st, p->n - 1, got);
+    check_k(t, &st, (st.rows[0].position + 1) / 4);
 }
 
 static void record(dsvk_cmd *cmd, void *params) { dsvk_indexer(cmd, params); }
@@ -153,14 +201,14 @@ static void bench(test *t, uint32_t length, uint32_t n) {
     const shape s = { 64, 128, 4096, true };
     test_case(t, "heads=64 dim=128 keys=%u rows=%u", length / 4, n);
     const sequence q = make_sequence(t, &s, length);
-    step st = make_step(t, &s, &q, &n, 1);
+    step st = make_step(t, &s, &q, &n, 1); /* tokens of one sequence; bins grow, which costs nothing */
     test_bench(t, record, &st.p);
 }
 
 int main(int argc, char **argv) {
     test t;
     test_begin(&t, "indexer", argc, argv);
-    static const uint32_t heads[] = { 3, 8, 16, 32, 64, 70 };
+    static const uint32_t heads[] = { 1, 3, 8, 16, 32, 64, 70 };
     static const uint32_t lengths[] = { 9, 130, 1031, 516 }, rows[] = { 9, 5, 12, 1 };
     for (uint32_t i = 0; i < DSVK_COUNT(heads); i++)
         for (int native = 0; native < 2; native++)
@@ -168,7 +216,10 @@ int main(int argc, char **argv) {
     check(&t, (shape){ 5, 32, 128, true }, lengths, rows, 4);
     check(&t, (shape){ 5, 256, 64, true }, lengths, rows, 4);
     check(&t, (shape){ 2, 64, 4, false }, lengths, rows, 4);
+    check(&t, (shape){ 8, 128, 128, true }, lengths, (uint32_t[]){ 1, 1, 1, 1 }, 4);
+    check(&t, (shape){ 8, 128, 128, true }, lengths, (uint32_t[]){ 6, 2, 7, 1 }, 4);
     check(&t, (shape){ 64, 128, 4096, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 2 }, 1);
+    check(&t, (shape){ 2, 32, 65536, true }, (uint32_t[]){ 1048576 }, (uint32_t[]){ 5 }, 1);
 
     test_case(&t, "shapes");
     dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .index_dim = 100 }, .n = 1, .n_heads = 4, .iq_stride = 400 });
@@ -179,8 +230,9 @@ int main(int argc, char **argv) {
 
     if (t.bench) {
         bench(&t, 16384, 1);
+        bench(&t, 16384, 16);
         bench(&t, 131072, 1);
-        bench(&t, 16384, 32);
+        bench(&t, 1048576, 1);
     }
     return test_end(&t);
 }

@@ -1,13 +1,17 @@
-/* sparse_attn and sparse_attn_merge against plain loops, from rows stored where the engine stores them: the ring of the state,
- * the store of the step, pages. What is not a row is 0xff, which is NaN in every format, so one wrong address shows.
+/* sparse_attn against plain loops, from rows stored where the engine stores them: the ring of the state, the store of the step,
+ * pages. What is not a row is 0xff, which is NaN in every format, so one wrong address shows.
  * Tolerance: 2^-20 of sum |p row| / den * (1 + the terms of a score): scores are sums of up to 512 products in 32-bit floats,
  * of which the running sums stay far below that bound, and p carries the score's absolute error as a relative one.
- * Every case runs as one step with one split and with a split per segment, and tokens again alone: all bits equal.
+ * Every case runs as one step with one split and with a split per segment, and tokens again alone, with more splits than they
+ * have segments: all bits equal. Lists of more than 32 segments are the exception: one split then adds in another order. The
+ * counters are 0 again after every run.
  * Edges: positions 0 .. 4, window - 1 .. window + 1; windows of 32 and 128; chunks of 200 rows from 0, 5, 127, 128 and 300;
  * several sequences in one step; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
  * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
- * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths. */
+ * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; 31, 32, 33 and 43 segments; one recording
+ * whose position moves on between two runs. */
 #include "harness.h"
+#include "sparse_attn.h"
 
 #define MAX_SEQUENCES 4
 #define RING_OFFSET 64u
@@ -225,24 +229,38 @@ static dsvk_sparse_attn_params make_step(test *t, const world *w, const run *run
                                       .scale = 1.0f / sqrtf((float)s->head_dim) };
 }
 
-static void record(dsvk_cmd *cmd, void *params) {
-    dsvk_sparse_attn(cmd, params);
-    dsvk_barrier(cmd);
-    dsvk_sparse_attn_merge(cmd, params);
+static void record(dsvk_cmd *cmd, void *params) { dsvk_sparse_attn(cmd, params); }
+
+/* Scratch and counters of a step with n_splits splits; the counters are what is returned, 0 once the recording runs. */
+static dsvk_buffer give_memory(test *t, dsvk_sparse_attn_params *p, uint32_t n_splits, dsvk_buffer *scratch) {
+    const uint64_t bytes = dsvk_sparse_attn_scratch(p->n, n_splits, p->n_heads, p->format.head_dim);
+    const uint64_t counters_bytes = 4ull * p->n * dsvk_ceil_div(p->n_heads, 4);
+    const dsvk_buffer counters = test_output(t, counters_bytes);
+    *scratch = test_output(t, bytes > 0 ? bytes : 4);
+    dsvk_cmd_fill(t->cmd, &counters, 0, counters_bytes, 0);
+    dsvk_barrier(t->cmd);
+    p->n_splits = n_splits;
+    p->partial = bytes > 0 ? scratch->addr : 0;
+    p->counters = counters.addr;
+    return counters;
+}
+
+static void check_counters(test *t, const dsvk_buffer *counters, size_t n) {
+    const uint32_t *zeros = test_alloc(t, n * 4);
+    test_compare_words(t, "counters", test_download(t, counters), zeros, n);
 }
 
 /* The step's result [n][n_heads * head_dim], or NULL. */
 static const float *compute(test *t, dsvk_sparse_attn_params p, uint32_t n_splits) {
-    const size_t values = (size_t)p.n * p.n_heads * p.format.head_dim;
-    p.n_splits = n_splits;
-    const dsvk_buffer out = test_output(t, values * 4);
-    const dsvk_buffer scratch = test_output(t, dsvk_sparse_attn_scratch(p.n, n_splits, p.n_heads, p.format.head_dim));
+    dsvk_buffer scratch;
+    const dsvk_buffer counters = give_memory(t, &p, n_splits, &scratch);
+    const dsvk_buffer out = test_output(t, (size_t)p.n * p.n_heads * p.format.head_dim * 4);
     p.out = out.addr;
-    p.partial = scratch.addr;
     record(t->cmd, &p);
     if (!test_run(t))
         return NULL;
     test_download(t, &scratch);
+    check_counters(t, &counters, p.n * dsvk_ceil_div(p.n_heads, 4));
     return test_download(t, &out);
 }
 
@@ -294,21 +312,24 @@ static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
     const world w = make_world(t, s, runs, n_runs);
     const dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
     const size_t width = (size_t)s.n_heads * s.head_dim;
-    const uint32_t splits = dsvk_sparse_attn_splits(1, longest_list(&w, runs, n_runs));
+    const uint32_t longest = longest_list(&w, runs, n_runs), splits = dsvk_sparse_attn_splits(1, longest);
     const float *one = compute(t, p, 1);
     const float *many = compute(t, p, splits);
     if (one == NULL || many == NULL)
         return;
-    compare(t, &w, runs, n_runs, one);
-    test_compare_words(t, "splits", many, one, p.n * width);
+    compare(t, &w, runs, n_runs, many);
+    if (longest <= SPARSE_ATTN_MAX_SPLITS * SPARSE_ATTN_SEGMENT)
+        test_compare_words(t, "splits", one, many, p.n * width);
+    else
+        compare(t, &w, runs, n_runs, one);
     /* the last row of every run, alone, when everything before it is in the ring */
     for (uint32_t i = 0, row = 0; p.n > 1 && i < n_runs; i++) {
         row += runs[i].rows;
         const run alone = { runs[i].sequence, runs[i].start + runs[i].rows - 1, 1 };
         const dsvk_sparse_attn_params single = make_step(t, &w, &alone, 1, row - 1);
-        const float *got = compute(t, single, i % 2 == 0 ? splits : 1);
+        const float *got = compute(t, single, i % 2 == 0 ? splits : SPARSE_ATTN_MAX_SPLITS);
         if (got != NULL)
-            test_compare_words(t, "row alone", got, one + (row - 1) * width, width);
+            test_compare_words(t, "row alone", got, many + (row - 1) * width, width);
     }
 }
 
@@ -363,6 +384,46 @@ static void check_nan(test *t) {
         compare(t, &w, &all, 1, got);
 }
 
+/* Lists about and above the largest number of splits, beside short ones. */
+static void check_long(test *t) {
+    static const uint32_t entries[] = { 31 * 64 - 32, 32 * 64 - 32, 32 * 64 - 31, 2700 };
+    shape s = { .n_heads = 5, .head_dim = 64, .rope_dim = 64, .window = 32, .ratio = 4, .page_tokens = 128, .q_scale = 1 };
+    for (uint32_t i = 0; i < DSVK_COUNT(entries); i++) {
+        s.k = entries[i];
+        check(t, s, (run[]){ { 0, 4 * s.k, 2 }, { 1, 10, 1 }, { 2, 6000, 1 } }, 3);
+    }
+}
+
+/* One recording: what it reads changes between its runs, as in a recorded decode step. Positions move from inside the first
+ * segment over its end; the grid is that of a long context. */
+static void check_replay(test *t) {
+    const shape s = { .n_heads = 5, .head_dim = 128, .rope_dim = 64, .window = 128, .ratio = 128, .page_tokens = 128,
+                      .native = true, .q_scale = 1 };
+    static const run all = { 0, 0, 9000 }, moments[] = { { 0, 62, 1 }, { 0, 64, 1 }, { 0, 8700, 1 }, { 0, 1, 1 } };
+    const size_t width = (size_t)s.n_heads * s.head_dim;
+    dsvk_buffer out[DSVK_COUNT(moments)], scratch;
+    test_case(t, "one recording, positions that move");
+    const world w = make_world(t, s, &all, 1);
+    dsvk_sparse_attn_params p = make_step(t, &w, &moments[0], 1, moments[0].start);
+    const dsvk_buffer counters = give_memory(t, &p, SPARSE_ATTN_MAX_SPLITS, &scratch);
+    for (uint32_t i = 0; i < DSVK_COUNT(moments); i++) {
+        const dsvk_sparse_attn_params now = make_step(t, &w, &moments[i], 1, moments[i].start);
+        p.rows = now.rows, p.seqs = now.seqs, p.q = now.q, p.step_store = now.step_store;
+        out[i] = test_output(t, width * 4);
+        p.out = out[i].addr;
+        record(t->cmd, &p);
+        dsvk_barrier(t->cmd);
+    }
+    if (!test_run(t))
+        return;
+    check_counters(t, &counters, dsvk_ceil_div(s.n_heads, 4));
+    for (uint32_t i = 0; i < DSVK_COUNT(moments); i++) {
+        compare(t, &(world){ .s = s, .sequences = { w.sequences[0] }, .angles = w.angles, .sink = w.sink, .q_stride = w.q_stride,
+                             .q = w.q + (size_t)moments[i].start * w.q_stride, .idx = w.idx }, &moments[i], 1,
+                test_download(t, &out[i]));
+    }
+}
+
 static void check_models(test *t) {
     shape s = { .n_heads = 64, .head_dim = 512, .rope_dim = 64, .window = 128, .ratio = 4, .k = 512, .page_tokens = 128,
                 .native = true, .q_scale = 1 };
@@ -387,8 +448,11 @@ static void check_refusals(test *t) {
     dsvk_sparse_attn(t->cmd, &p);
     test_run_fails(t, "pages of 64 tokens at ratio 128");
     p.n_splits = 0;
-    dsvk_sparse_attn_merge(t->cmd, &p);
+    dsvk_sparse_attn(t->cmd, &p);
     test_run_fails(t, "0 splits");
+    p.n_splits = 33;
+    dsvk_sparse_attn(t->cmd, &p);
+    test_run_fails(t, "33 splits");
 }
 
 static void bench(test *t, uint32_t n_heads, uint32_t k, uint32_t n) {
@@ -401,9 +465,9 @@ static void bench(test *t, uint32_t n_heads, uint32_t k, uint32_t n) {
     for (size_t i = 0; i < (size_t)n * k; i++)
         w.idx[i] = (int32_t)(i % k);
     dsvk_sparse_attn_params p = make_step(t, &w, &r, 1, 0);
-    p.n_splits = n_splits;
+    dsvk_buffer scratch;
+    give_memory(t, &p, n_splits, &scratch);
     p.out = test_output(t, (size_t)n * n_heads * 512 * 4).addr;
-    p.partial = test_output(t, dsvk_sparse_attn_scratch(n, n_splits, n_heads, 512)).addr;
     test_bench(t, record, &p);
 }
 
@@ -414,6 +478,8 @@ int main(int argc, char **argv) {
     check_widths(&t);
     check_values(&t);
     check_nan(&t);
+    check_long(&t);
+    check_replay(&t);
     check_models(&t);
     check_refusals(&t);
     if (t.bench) {

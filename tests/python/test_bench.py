@@ -34,6 +34,7 @@ def of_layers(device):
 
 def test_the_report_holds_what_is_promised(of_nano):
     report = json.loads(json.dumps(of_nano))
+    assert report["device"]["matmul"] in dsvk.devices()[0]["matmul_variants"]
     assert report["device"]["copy_bytes_per_s"] > 0 and report["device"]["f32_flops_per_s"] > 0
     assert report["model"]["name"] == "nano" and not report["model"]["synthetic"]
     assert report["model"]["layers"] == {"SWA": 2, "CSA": 2, "HCA": 1}
@@ -44,7 +45,8 @@ def test_the_report_holds_what_is_promised(of_nano):
     for ops in (report["ops"], report["prefill_ops"], *(case["ops"] for case in report["decode"])):
         assert len({op["name"] for op in ops}) == len(ops) > 5
         for op in ops:
-            assert set(op) == {"name", "calls", "us", "bytes", "flops", "bandwidth_fraction", "flops_fraction"}
+            assert set(op) == {"name", "calls", "us", "bytes", "flops", "bandwidth_fraction", "flops_fraction",
+                               "matrix_fraction"}
             assert op["calls"] > 0 and op["us"] >= 0 and 0 <= op["bandwidth_fraction"]
     assert report["skipped"] == [] and report["extrapolation"] == []
 
@@ -138,6 +140,7 @@ def test_wrong_usage(words, message):
     (["nano", "--contexts", "4000"], "contexts: 4000; this model has 4096 positions"),
     (["--device", "no such device"], "no such device"),
     (["--synthetic", "pro"], "GiB of weights"),
+    (["--matmul", "slowly"], "slowly"),
 ])
 def test_failures_are_one_line(words, message):
     result = run(*words)
@@ -182,4 +185,5 @@ def test_measured_peaks(device):
     peaks = device.measure()
     assert peaks["copy_bytes_per_s"] == max(peaks["transfer_bytes_per_s"], peaks["kernel_bytes_per_s"]) > 1e8
     assert peaks["f32_flops_per_s"] > 1e8 and peaks["copy_buffer_bytes"] % 16 == 0
+    assert (peaks["matrix_flops_per_s"] is None) == (peaks["matrix_kernel"] is None)
     assert device.memory()["scratch"]["used"] < peaks["copy_buffer_bytes"]   # given back

@@ -54,6 +54,17 @@ double ref_moe_down(const ref_matrix *down, const float *h, uint32_t c, double *
  * two of the race) from going the other way; below float rounding another id is right too. */
 uint32_t ref_sample(const float *logits, uint32_t vocab, const struct dsvk_sample_row *options, double *margin);
 
+/* ---- from one token to the next (ref_advance.c): everything in place; grid is that of the indexer ---- */
+typedef struct ref_advance_batch {
+    struct dsvk_row *rows;            /* [n] */
+    struct dsvk_seq *seqs;
+    struct dsvk_sample_row *sample;   /* [n] */
+    struct dsvk_end_row *ends;        /* [n] */
+    const uint32_t *stops;
+    uint32_t n, vocab, index_topk, max_visible, index_keys; /* keys of a workgroup of the indexer */
+} ref_advance_batch;
+void ref_advance(const ref_advance_batch *b, const uint32_t *ids, uint32_t grid[3]);
+
 /* ---- indexer, top-k, attention (ref_indexer.c, ref_topk.c, ref_sparse_attn.c) ---- */
 /* One row's scores of keys [visible][dim]; magnitude[j] is the sum of the sizes of the terms of scores[j]. */
 void ref_indexer(const float *iq, const float *weights, const float *keys, uint32_t n_heads, uint32_t dim, uint32_t visible,
@@ -119,7 +130,8 @@ void ref_kv_compress(ref_token token, const void *context, uint32_t j, uint32_t 
 void ref_ring_store(const uint8_t *source, uint32_t stride, uint32_t bytes, uint8_t *ring, uint32_t capacity, uint32_t first,
                     uint32_t rows, uint32_t start);
 
-/* ---- kernels that measure a device (ref_bench_copy.c, ref_bench_fma.c) ---- */
+/* ---- kernels that measure a device (ref_bench_copy.c, ref_bench_fma.c, ref_bench_coopmat.c) ---- */
+float ref_bench_coopmat(const float *a, const float *b, uint32_t k, uint32_t rounds); /* one element, of rows a [k], b [k] */
 void ref_bench_copy(const void *source, uint32_t n, void *out); /* 16-byte words [n] */
 float ref_bench_fma(uint32_t i, float x, float y, uint32_t rounds);
 

@@ -1,0 +1,28 @@
+/* What happens to the heads that wq_b makes, each spread over neighbouring invocations of a workgroup, 4 values in each. Include
+ * after rope.glsl, kv.glsl and line.glsl. Every invocation calls. */
+
+/* Head norm (spec 4.5: over all HEAD_DIM values of a head, no weight) and RoPE on the last ROPE_DIM (4.4). v: the head's values
+ * 4 lane .. 4 lane + 3, zeros beyond HEAD_DIM. */
+vec4 head_norm_rope(vec4 v, uvec2 table, uint position, float eps) {
+    uint d = 4u * gl_LocalInvocationIndex, plain = HEAD_DIM - ROPE_DIM;
+    precise float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+    v *= 1.0 / sqrt(reduce_sum(squares) / float(HEAD_DIM) + eps);
+    if (d >= plain && d < HEAD_DIM)
+        v = rope_rotate(v, rope_angles(table, position, (d - plain) / 2u));
+    return v;
+}
+
+/* Index query (4.7): RoPE on the last ROPE_DIM values of a head, Hadamard over the head (3.7), and in the native format FQ4 (3.6,
+ * blocks of 32), the quantised values staying f32. v: values d .. d + 3 of a head; a workgroup holds whole heads. */
+vec4 index_query(vec4 v, uint d, uvec2 table, uint position) {
+    uint plain = INDEX_DIM - ROPE_DIM;
+    if (d >= plain)
+        v = rope_rotate(v, rope_angles(table, position, (d - plain) / 2u));
+    v = line_hadamard(v, INDEX_DIM);
+    if (!NATIVE)
+        return v;
+    uint scale = fq4_scale(line_block_max(v, 8u));
+    vec4 low, high;
+    e2m1_word(key_nibbles4(v, scale), low, high);
+    return low * (E2M1_UNIT * ue8m0(scale));
+}
