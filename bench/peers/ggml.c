@@ -51,6 +51,11 @@ static struct ggml_tensor *f32(struct ggml_context *c, int64_t a, int64_t b, int
     return ggml_new_tensor_3d(c, GGML_TYPE_F32, a, b, d);
 }
 
+static struct ggml_tensor *indexer(struct ggml_context *c, uint32_t keys, uint32_t heads, uint32_t dim, uint32_t n) {
+    return ggml_lightning_indexer(c, f32(c, dim, heads, n), ggml_new_tensor_3d(c, GGML_TYPE_F16, dim, 1, keys), f32(c, heads, n, 1),
+                                  ggml_new_tensor_2d(c, GGML_TYPE_F16, keys, n));
+}
+
 static struct ggml_tensor *make(struct ggml_context *c, const char *kind, const uint32_t *s) {
     if (strcmp(kind, "matvec") == 0)
         return ggml_mul_mat(c, ggml_new_tensor_2d(c, GGML_TYPE_MXFP4, s[1], s[0]), f32(c, s[1], s[2], 1));
@@ -58,8 +63,9 @@ static struct ggml_tensor *make(struct ggml_context *c, const char *kind, const 
         return ggml_mul_mat_id(c, ggml_new_tensor_3d(c, GGML_TYPE_MXFP4, s[2], s[3], s[0]), f32(c, s[2], s[1], s[4]),
                                ggml_new_tensor_2d(c, GGML_TYPE_I32, s[1], s[4]));
     if (strcmp(kind, "indexer") == 0)
-        return ggml_lightning_indexer(c, f32(c, s[2], s[1], s[3]), ggml_new_tensor_3d(c, GGML_TYPE_F16, s[2], 1, s[0]),
-                                      f32(c, s[1], s[3], 1), ggml_new_tensor_2d(c, GGML_TYPE_F16, s[0], s[3]));
+        return indexer(c, s[0], s[1], s[2], s[3]);
+    if (strcmp(kind, "select") == 0)
+        return ggml_top_k(c, indexer(c, s[0], s[1], s[2], s[4]), (int)s[3]);
     if (strcmp(kind, "topk") == 0)
         return ggml_top_k(c, f32(c, s[0], s[2], 1), (int)s[1]);
     if (strcmp(kind, "hc_pre") == 0)

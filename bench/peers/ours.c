@@ -18,17 +18,18 @@ static void check(dsvk_status status, const dsvk_error *err) {
 
 /* ---- memory, which stays until the program ends ---- */
 
-static dsvk_addr room(uint64_t bytes) {
+static dsvk_buffer buffer_of(uint64_t bytes) {
     dsvk_buffer buffer = { 0 };
     dsvk_error err;
     check(dsvk_buffer_create(device, DSVK_SCRATCH, dsvk_align(bytes, 16), "case", &buffer, &err), &err);
-    return buffer.addr;
+    return buffer;
 }
 
+static dsvk_addr room(uint64_t bytes) { return buffer_of(bytes).addr; }
+
 static dsvk_addr upload(void *data, uint64_t bytes) { /* and frees it */
-    dsvk_buffer buffer = { 0 };
+    const dsvk_buffer buffer = buffer_of(bytes);
     dsvk_error err;
-    check(dsvk_buffer_create(device, DSVK_SCRATCH, dsvk_align(bytes, 16), "case", &buffer, &err), &err);
     check(dsvk_buffer_write(device, &buffer, 0, data, bytes, &err), &err);
     free(data);
     return buffer.addr;
@@ -85,8 +86,8 @@ static dsvk_addr rows_seeing(uint32_t keys, uint32_t n) {
     return upload(rows, n * sizeof *rows);
 }
 
-static void record_indexer(dsvk_cmd *cmd, const uint32_t *s) {
-    const uint32_t keys = s[0], heads = s[1], dim = s[2], n = s[3];
+/* Scores for a top-k of `k`, counted in bins. */
+static dsvk_indexer_params indexer_of(uint32_t keys, uint32_t heads, uint32_t dim, uint32_t k, uint32_t n, dsvk_addr bins) {
     const dsvk_row_format format = { .native = true, .head_dim = 512, .rope_dim = 64, .index_dim = dim };
     const uint64_t codes = (uint64_t)keys * dsvk_key_code_bytes(&format), scales = (uint64_t)keys * dsvk_key_scale_bytes(&format);
     uint32_t *page = peer_alloc(codes + scales);
@@ -96,16 +97,56 @@ static void record_indexer(dsvk_cmd *cmd, const uint32_t *s) {
     pages[0] = upload(page, codes + scales);
     struct dsvk_seq *seq = peer_alloc(sizeof *seq);
     *seq = (struct dsvk_seq){ .pages = upload(pages, sizeof *pages), .rows = n, .start = 4 * keys - 1 };
-    dsvk_indexer(cmd, &(dsvk_indexer_params){
+    return (dsvk_indexer_params){
         .rows = rows_seeing(keys, n), .seqs = upload(seq, sizeof *seq), .iq = reals((size_t)n * heads * dim),
-        .weights = reals((size_t)n * heads), .scores = room(4ull * n * keys), .format = format, .n = n, .n_heads = heads,
+        .weights = reals((size_t)n * heads), .scores = room(4ull * n * keys), .bins = bins, .format = format, .n = n,
+        .n_seqs = 1, .k = k, .n_heads = heads,
         .iq_stride = heads * dim, .weights_stride = heads, .scores_stride = keys, .max_visible = keys, .page_tokens = 4 * keys,
-        .scale = 1 });
+        .scale = 1 };
 }
 
+static dsvk_buffer zero_bins(dsvk_cmd *cmd, uint32_t n) {
+    const dsvk_buffer bins = buffer_of(dsvk_topk_bins_bytes(n));
+    dsvk_cmd_fill(cmd, &bins, 0, bins.size, 0);
+    dsvk_barrier(cmd);
+    return bins;
+}
+
+#define K 512u /* what the indexer alone counts for */
+
+static void record_indexer(dsvk_cmd *cmd, const uint32_t *s) {
+    const dsvk_indexer_params p = indexer_of(s[0], s[1], s[2], K, s[3], zero_bins(cmd, s[3]).addr);
+    dsvk_indexer(cmd, &p);
+}
+
+static dsvk_topk_params topk_of(const dsvk_indexer_params *p) {
+    return (dsvk_topk_params){ .rows = p->rows, .scores = p->scores, .bins = p->bins,
+                               .list = room(dsvk_topk_list_bytes(p->n, p->max_visible)), .idx = room(4ull * p->n * p->k), .n = p->n,
+                               .k = p->k, .scores_stride = p->scores_stride, .max_visible = p->max_visible };
+}
+
+static void record_select(dsvk_cmd *cmd, const uint32_t *s) {
+    const dsvk_indexer_params p = indexer_of(s[0], s[1], s[2], s[3], s[4], zero_bins(cmd, s[4]).addr);
+    const dsvk_topk_params topk = topk_of(&p);
+    dsvk_indexer(cmd, &p);
+    dsvk_barrier(cmd);
+    dsvk_topk(cmd, &topk); /* leaves the bins empty again */
+}
+
+/* Scores and their counts as an indexer leaves them; the counts are put back each time. */
 static void record_topk(dsvk_cmd *cmd, const uint32_t *s) {
-    dsvk_topk(cmd, &(dsvk_topk_params){ .rows = rows_seeing(s[0], s[2]), .scores = reals((size_t)s[2] * s[0]),
-                                        .idx = room(4ull * s[2] * s[1]), .n = s[2], .k = s[1], .scores_stride = s[0] });
+    const dsvk_buffer bins = zero_bins(cmd, s[2]), counted = buffer_of(bins.size);
+    const dsvk_indexer_params p = indexer_of(s[0], 1, 128, s[1], s[2], bins.addr);
+    const dsvk_topk_params topk = topk_of(&p);
+    dsvk_error err;
+    dsvk_indexer(cmd, &p);
+    dsvk_barrier(cmd);
+    dsvk_cmd_copy(cmd, &bins, 0, &counted, 0, bins.size);
+    check(dsvk_cmd_run(cmd, &err), &err);
+    check(dsvk_cmd_begin(cmd, &err), &err);
+    dsvk_cmd_copy(cmd, &counted, 0, &bins, 0, bins.size);
+    dsvk_barrier(cmd);
+    dsvk_topk(cmd, &topk);
 }
 
 #define N_MIX 24u
@@ -132,7 +173,7 @@ static const struct {
     const char *kind;
     void (*record)(dsvk_cmd *cmd, const uint32_t *sizes);
 } kinds[] = {
-    { "matvec", record_matvec }, { "moe", record_moe },       { "indexer", record_indexer },
+    { "matvec", record_matvec }, { "moe", record_moe },       { "indexer", record_indexer }, { "select", record_select },
     { "topk", record_topk },     { "hc_pre", record_hc_pre }, { "hc_post", record_hc_post },
 };
 

@@ -6,6 +6,7 @@
  *     moe EXPERTS USED N_IN N_OUT ROWS  the same, each row by USED of EXPERTS matrices, an input for each; grouping included
  *     indexer KEYS HEADS DIM ROWS     scores [ROWS, KEYS] = sum over heads of weight * relu(query . key)
  *     topk KEYS K ROWS                the indices of the K largest of KEYS scores
+ *     select KEYS HEADS DIM K ROWS    indexer, then topk of its scores
  *     hc_pre DIM ROWS                 four streams mixed into one, normalised
  *     hc_post DIM ROWS                an output spread over four streams that are mixed, and the 24 dot products of the result */
 #ifndef DSVK_BENCH_PEER_H

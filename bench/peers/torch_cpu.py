@@ -37,6 +37,11 @@ def topk(keys, k, rows):
     return lambda: torch.topk(scores, k, sorted=False)
 
 
+def select(keys, heads, dim, k, rows):
+    scores = indexer(keys, heads, dim, rows)
+    return lambda: torch.topk(scores(), k, sorted=False)
+
+
 def hc_pre(dim, rows):
     x, weights, norm = torch.randn(rows, 4, dim), torch.randn(rows, 1, 4), torch.randn(dim)
     return lambda: rms_norm((weights @ x)[:, 0], (dim,), norm, 1e-6)

@@ -181,9 +181,12 @@ def layer_counts(planned: dict) -> dict[str, int]:
     return {kind: kinds.count(kind) for kind in KINDS if kind in kinds}
 
 
-def extrapolate(synthetic: Synthetic, decode: list[dict]) -> list[dict]:
-    """The whole model's decode of one sequence, from the measured layers. Batches are left out: they would find their experts
-    among fewer than there are. Empty where a kind of layer was not measured."""
+def extrapolate(synthetic: Synthetic, decode: list[dict], measured: dict[str, int]) -> list[dict]:
+    """The whole model's decode of one sequence, from so many measured layers of each kind. Batches are left out: they would find
+    their experts among fewer than there are. Empty where a kind of layer was not measured, or with fewer experts than a token
+    takes."""
+    if synthetic.config["num_experts_per_tok"] < synthetic.family_config["num_experts_per_tok"]:
+        return []
     whole = plan(FAMILIES[synthetic.family])
     counts = layer_counts(whole)
     vocabulary = synthetic.family_config["vocab_size"] / synthetic.config["vocab_size"]
@@ -194,12 +197,16 @@ def extrapolate(synthetic: Synthetic, decode: list[dict]) -> list[dict]:
         others = sum(us * (vocabulary if part == "head" else 1) for part, us in case["other_us"].items())
         device_us = sum(case["layer_us"][kind] * n for kind, n in counts.items()) + others
         step_us = device_us * case["step_us"] / case["device_us"]
-        rows.append({"context": case["context"], "tokens_per_s": 1e6 / step_us, "step_us": step_us})
+        more = {kind: n - measured[kind] for kind, n in counts.items()}
+        dispatches = case["dispatches"] + sum(case["layer_dispatches"][kind] * n for kind, n in more.items())
+        rows.append({"context": case["context"], "tokens_per_s": 1e6 / step_us, "step_us": step_us,
+                     "dispatches_per_token": dispatches})
     return [{"family": synthetic.family, "layers": counts, "weight_bytes": whole["purposes"]["weights"],
              "bytes_per_token": whole["bytes_per_token"], "decode": rows,
              "how": "an extrapolation, not a measurement: device time of one measured layer of each kind times the whole "
                     f"model's number of them, plus the head's times {vocabulary:g} for the true vocabulary, plus the rest; times "
-                    "wall by device time of the measured step. One sequence: a layer reads as many experts as in the whole model"
+                    "wall by device time of the measured step. One sequence: a layer reads as many experts as in the whole model. "
+                    "Dispatches are counted likewise"
              }] if rows else []
 
 
@@ -234,17 +241,20 @@ class Report(dict):
     def summary(self) -> list[str]:
         device, model = self["device"], self["model"]
         copy, flops = device["copy_bytes_per_s"] / 1e9, device["f32_flops_per_s"] / 1e9
-        matrix = f", {device['matrix_kernel']} {device['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s" if device["matrix_kernel"] else ""
+        matrix = device["matrix_kernel"]
+        matrix = f", {matrix} {device['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s" if matrix else ""
         return [f"device    {device['name']}, {device['driver']}",
                 f"measured  copy {copy:.2f} GB/s, float32 {flops:.1f} GFLOP/s{matrix}",
                 f"prefill   multiplies by {device['matmul']}",
-                f"model     {model['name']}: {size(model['weight_bytes'])} of weights, a token reads {size(model['bytes_per_token'])}"]
+                f"model     {model['name']}: {size(model['weight_bytes'])} of weights, "
+                f"a token reads {size(model['bytes_per_token'])}"]
 
     def remarks(self) -> list[str]:
         lines = [f"left out: {case['context']} tokens, batch {case['batch']}: {case['reason']}" for case in self["skipped"]]
         for whole in self["extrapolation"]:
-            rates = ", ".join(f"{row['tokens_per_s']:.2f} tokens/s at {row['context']}" for row in whole["decode"])
-            lines.append(f"all of {whole['family']}, {size(whole['weight_bytes'])} of weights: {rates}; {whole['how']}")
+            cases = [f"at {row['context']} tokens {row['tokens_per_s']:.2f} tokens/s, {round(row['dispatches_per_token'], 2):g} "
+                     "dispatches per token" for row in whole["decode"]]
+            lines.append(f"all of {whole['family']}, {size(whole['weight_bytes'])} of weights: {'; '.join(cases)}: {whole['how']}")
         return lines
 
     def __str__(self) -> str:
@@ -278,7 +288,7 @@ def report_of(model: Model, name: str, found: dict, peaks: dict, planned: dict, 
         dispatches_per_layer={kind.lower(): case["layer_dispatches"].get(kind) for kind in KINDS},
         dispatches_per_token=case["dispatches"], submits_per_token=case["submits"], host_us_per_token=case["host_us"],
         decode_tokens_per_s=case["tokens_per_s"], prefill_tokens_per_s=found["prefill"][-1]["tokens_per_s"], ops=case["ops"],
-        **found, extrapolation=extrapolate(synthetic, found["decode"]) if synthetic else [])
+        **found, extrapolation=extrapolate(synthetic, found["decode"], layer_counts(planned)) if synthetic else [])
 
 
 def open_model(model: str, synthetic: Synthetic | None, device: Device, progress: Progress) -> tuple[Model, dict]:

@@ -3,7 +3,7 @@ layers and experts, for measuring speed.
 
     flash                        all of V4-Flash
     flash:layers=4,experts=32    its first 4 layers, 32 experts in each
-    pro:layers=2,ratios=4/128    two layers of chosen kinds: 0 is SWA, 4 CSA, 128 HCA
+    pro:ratios=4/128             two layers of chosen kinds: 0 is SWA, 4 CSA, 128 HCA
 
 The bytes moved and the work done are those of the real layers; the outputs mean nothing. Experts are chosen by score in every
 layer and there is no MTP block. `vocab` is 16384 where nothing is said: embedding and head are the only parts that know it.

@@ -10,7 +10,7 @@ import xml.etree.ElementTree
 import pytest
 
 import dsvk
-from dsvk import bench
+from dsvk import _dsvk, bench
 from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
 
 COMMAND = [sys.executable, "-m", "dsvk", "bench"]
@@ -55,15 +55,17 @@ def test_counts_are_the_profiles(of_nano, nano):
     """A token's dispatches: those of its layers, and what is outside of them, which has no layer's name."""
     with nano.session() as session:
         session.sync(list(range(20)))
-        with nano.device.profile() as once:
-            session.decode(1)
-        with nano.device.profile() as twice:
-            session.decode(2)
-    assert of_nano["dispatches_per_token"] == twice["dispatches"] - once["dispatches"]
+        session.decode(2)   # what a first decoded token needs once is behind it
+        with nano.device.profile() as short:
+            _dsvk.Session.decode(session, 4)   # in one call: session.decode cuts its work into slices
+        with nano.device.profile() as long:
+            _dsvk.Session.decode(session, 8)
+    assert of_nano["dispatches_per_token"] == (long["dispatches"] - short["dispatches"]) / 4
     layers, per_layer = of_nano["model"]["layers"], of_nano["dispatches_per_layer"]
-    inside = sum(op["calls"] for op in once["ops"] if op["part"] in layers)
-    assert sum(layers[kind] * per_layer[kind.lower()] for kind in layers) == inside < of_nano["dispatches_per_token"]
-    assert {op["part"] for op in once["ops"]} <= {*layers, "head", None}
+    inside = [sum(op["calls"] for op in report["ops"] if op["part"] in layers) for report in (short, long)]
+    of_a_token = sum(layers[kind] * per_layer[kind.lower()] for kind in layers)
+    assert of_a_token == (inside[1] - inside[0]) / 4 < of_nano["dispatches_per_token"]
+    assert {op["part"] for op in long["ops"]} <= {*layers, "head", None}
 
 
 def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
@@ -71,7 +73,7 @@ def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
     assert of_layers["model"]["layers"] == {"SWA": 1, "CSA": 1, "HCA": 1} and of_layers["model"]["experts"] == 3
 
 
-def test_an_extrapolation_says_that_it_is_one(of_layers):
+def test_an_extrapolation_says_that_it_is_one(of_layers, of_nano):
     whole, = of_layers["extrapolation"]
     assert whole["family"] == "nano" and whole["layers"] == {"SWA": 2, "CSA": 2, "HCA": 1}
     assert "not a measurement" in whole["how"] and whole["how"] in str(of_layers)
@@ -80,11 +82,14 @@ def test_an_extrapolation_says_that_it_is_one(of_layers):
     us = sum(case["layer_us"][kind] * n for kind, n in whole["layers"].items()) + case["other_us"].get("begin", 0)
     us += case["other_us"]["head"] * 1024 / 256
     assert whole["decode"][0]["step_us"] == pytest.approx(us * case["step_us"] / case["device_us"])
+    assert whole["decode"][0]["dispatches_per_token"] == of_nano["dispatches_per_token"]
 
 
-def test_no_extrapolation_from_layers_that_were_not_measured(device):
-    report = bench.run(device=device, synthetic="nano:layers=2,experts=2", work=bench.Workload((16,), (1,), 0.01))
-    assert report["extrapolation"] == [] and report["dispatches_per_layer"]["csa"] is None
+@pytest.mark.parametrize("layers", ["nano:layers=2,experts=2", "nano:ratios=0/4/128,experts=1"])
+def test_no_extrapolation_from_what_was_not_measured(layers, device):
+    """Kinds of layers, and experts of a token."""
+    report = bench.run(device=device, synthetic=layers, work=bench.Workload((16,), (1,), 0.01))
+    assert report["extrapolation"] == [] and (report["dispatches_per_layer"]["csa"] is None) == ("layers" in layers)
 
 
 def test_what_would_take_too_long_is_left_out_and_listed(device):
@@ -143,15 +148,25 @@ def test_failures_are_one_line(words, message):
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [["nano", "--contexts", "2000"], ["--synthetic", "flash:ratios=0,experts=200"]])
-def test_control_c_stops_cleanly(words, tmp_path):
-    """In the middle of the runs, and while a checkpoint is being written, which is taken away again."""
+def interrupted(words, begun, **environment):
+    """Sends Ctrl-C as soon as begun() is true."""
     process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "TMPDIR": str(tmp_path)})
-    time.sleep(4)
+                               env={**os.environ, **environment})
+    while process.poll() is None and not begun():
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors == "dsvk: stopped\n" and output == ""
+    assert process.returncode == 130 and errors == "dsvk: stopped\n" and output == "", errors
+
+
+def test_control_c_stops_cleanly():
+    started = time.monotonic()
+    interrupted(["nano", "--contexts", "2000"], lambda: time.monotonic() > started + 4)
+
+
+def test_control_c_takes_the_checkpoint_away(tmp_path):
+    """In the middle of writing it."""
+    interrupted(["--synthetic", "flash:ratios=0,experts=40"], lambda: list(tmp_path.glob("*/model.safetensors")), TMPDIR=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
