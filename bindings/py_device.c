@@ -40,18 +40,19 @@ static int device_open(py_device *self, const dsvk_device_options *options) {
 }
 
 static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", NULL};
+    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", "matmul", NULL};
     py_device *self = (py_device *)object;
     PyObject *choice = NULL, *cache_dir = NULL, *budgets = NULL, *max_allocation = NULL, *text = NULL, *folder = NULL;
+    const char *matmul = NULL;
     int validation = 0, result = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpO:Device", names, &choice, &cache_dir, &budgets, &validation,
-                                     &max_allocation))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOz:Device", names, &choice, &cache_dir, &budgets, &validation,
+                                     &max_allocation, &matmul))
         return -1;
     if (self->handle != NULL) {
         py_raise_status(self->state, DSVK_STATE, "the device is already open");
         return -1;
     }
-    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation};
+    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation, .matmul = matmul};
     if (!py_budgets(budgets, options.budget) || !py_u64(max_allocation, "max_allocation", &options.max_allocation))
         return -1;
     text = choice_text(choice);
@@ -142,11 +143,21 @@ static PyObject *device_profile_begin(PyObject *object, PyObject *nothing) {
 
 PyDoc_STRVAR(profile_end_doc,
              "profile_end()\n--\n\nEnds what profile_begin started. Returns a dict: timestamps, submits, dispatches, host_us,\n"
-             "device_us and ops, a list of dicts with name, calls, us, bytes and flops.");
+             "device_us and ops, a list of dicts with name, part (of the model: SWA, CSA, HCA, MTP, head, None), calls, us, bytes, flops.");
 
 static PyObject *device_profile_end(PyObject *self, PyObject *nothing) {
     (void)nothing;
     return device_report(self, dsvk_device_profile_end);
+}
+
+PyDoc_STRVAR(measure_doc,
+             "measure()\n--\n\nMeasures what the device can do, in about two seconds. Returns a dict: copy_bytes_per_s (read and\n"
+             "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s,\n"
+             "matrix_flops_per_s and matrix_kernel (cooperative matrices of halves; None where there are none).");
+
+static PyObject *device_measure(PyObject *self, PyObject *nothing) {
+    (void)nothing;
+    return device_report(self, dsvk_device_measure);
 }
 
 static PyObject *device_enter(PyObject *self, PyObject *nothing) {
@@ -169,6 +180,7 @@ static PyMethodDef device_methods[] = {
     {"memory", device_memory, METH_NOARGS, memory_doc},
     {"profile_begin", device_profile_begin, METH_NOARGS, profile_begin_doc},
     {"profile_end", device_profile_end, METH_NOARGS, profile_end_doc},
+    {"measure", device_measure, METH_NOARGS, measure_doc},
     {"__enter__", device_enter, METH_NOARGS, NULL},
     {"__exit__", device_exit, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -181,10 +193,12 @@ static PyGetSetDef device_getset[] = {
 };
 
 PyDoc_STRVAR(device_doc,
-             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0)\n--\n\n"
+             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0, matmul=None)\n--\n\n"
              "Opens a Vulkan device. choice: an index, a UUID or part of a name that fits one device; None for the best.\n"
              "cache_dir: folder for compiled pipelines, '' for none. budgets: bytes by purpose, for instance\n"
-             "{'weights': 8 << 30}. validation: turn on the Khronos validation layer. Raises NoDeviceError, InvalidError.");
+             "{'weights': 8 << 30}. validation: turn on the Khronos validation layer. matmul: how prefill multiplies, one of\n"
+             "info['matmul_variants'], 'coopmat' for the first shape of matrix units; None for the fastest, found out once per\n"
+             "driver. Raises NoDeviceError, InvalidError.");
 
 static PyType_Slot device_slots[] = {
     {Py_tp_doc, (void *)device_doc}, {Py_tp_new, device_new},         {Py_tp_init, device_init},

@@ -94,6 +94,8 @@ typedef struct dsvk_device_options {
     uint64_t budget[DSVK_PURPOSE_COUNT]; /* bytes per purpose; 0: what the device has */
     uint32_t validation;   /* 1: turn on the Khronos validation layer where it is installed (tests) */
     uint64_t max_allocation; /* bytes; pretend the driver allows no larger allocation (tests); 0: the driver's limit */
+    const char *matmul;    /* how prefill multiplies: "few", "registers", "tiled", "coopmat" or with its shape "coopmat 16x16x16";
+                              NULL or "auto": the fastest, found out once per driver */
     uint32_t statistics;   /* 1: compilers keep their figures of each kernel, where the driver has them (bench/compile_table) */
 } dsvk_device_options;
 
@@ -104,9 +106,16 @@ DSVK_API dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk
 DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_error *err);
 /* Between begin and end every dispatch is timed on the device; of what ran several times in one submit (a decoded token) the
  * last time, which then counts as often. The report: {"timestamps": bool, "submits", "dispatches",
- * "host_us", "device_us", "ops": [{"name", "calls", "us", "bytes", "flops"}]}. */
+ * "host_us", "device_us", "ops": [{"name", "part", "calls", "us", "bytes", "flops"}]}. An op has an entry for each part of a model
+ * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. */
 DSVK_API dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err);
 DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err);
+
+/* Measures what the device can do, in about two seconds: {"copy_bytes_per_s": the better of "transfer_bytes_per_s" (the driver's
+ * copy) and "kernel_bytes_per_s" (a kernel that copies), bytes read and written both counted, with "copy_buffer_bytes" the size of
+ * what was copied; "f32_flops_per_s": multiplications and additions of a kernel that does nothing else; "matrix_flops_per_s": the same of
+ * one that multiplies cooperative matrices of halves into float32, "matrix_kernel" its shape; null where there are none}. */
+DSVK_API dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_error *err);
 
 /* ---- model ---- */
 

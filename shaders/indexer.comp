@@ -7,7 +7,7 @@
  * multiplies them with the queries, whose addresses are the same for the whole subgroup. So a value is decoded once for
  * ROWS * HEADS products, nothing but the slices' sums goes through shared memory, and no product is ever stored.
  * Sums: every fourth value of 32 in order, those four, the blocks of 32 in order; the heads of a slice in order; the slices in
- * order. Nothing of that depends on ROWS or on the other rows. Rows of a tile that are of different sequences have different keys:
+ * order. Nothing of that depends on ROWS, HEADS or the other rows. Rows of a tile that are of different sequences have different keys:
  * each sequence gets its own turn. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -29,7 +29,7 @@ const uint HEAD_DIM = 512, ROPE_DIM = 64; /* kv.glsl wants them */
 
 layout(push_constant, scalar) uniform Args { indexer_args a; };
 
-const uint MAX_ROWS = INDEXER_MAX_ROWS, MAX_HEADS = INDEXER_MAX_HEADS;
+const uint MAX_ROWS = INDEXER_MAX_ROWS, MAX_PRODUCTS = INDEXER_MAX_PRODUCTS;
 const uint KEYS = INDEXER_WORKGROUP / SLICES;
 
 shared float part[ROWS * INDEXER_WORKGROUP];
@@ -49,10 +49,11 @@ void multiply(uint t, uint slice, uvec2 codes, uvec2 scales, out float sums[MAX_
         weights[r] = Floats(add_product(a.weights, row, a.weights_stride * 4u));
         sums[r] = 0.0;
     }
-    for (uint first = slice * HEADS; first < a.n_heads; first += SLICES * HEADS) {
+    uint last = (slice + 1u) * a.n_heads / SLICES;
+    for (uint first = slice * a.n_heads / SLICES; first < last; first += HEADS) {
         /* The last group begins early rather than end late, so that every head of a group lies at a constant distance. */
         uint begin = min(first, a.n_heads - HEADS);
-        precise float dot[MAX_ROWS * MAX_HEADS];
+        precise float dot[MAX_PRODUCTS];
         [[unroll]] for (uint i = 0u; i < ROWS * HEADS; i++)
             dot[i] = 0.0;
         for (uint block = 0u; block < INDEX_DIM / 32u; block++) {
@@ -69,7 +70,7 @@ void multiply(uint t, uint slice, uvec2 codes, uvec2 scales, out float sums[MAX_
             }
         }
         [[unroll]] for (uint h = 0u; h < HEADS; h++)
-            if (begin + h >= first)
+            if (begin + h >= first && begin + h < last)
                 [[unroll]] for (uint r = 0u; r < ROWS; r++)
                     sums[r] = fma(weights[r].v[begin + h], max(dot[r * HEADS + h], 0.0), sums[r]);
     }

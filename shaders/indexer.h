@@ -10,10 +10,10 @@
 #define INDEXER_CONSTANT_HEADS 3
 #define INDEXER_CONSTANT_SLICES 4
 
-#define INDEXER_WORKGROUP 256 /* invocations: keys times slices of the heads */
-#define INDEXER_SLICES 4      /* so that the keys of a slice fill the widest subgroup */
-#define INDEXER_MAX_HEADS 16  /* heads that an invocation has in work at once */
-#define INDEXER_MAX_ROWS 4    /* rows of a workgroup */
+#define INDEXER_WORKGROUP 256   /* invocations: keys times slices of the heads */
+#define INDEXER_SLICES 4        /* so that the keys of a slice fill the widest subgroup */
+#define INDEXER_MAX_ROWS 4      /* rows of a workgroup */
+#define INDEXER_MAX_PRODUCTS 32 /* rows times heads that an invocation has in work at once */
 
 struct indexer_args {
     ADDR rows;    /* dsvk_row [n] */

@@ -16,19 +16,24 @@ uvec2 row_scales(uvec2 store, uint capacity, uint row) {
     return add_bytes(store, capacity * row_code_bytes() + row * row_scale_bytes());
 }
 
-/* Scale of the 64 codes around value d < HEAD_DIM - ROPE_DIM. */
-float row_scale(uvec2 scales, uint d) {
-    return ue8m0((Words(scales).v[d >> 8] >> ((d >> 6 & 3u) * 8u)) & 0xffu);
+/* All scales of a row, which has at most 512 values. */
+uvec2 row_scale_words(uvec2 scales) {
+    if (!NATIVE)
+        return uvec2(0u);
+    Words words = Words(scales);
+    return uvec2(words.v[0], row_scale_bytes() > 4u ? words.v[1] : 0u);
 }
+/* The ue8m0 byte of the 64 codes around value d < HEAD_DIM - ROPE_DIM. */
+uint row_scale(uvec2 words, uint d) { return ((d < 256u ? words.x : words.y) >> ((d >> 6 & 3u) * 8u)) & 0xffu; }
 
 /* 16 consecutive values from value d (a multiple of 16) on: one, two or four 16-byte loads. */
-void row_load16(uvec2 codes, uvec2 scales, uint d, out vec4 v[4]) {
+void row_load16(uvec2 codes, uvec2 scale_words, uint d, out vec4 v[4]) {
     if (!NATIVE) {
         for (uint i = 0u; i < 4u; i++)
             v[i] = Vec4s(codes).v[(d >> 2) + i];
     } else if (d < HEAD_DIM - ROPE_DIM) {
         uvec4 w = Words4(codes).v[d >> 4];
-        float scale = row_scale(scales, d) * E4M3_UNIT;
+        float scale = ue8m0(row_scale(scale_words, d)) * E4M3_UNIT;
         v[0] = e4m3_word(w.x) * scale;
         v[1] = e4m3_word(w.y) * scale;
         v[2] = e4m3_word(w.z) * scale;
@@ -45,11 +50,11 @@ void row_load16(uvec2 codes, uvec2 scales, uint d, out vec4 v[4]) {
 
 /* 4 consecutive values from value d (a multiple of 4) on, in two steps, so that the loads of several rows can be on their way
  * before the first is decoded. All zero decodes to zeros. */
-uvec4 row_fetch4(uvec2 codes, uvec2 scales, uint d) {
+uvec4 row_fetch4(uvec2 codes, uvec2 scale_words, uint d) {
     if (!NATIVE)
         return floatBitsToUint(Vec4s(codes).v[d >> 2]);
     if (d < HEAD_DIM - ROPE_DIM)
-        return uvec4(Words(codes).v[d >> 2], Words(scales).v[d >> 8], 0u, 0u);
+        return uvec4(Words(codes).v[d >> 2], row_scale(scale_words, d), 0u, 0u);
     uint at = (2u * d - (HEAD_DIM - ROPE_DIM)) >> 2;
     return uvec4(Words(codes).v[at], Words(codes).v[at + 1u], 0u, 0u);
 }
@@ -57,7 +62,7 @@ vec4 row_decode4(uvec4 raw, uint d) {
     if (!NATIVE)
         return uintBitsToFloat(raw);
     if (d < HEAD_DIM - ROPE_DIM)
-        return e4m3_word(raw.x) * (ue8m0((raw.y >> ((d >> 6 & 3u) * 8u)) & 0xffu) * E4M3_UNIT);
+        return e4m3_word(raw.x) * (ue8m0(raw.y) * E4M3_UNIT);
     return vec4(bf16_pair(raw.x), bf16_pair(raw.y));
 }
 

@@ -2,17 +2,18 @@
  *   z_i = scale * (q[t][h] . row_i),  p_i = exp(z_i) * 2^-M,  M = ceil(max z / ln 2),
  *   o = sum of p_i * row_i / (sum of p_i + exp(sink) * 2^-M), and the last ROPE_DIM values turn back by the query's angle.
  * K = V and one row serves all heads. The rows of a token form a list: window positions max(0, pos - window + 1) .. pos,
- * then compressed entries. The list is cut into segments of 64, and these into n_splits runs of equal length (the grid's z): a
- * row of few segments has fewer, and what is left over of the grid ends at once.
+ * then compressed entries. The list is cut into segments of 64 or 128, and these into n_splits runs of equal length (the grid's
+ * z): a row of few segments has fewer, and what is left over of the grid ends at once.
  *
  * One workgroup: HEADS heads of one token, over the segments of one split. For a segment
- *   1. an invocation takes one row and every fourth group of 16 dimensions: their dot products with all the heads' queries,
- *      which are read at addresses that a whole subgroup shares,
- *   2. the four slices are added, the maximum over the rows gives M and the scores p,
+ *   1. an invocation takes one or two rows and every fourth group of 16 dimensions: their dot products with all the heads'
+ *      queries, which are read at addresses that a whole subgroup shares,
+ *   2. the four slices are added, the maximum over the rows so far gives M and the scores p,
  *   3. an invocation owns 4 columns of HEADS / GROUPS heads and adds p * row over the rows, read once more.
- * The workgroup that ends last of the splits adds them up and makes the result; the only one does it right away.
- * Sums are formed per segment, segments are added in order, then splits in order. M is an integer, so rescaling is exact, and
- * one segment per split gives the same bits as one split. */
+ * The workgroup that ends last of the splits adds them up, in order, and makes the result; the only one does it right away. M is
+ * an integer, so rescaling is exact.
+ * A chunk of a prompt is served the same way: a decoded row serves HEADS queries, and which tokens they are of would change
+ * nothing but the masks. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -28,82 +29,86 @@ layout(constant_id = SPARSE_ATTN_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512;
 layout(constant_id = SPARSE_ATTN_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64;
 layout(constant_id = SPARSE_ATTN_CONSTANT_NATIVE) const bool NATIVE = true;
 layout(constant_id = SPARSE_ATTN_CONSTANT_HEADS) const uint HEADS = 16; /* 4, 8 or 16 */
+layout(constant_id = SPARSE_ATTN_CONSTANT_LANE_ROWS) const uint LANE_ROWS = 1; /* rows of an invocation in step 1: 1 or 2 */
 const uint INDEX_DIM = 128; /* kv.glsl wants one */
 #include "kv.glsl"
 #include "rope.glsl"
 
 layout(push_constant, scalar) uniform Args { sparse_attn_args a; };
 
-const uint ROWS = SPARSE_ATTN_SEGMENT;                 /* a subgroup has at most that many invocations */
-const uint SLICES = 256 / ROWS;
+const uint LANES = 64;                                 /* that share a slice; a subgroup has at most that many */
+const uint SLICES = 256 / LANES;
+const uint ROWS = LANES * LANE_ROWS;
 const uint SLICE_HEADS = HEADS / SLICES;               /* heads whose scores an invocation finishes, for its row */
 const uint QUADS = HEAD_DIM / 4;
 const uint GROUP_LANES = QUADS > 64 ? 128 : 64;        /* at least a subgroup */
 const uint GROUP_HEADS = HEADS * GROUP_LANES / 256;
 
-const uint FETCH = 4; /* rows on their way at once in step 3 */
+const uint FETCH = 8;                                  /* rows on their way at once in step 3 */
+const uint P_STRIDE = HEADS + 4;                       /* neighbouring rows in different banks */
 
 /* The partial result of a workgroup: sums of p * row [HEADS][HEAD_DIM], then M [HEADS] as a float, then sums of p [HEADS]. */
 const uint CELL_BYTES = HEADS * (HEAD_DIM + 2) * 4;
 
-shared uvec4 source[ROWS];                             /* addresses of codes and scales, 0: no row */
-shared float slices[SLICES * HEADS * ROWS];            /* of dot products; then, in slice 0, the p of (head, row); the merge's */
+shared uvec4 source[ROWS];                             /* address of the codes, all the scales */
+shared uint exists[ROWS];
+shared float halves[2 * HEADS * ROWS];                 /* on their way between slices: half of the dot products, */
+shared float quarters[HEADS * ROWS];                   /* a quarter */
+#define scores halves                                  /* then p of (row, head), rows P_STRIDE apart; then factors of splits */
 shared float part_max[SLICE_HEADS * 64], part_sum[SLICE_HEADS * 64]; /* of every subgroup */
 shared int segment_max[HEADS], total_max[HEADS];
-shared float segment_sum[HEADS], total_sum[HEADS], factor[HEADS], denominator[HEADS];
+shared float total_sum[HEADS], factor[HEADS], denominator[HEADS];
 
 /* 2^d for d <= 0 */
 float pow2(int d) { return d < -126 ? 0.0 : exp2_int(d); }
 
-/* Where row i of the token's list lies. */
-uvec4 find_row(Row row, Seq seq, uint i, uint window_rows, uint t) {
+/* Where row i of the token's list lies. In the place of one that does not exist stands the token's own row, which every list
+ * has: it can be read, and its values times p = 0 change nothing. */
+uvec4 find_row(Row row, Seq seq, uint i, uint window_rows, uint count, uint t, out uint live) {
+    uint entry = i - window_rows;
+    live = uint(i < count);
+    if (i >= window_rows && i < count && a.ratio == 4u) {
+        entry = Words(add_product(a.idx, t, a.k * 4u)).v[entry];
+        live = uint(entry < (row.position + 1u) / 4u); /* -1: none */
+    }
     uvec2 store;
-    uint capacity, index;
-    if (i < window_rows) {
-        uint position = row.position + 1u - window_rows + i;
-        if (position >= seq.start) {
-            store = a.step_store;
-            capacity = a.step_capacity;
-            index = min(row.first + (position - seq.start), capacity - 1u);
-        } else {
-            store = add_bytes(seq.state, a.ring_offset);
-            capacity = a.ring_capacity;
-            index = position % capacity;
-        }
-    } else {
-        uint entry = i - window_rows;
-        if (a.ratio == 4u) {
-            entry = Words(add_product(a.idx, t, a.k * 4u)).v[entry];
-            if (entry >= (row.position + 1u) / 4u) /* -1: none */
-                return uvec4(0u);
-        }
+    uint capacity, index, position = live == 0u ? row.position : row.position + 1u - window_rows + i;
+    if (live != 0u && i >= window_rows) {
         capacity = a.page_tokens / a.ratio;
         store = add_bytes(Addrs(seq.pages).v[entry / capacity], a.page_offset);
         index = entry % capacity;
+    } else if (position >= seq.start) {
+        store = a.step_store;
+        capacity = a.step_capacity;
+        index = min(row.first + (position - seq.start), capacity - 1u);
+    } else {
+        store = add_bytes(seq.state, a.ring_offset);
+        capacity = a.ring_capacity;
+        index = position % capacity;
     }
-    return uvec4(row_codes(store, index), row_scales(store, capacity, index));
+    return uvec4(row_codes(store, index), row_scale_words(row_scales(store, capacity, index)));
 }
 
-/* total_max and total_sum of `splits` splits, and what each of them is multiplied by: the sums so far by slices[2 * i], its own
- * by slices[2 * i + 1], i = split * HEADS + head. Invocation h follows head h. */
+/* total_max and total_sum of `splits` splits, and what each of them is multiplied by: the sums so far by scores[2 * i], its own
+ * by scores[2 * i + 1], i = split * HEADS + head. Invocation h follows head h. */
 void merge_stats(uint cell, uint splits) {
     uint lane = gl_LocalInvocationIndex, n = splits * HEADS;
     for (uint i = lane; i < n; i += 256u) {
         SharedFloats stats = SharedFloats(add_product(a.partial, cell + i / HEADS * gl_NumWorkGroups.x, CELL_BYTES));
-        slices[2u * i] = stats.v[HEADS * HEAD_DIM + i % HEADS];
-        slices[2u * i + 1u] = stats.v[HEADS * (HEAD_DIM + 1u) + i % HEADS];
+        scores[2u * i] = stats.v[HEADS * HEAD_DIM + i % HEADS];
+        scores[2u * i + 1u] = stats.v[HEADS * (HEAD_DIM + 1u) + i % HEADS];
     }
     barrier();
     if (lane < HEADS) {
         float sum = 0.0;
         int most = SPARSE_ATTN_EMPTY;
         for (uint i = lane; i < n; i += HEADS) {
-            int here = int(slices[2u * i]), both = max(most, here);
+            int here = int(scores[2u * i]), both = max(most, here);
             float keep = pow2(most - both), add = pow2(here - both);
-            sum = sum * keep + slices[2u * i + 1u] * add;
+            sum = sum * keep + scores[2u * i + 1u] * add;
             most = both;
-            slices[2u * i] = keep;
-            slices[2u * i + 1u] = add;
+            scores[2u * i] = keep;
+            scores[2u * i + 1u] = add;
         }
         total_max[lane] = most; /* for this invocation */
         total_sum[lane] = sum;
@@ -130,8 +135,9 @@ void main() {
 
     /* steps 1 and 2: its row, slice of dimensions and heads to finish; step 3: its columns and heads. subgroupMin tells the
      * compiler what is the same for the subgroup. */
-    uint r = lane % ROWS, slice = subgroupMin(lane / ROWS), finish = slice * SLICE_HEADS;
-    uint quad = lane % GROUP_LANES, group = subgroupMin(lane / GROUP_LANES) * GROUP_HEADS;
+    uint r = lane % LANES, slice = subgroupMin(lane / LANES), finish = slice * SLICE_HEADS;
+    uint quad = min(lane % GROUP_LANES, QUADS - 1u), group = subgroupMin(lane / GROUP_LANES) * GROUP_HEADS;
+    bool owner = lane % GROUP_LANES < QUADS;
     uint subgroups = gl_NumSubgroups / SLICES; /* that share a slice */
     Vec4x4s q = Vec4x4s(add_product(a.q, t, a.q_stride * 4u));
 
@@ -146,38 +152,65 @@ void main() {
     for (uint segment = split * share; segment < end; segment++) {
         uint first = segment * ROWS, rows = min(count - first, ROWS);
         if (lane < ROWS)
-            source[lane] = lane < rows ? find_row(row, seq, first + lane, window_rows, t) : uvec4(0u);
+            source[lane] = find_row(row, seq, first + lane, window_rows, count, t, exists[lane]);
         barrier();
 
-        uvec4 from = source[r];
-        bool live = !is_null(from.xy);
-        float dots[HEADS];
-        for (uint h = 0u; h < HEADS; h++)
-            dots[h] = 0.0;
-        for (uint d = slice * 16u; d < HEAD_DIM; d += SLICES * 16u) {
-            vec4 v[4];
-            v[0] = v[1] = v[2] = v[3] = vec4(0.0);
-            if (live)
-                row_load16(from.xy, from.zw, d, v);
-            for (uint h = 0u; h < HEADS; h++) {
+        uvec4 from[LANE_ROWS];
+        float dots[LANE_ROWS][HEADS];
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+            from[k] = source[r * LANE_ROWS + k];
+            [[unroll]] for (uint h = 0u; h < HEADS; h++)
+                dots[k][h] = 0.0;
+        }
+        uint dims = r * LANE_ROWS < rows ? HEAD_DIM : 0u;
+        for (uint d = slice * 16u; d < dims; d += SLICES * 16u) {
+            vec4 v[LANE_ROWS][4];
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                row_load16(from[k].xy, from[k].zw, d, v[k]);
+            [[unroll]] for (uint h = 0u; h < HEADS; h++) {
                 uint at = min(head0 + h, a.n_heads - 1u) * (HEAD_DIM / 16u) + d / 16u;
-                vec4 sum = q.v[at].q[0] * v[0];
-                for (uint i = 1u; i < 4u; i++)
-                    sum += q.v[at].q[i] * v[i];
-                dots[h] += (sum.x + sum.y) + (sum.z + sum.w);
+                vec4 sum[LANE_ROWS];
+                [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                    vec4 x = q.v[at].q[i];
+                    [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                        sum[k] = i == 0u ? x * v[k][i] : fma(x, v[k][i], sum[k]);
+                }
+                [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                    dots[k][h] += (sum[k].x + sum[k].y) + (sum[k].z + sum[k].w);
             }
         }
-        for (uint h = 0u; h < HEADS; h++)
-            slices[(slice * HEADS + h) * ROWS + r] = dots[h];
+
+        /* Each slice ends up with the sums over all of them of a quarter of the heads: half of the dot products go to the
+         * slice two further, then half of the rest to its neighbour. */
+        bool upper = slice >= 2u, odd = (slice & 1u) != 0u;
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+            [[unroll]] for (uint j = 0u; j < 2u * SLICE_HEADS; j++)
+                halves[(slice * 2u * SLICE_HEADS + j) * ROWS + k * LANES + r] =
+                    upper ? dots[k][j] : dots[k][2u * SLICE_HEADS + j];
+        barrier();
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+            [[unroll]] for (uint j = 0u; j < 2u * SLICE_HEADS; j++)
+                dots[k][j] = (upper ? dots[k][2u * SLICE_HEADS + j] : dots[k][j]) +
+                             halves[((slice ^ 2u) * 2u * SLICE_HEADS + j) * ROWS + k * LANES + r];
+            [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++)
+                quarters[(slice * SLICE_HEADS + j) * ROWS + k * LANES + r] =
+                    odd ? dots[k][j] : dots[k][SLICE_HEADS + j];
+        }
         barrier();
 
-        float z[SLICE_HEADS];
-        for (uint j = 0u; j < SLICE_HEADS; j++) {
-            z[j] = 0.0;
-            for (uint s = 0u; s < SLICES; s++)
-                z[j] += slices[(s * HEADS + finish + j) * ROWS + r];
-            z[j] *= a.scale;
-            part_max[j * 64u + gl_SubgroupID] = subgroupMax(live && is_finite(z[j]) ? z[j] : -3e38);
+        bool live[LANE_ROWS];
+        float z[LANE_ROWS][SLICE_HEADS];
+        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+            live[k] = exists[r * LANE_ROWS + k] != 0u;
+        [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++) {
+            float most = -3e38;
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+                z[k][j] = (odd ? dots[k][SLICE_HEADS + j] : dots[k][j]) +
+                          quarters[((slice ^ 1u) * SLICE_HEADS + j) * ROWS + k * LANES + r];
+                z[k][j] *= a.scale;
+                most = max(most, live[k] && is_finite(z[k][j]) ? z[k][j] : -3e38);
+            }
+            part_max[j * 64u + gl_SubgroupID] = subgroupMax(most);
         }
         barrier();
         float best[SLICE_HEADS];
@@ -186,57 +219,48 @@ void main() {
         for (uint s = 0u; s < subgroups; s++) /* outside: a loop of unknown length in the other would keep z out of registers */
             for (uint j = 0u; j < SLICE_HEADS; j++)
                 best[j] = max(best[j], part_max[j * 64u + slice * subgroups + s]);
-        for (uint j = 0u; j < SLICE_HEADS; j++) {
-            int most = best[j] > -3e38 ? exp_exponent(best[j]) : SPARSE_ATTN_EMPTY;
-            float p = live ? exp_scaled(z[j], most) : 0.0;
-            slices[(finish + j) * ROWS + r] = p; /* its own dot product was there */
-            part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(p);
+        [[unroll]] for (uint j = 0u; j < SLICE_HEADS; j++) {
+            int most = max(total_max[finish + j], best[j] > -3e38 ? exp_exponent(best[j]) : SPARSE_ATTN_EMPTY);
+            float sum = 0.0;
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+                float p = live[k] ? exp_scaled(z[k][j], most) : 0.0;
+                scores[(r * LANE_ROWS + k) * P_STRIDE + finish + j] = p;
+                sum += p;
+            }
+            part_sum[j * 64u + gl_SubgroupID] = subgroupAdd(sum);
             if (r == 0u)
                 segment_max[finish + j] = most;
         }
         barrier();
 
+        [[unroll]] for (uint j = 0u; j < GROUP_HEADS; j++)
+            total[j] *= pow2(total_max[group + j] - segment_max[group + j]);
+        for (uint i = 0u; i < rows; i += FETCH) {
+            uvec4 raw[FETCH];
+            [[unroll]] for (uint u = 0u; u < FETCH; u++) {
+                uvec4 at = source[i + u];
+                raw[u] = row_fetch4(at.xy, at.zw, quad * 4u);
+            }
+            [[unroll]] for (uint u = 0u; u < FETCH; u++) {
+                vec4 v = row_decode4(raw[u], quad * 4u);
+                [[unroll]] for (uint j = 0u; j < GROUP_HEADS; j++)
+                    total[j] = fma(vec4(scores[(i + u) * P_STRIDE + group + j]), v, total[j]);
+            }
+        }
+        barrier();
         if (lane < HEADS) {
             float sum = 0.0;
             for (uint s = 0u; s < subgroups; s++)
                 sum += part_sum[lane % SLICE_HEADS * 64u + lane / SLICE_HEADS * subgroups + s];
-            segment_sum[lane] = sum;
-        }
-        vec4 sum[GROUP_HEADS];
-        for (uint j = 0u; j < GROUP_HEADS; j++)
-            sum[j] = vec4(0.0);
-        if (quad < QUADS)
-            for (uint i = 0u; i < rows; i += FETCH) {
-                uvec4 raw[FETCH];
-                [[unroll]] for (uint u = 0u; u < FETCH; u++) {
-                    uvec4 at = source[i + u];
-                    raw[u] = uvec4(0u); /* no row, whose p is 0 */
-                    if (!is_null(at.xy))
-                        raw[u] = row_fetch4(at.xy, at.zw, quad * 4u);
-                }
-                [[unroll]] for (uint u = 0u; u < FETCH; u++) {
-                    vec4 v = row_decode4(raw[u], quad * 4u);
-                    for (uint j = 0u; j < GROUP_HEADS; j++)
-                        sum[j] += slices[(group + j) * ROWS + i + u] * v;
-                }
-            }
-        /* Splits are added by the same operations. */
-        for (uint j = 0u; j < GROUP_HEADS; j++) {
-            int old = total_max[group + j], here = segment_max[group + j], both = max(old, here);
-            total[j] = total[j] * pow2(old - both) + sum[j] * pow2(here - both);
-        }
-        barrier();
-        if (lane < HEADS) {
-            int old = total_max[lane], here = segment_max[lane], both = max(old, here);
-            total_sum[lane] = total_sum[lane] * pow2(old - both) + segment_sum[lane] * pow2(here - both);
-            total_max[lane] = both;
+            total_sum[lane] = total_sum[lane] * pow2(total_max[lane] - segment_max[lane]) + sum;
+            total_max[lane] = segment_max[lane];
         }
     }
 
     if (splits > 1u) {
         uint cell0 = t * gl_NumWorkGroups.z * gl_NumWorkGroups.x + gl_WorkGroupID.x; /* of split 0 */
         SharedVec4s sums = SharedVec4s(add_product(a.partial, cell0 + split * gl_NumWorkGroups.x, CELL_BYTES));
-        if (quad < QUADS)
+        if (owner)
             for (uint j = 0u; j < GROUP_HEADS; j++)
                 sums.v[(group + j) * QUADS + quad] = total[j];
         if (lane < HEADS) {
@@ -251,12 +275,9 @@ void main() {
             total[j] = vec4(0.0);
         for (uint s = 0u; s < splits; s++) {
             SharedVec4s part = SharedVec4s(add_product(a.partial, cell0 + s * gl_NumWorkGroups.x, CELL_BYTES));
-            vec4 add[GROUP_HEADS];
-            for (uint j = 0u; j < GROUP_HEADS; j++)
-                add[j] = part.v[(group + j) * QUADS + min(quad, QUADS - 1u)];
-            for (uint j = 0u; j < GROUP_HEADS; j++) {
+            [[unroll]] for (uint j = 0u; j < GROUP_HEADS; j++) {
                 uint i = s * HEADS + group + j;
-                total[j] = total[j] * slices[2u * i] + add[j] * slices[2u * i + 1u];
+                total[j] = total[j] * scores[2u * i] + part.v[(group + j) * QUADS + quad] * scores[2u * i + 1u];
             }
         }
     }
@@ -270,7 +291,7 @@ void main() {
         denominator[lane] = total_sum[lane] * keep + exp_scaled(sink, both);
     }
     barrier();
-    if (quad >= QUADS)
+    if (!owner)
         return;
     bool turned = quad * 4u >= HEAD_DIM - ROPE_DIM;
     vec4 angles = vec4(1.0, 0.0, 1.0, 0.0);

@@ -7,8 +7,9 @@
 #define SPARSE_ATTN_CONSTANT_ROPE_DIM 1
 #define SPARSE_ATTN_CONSTANT_NATIVE 2
 #define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 4, 8 or 16 */
+#define SPARSE_ATTN_CONSTANT_LANE_ROWS 4 /* 1 or 2: segments of 64 or 128 rows */
 
-#define SPARSE_ATTN_SEGMENT 64  /* rows whose sums are formed together */
+#define SPARSE_ATTN_SEGMENT 64  /* the smallest number of rows that a workgroup works on together */
 #define SPARSE_ATTN_MAX_SPLITS 32 /* the merge holds factors of so many; a split of a longer list is several segments */
 #define SPARSE_ATTN_EMPTY -16777216 /* "largest exponent" of no rows */
 

@@ -24,14 +24,13 @@ layout(push_constant, scalar) uniform Args { topk_args a; };
 
 const uint LANES = TOPK_LANES, EACH = TOPK_BINS / LANES;
 const uint FETCH = 4u;                  /* words of four scores that an invocation has on their way at once */
-const uint LISTED = 8u;                 /* elements of the lists that an invocation has on their way at once */
-const uint THIRD = 1024u;               /* bins of the last digit */
+const uint LISTED = 4u;                 /* elements of the lists that an invocation has on their way at once */
 layout(buffer_reference, scalar, buffer_reference_align = 16) coherent buffer Bins4 { uvec4 v[]; };
 
-shared uint third[THIRD];
 shared uint starts[TOPK_MAX_GROUPS];    /* of the workgroups' lists in the row's list */
 shared uint part[LANES / 4u];           /* one per subgroup */
-shared uint found_digit, found_above, found_count;
+struct Bin { uint index, above, count; };
+shared Bin found;
 
 /* Sum of x over the invocations before this one, in the order of (subgroup, invocation); all: over the workgroup. */
 uint scan(uint x, out uint all) {
@@ -49,43 +48,25 @@ uint scan(uint x, out uint all) {
     return before;
 }
 
-/* The digit that holds the left-th key from above: counts are those of digits `lane` * EACH + 0 .. EACH - 1, from the highest down.
- * digit counts from the highest too; above: how many keys lie in higher digits; count: in this one. */
-struct Digit { uint from_top, above, count; };
-Digit find_digit(uint lane, const uint counts[EACH], uint left) {
+/* Which of TOPK_BINS bins holds the left-th key from above, how many keys lie in higher ones, and how many in it. Each invocation
+ * adds up EACH neighbouring bins, the highest ones first; then each takes one bin of the run that holds it. */
+Bin find_bin(uint lane, uvec2 bins, uint left) {
     uint sum = 0u, all;
-    [[unroll]] for (uint i = 0u; i < EACH; i++)
-        sum += counts[i];
+    [[unroll]] for (uint i = 0u; i < EACH / 4u; i++) {
+        uvec4 four = Bins4(bins).v[(TOPK_BINS - EACH * lane) / 4u - 1u - i];
+        sum += four.x + four.y + four.z + four.w;
+    }
     uint above = scan(sum, all);
-    if (above < left && above + sum >= left) {
-        bool open = true;
-        [[unroll]] for (uint i = 0u; i < EACH; i++)
-            if (open) {
-                open = above + counts[i] < left;
-                if (open) {
-                    above += counts[i];
-                } else {
-                    found_digit = lane * EACH + i;
-                    found_above = above;
-                    found_count = counts[i];
-                }
-            }
-    }
+    if (above < left && above + sum >= left)
+        found = Bin(TOPK_BINS - 1u - EACH * lane, above, sum);
     barrier();
-    return Digit(found_digit, found_above, found_count);
-}
-
-/* The same for one of the row's histograms in memory; the digit itself in from_top. */
-Digit find_bin(uint lane, uvec2 bins, uint left) {
-    uint counts[EACH];
-    [[unroll]] for (uint i = 0u; i < EACH; i += 4u) {
-        uvec4 four = Bins4(bins).v[(TOPK_BINS - EACH * lane - i) / 4u - 1u];
-        [[unroll]] for (uint j = 0u; j < 4u; j++)
-            counts[i + j] = four[3u - j];
-    }
-    Digit d = find_digit(lane, counts, left);
-    d.from_top = TOPK_BINS - 1u - d.from_top;
-    return d;
+    uint bin = found.index - min(lane, EACH - 1u), count = lane < EACH ? SharedWords(bins).v[bin] : 0u;
+    above = found.above;
+    above += scan(count, all); /* whose barriers keep `found` until it has been read */
+    if (above < left && above + count >= left)
+        found = Bin(bin, above, count);
+    barrier();
+    return found;
 }
 
 /* Lists this workgroup's indices of keys in or above bin `first` of the first digit, and counts the second digit of those in it. */
@@ -119,49 +100,52 @@ void collect(uint lane, uint t, uint visible, uint first, uvec2 second_bins, uve
 void load_listed(uint e, uint total, uint groups, uvec2 lists, Floats scores, out uint index[LISTED], out uint key[LISTED]) {
     [[unroll]] for (uint j = 0u; j < LISTED; j++) {
         uint at = min(e + j, total - 1u), group = 0u; /* the last one that starts at `at` or before */
-        [[unroll]] for (uint step = TOPK_MAX_GROUPS / 2u; step > 0u; step /= 2u)
-            if (step < groups && group + step < groups && starts[group + step] <= at)
-                group += step;
+        [[unroll]] for (uint i = 0u; i < TOPK_GROUP_BITS; i++) {
+            uint next = group + (TOPK_MAX_GROUPS / 2u >> i);
+            if (next < groups && starts[next] <= at)
+                group = next;
+        }
         index[j] = SharedWords(lists).v[group * (1u + a.share) + 1u + at - starts[group]];
     }
     [[unroll]] for (uint j = 0u; j < LISTED; j++)
         key[j] = order_key(scores.v[index[j]]);
 }
 
+/* Both histograms, ready for the next digit or the next step. */
+void clear(uint lane, uvec2 bins) {
+    for (uint i = lane; i < 2u * TOPK_BINS / 4u; i += LANES)
+        Bins4(bins).v[i] = uvec4(0u);
+}
+
 /* Chooses from the lists. `left` keys of bin `first` are wanted. */
 void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, uvec2 lists) {
     Floats scores = Floats(add_product(a.scores, t, a.scores_stride * 4u));
+    uvec2 second_bins = add_bytes(bins, TOPK_BINS * 4u);
     uint total, all;
     uint before = scan(lane < groups ? SharedWords(lists).v[lane * (1u + a.share)] : 0u, total);
     if (lane < groups)
         starts[lane] = before;
-    Digit second = find_bin(lane, add_bytes(bins, TOPK_BINS * 4u), left);
-    uint prefix = first << 21 | second.from_top << 10, mask = 0xfffffc00u;
-    left -= second.above;
-    for (uint i = lane; i < 2u * TOPK_BINS / 4u; i += LANES) /* ready for the next step */
-        Bins4(bins).v[i] = uvec4(0u);
-
-    if (second.count != left) { /* else all of the second digit's keys are taken */
-        for (uint i = lane; i < THIRD; i += LANES)
-            third[i] = 0u;
+    Bin bin = find_bin(lane, second_bins, left);
+    uint prefix = first << 21 | bin.index << 10, mask = 0xfffffc00u;
+    left -= bin.above;
+    clear(lane, bins);
+    if (bin.count != left) { /* else all of the second digit's keys are taken */
+        memoryBarrierBuffer();
         barrier();
         for (uint block = 0u; block < total; block += LANES * LISTED) {
             uint e = block + lane * LISTED, index[LISTED], key[LISTED];
             load_listed(e, total, groups, lists, scores, index, key);
             [[unroll]] for (uint j = 0u; j < LISTED; j++)
                 if (e + j < total && (key[j] & mask) == prefix)
-                    atomicAdd(third[key[j] & THIRD - 1u], 1u);
+                    atomicAdd(SharedWords(second_bins).v[key[j] & 1023u], 1u);
         }
+        memoryBarrierBuffer();
         barrier();
-        uint counts[EACH];
-        [[unroll]] for (uint i = 0u; i < EACH; i++)
-            counts[i] = lane * EACH + i < THIRD ? third[(THIRD - 1u - lane * EACH - i) & THIRD - 1u] : 0u;
-        Digit last = find_digit(lane, counts, left);
-        left -= last.above;
-        prefix |= THIRD - 1u - last.from_top;
+        bin = find_bin(lane, second_bins, left);
+        left -= bin.above;
+        prefix |= bin.index;
         mask = 0xffffffffu;
-    } else {
-        barrier(); /* starts */
+        clear(lane, bins);
     }
 
     WordsOut idx = WordsOut(add_product(a.idx, t, a.k * 4u));
@@ -190,11 +174,9 @@ void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, u
 }
 
 void main() {
-    uint t = gl_WorkGroupID.y, all;
+    uint t = gl_WorkGroupID.y;
     uint visible = min((Rows(a.rows).v[t].position + 1u) / 4u, a.scores_stride);
-    uint lane = gl_SubgroupID * gl_SubgroupSize + gl_SubgroupInvocationID; /* ranks follow the scan's order */
-    if (gl_NumSubgroups * gl_SubgroupSize != LANES)
-        lane = scan(1u, all); /* some subgroup is not full */
+    uint lane = gl_LocalInvocationIndex; /* which is the scan's order: subgroups are runs of it (reduce.glsl, indexer.comp) */
     if (visible <= a.k) {
         if (gl_WorkGroupID.x == 0u)
             for (uint i = lane; i < a.k; i += LANES)
@@ -206,9 +188,9 @@ void main() {
         return;
     uvec2 bins = add_product(a.bins, t, TOPK_BINS_WORDS * 4u);
     uvec2 lists = add_product(a.list, t * a.groups, (1u + a.share) * 4u);
-    Digit first = find_bin(lane, bins, a.k);
-    collect(lane, t, visible, first.from_top, add_bytes(bins, TOPK_BINS * 4u),
+    Bin first = find_bin(lane, bins, a.k);
+    collect(lane, t, visible, first.index, add_bytes(bins, TOPK_BINS * 4u),
             add_product(lists, gl_WorkGroupID.x, (1u + a.share) * 4u));
     if (last_workgroup(add_bytes(bins, 2u * TOPK_BINS * 4u), groups))
-        finish(lane, t, groups, first.from_top, a.k - first.above, bins, lists);
+        finish(lane, t, groups, first.index, a.k - first.above, bins, lists);
 }

@@ -7,7 +7,8 @@
 #define TOPK_BINS_WORDS (2u * TOPK_BINS + 4u) /* a row's two histograms and one counter, padded to 16 bytes */
 #define TOPK_LANES 64                         /* invocations of a workgroup */
 #define TOPK_SHARE 4096u                      /* scores of a workgroup, or a multiple of that */
-#define TOPK_MAX_GROUPS 64u                   /* workgroups of a row: no more than invocations */
+#define TOPK_GROUP_BITS 6u
+#define TOPK_MAX_GROUPS (1u << TOPK_GROUP_BITS) /* workgroups of a row: no more than invocations */
 
 struct topk_args {
     ADDR rows;   /* dsvk_row [n] */

@@ -3,15 +3,16 @@
  *
  *     pipelines [--validation] CONFIG.json...
  *
- * The kernels are found by recording the engine's own forward pass dry, at shapes from one row to a full chunk and in both
- * cache formats, so that there is no second list of them. A config.json is all it takes: weights have shapes and no memory,
- * addresses are never followed. It is meant for drivers whose hardware is pretended (see run). */
+ * The kernels are found by recording the engine's own forward pass dry, at shapes from one row to a full chunk, in both
+ * cache formats, and with every way to multiply that the device has, so that there is no second list of them; beside it those
+ * that measure a device. A config.json is all it takes: weights have shapes and no memory, addresses are never followed. It
+ * is meant for drivers whose hardware is pretended (see run). */
 #include <stdio.h>
 #include <string.h>
 
 #include "engine.h"
 
-static const uint32_t ROWS[] = { 1, 2, 4, 8, 16, 64, 512 };
+static const uint32_t ROWS[] = { 1, 2, 4, 8, 16, 64, 512, 4096 };
 #define NOWHERE 256u /* any address that looks like one */
 
 /* ---- a model without weights ---- */
@@ -30,6 +31,15 @@ static dsvk_status describe_weights(dsvk_model *m, dsvk_error *err) {
     return DSVK_OK;
 }
 
+static void record_measures(dsvk_model *m) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    dsvk_bench_copy(m->cmd, &(dsvk_bench_copy_params){ .source = NOWHERE, .out = NOWHERE, .n = 1 });
+    dsvk_bench_fma(m->cmd, &(dsvk_bench_fma_params){ .out = NOWHERE, .groups = 1 });
+    for (uint32_t i = 0, n = dsvk_matmul_variants(m->device, list); i < n; i++)
+        if (list[i].kind == DSVK_MATMUL_COOPMAT)
+            dsvk_bench_coopmat(m->cmd, &(dsvk_bench_coopmat_params){ .shape = list[i], .groups = 1 });
+}
+
 static dsvk_status record(dsvk_model *m, uint32_t rows, dsvk_error *err) {
     const uint32_t positions = m->config.max_positions, chosen = rows < DSVK_LOGIT_ROWS ? rows : DSVK_LOGIT_ROWS;
     const dsvk_step step = { .n = rows, .n_seqs = 1, .positions = positions, .rows = NOWHERE, .seqs = NOWHERE };
@@ -46,12 +56,15 @@ static dsvk_status record(dsvk_model *m, uint32_t rows, dsvk_error *err) {
     }
     dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = NOWHERE, .options = NOWHERE, .out = NOWHERE, .n = rows,
                                                .vocab = m->config.vocab_size });
+    record_measures(m);
     return dsvk_cmd_run(m->cmd, err);
 }
 
 static dsvk_status build(dsvk_device *device, const char *path, bool native, dsvk_error *err) {
     dsvk_model m = { .device = device, .constants.addr = NOWHERE };
     m.rope[0].addresses.addr = m.rope[1].addresses.addr = NOWHERE;
+    dsvk_matmul_variant variants[DSVK_MATMUL_VARIANTS];
+    const uint32_t n_variants = dsvk_matmul_variants(device, variants);
     dsvk_status status;
     DSVK_GOTO(dsvk_model_resolve(&m.options, NULL, err));
     DSVK_GOTO(dsvk_config_read(&m.config, path, err));
@@ -59,8 +72,11 @@ static dsvk_status build(dsvk_device *device, const char *path, bool native, dsv
     DSVK_GOTO(describe_weights(&m, err));
     DSVK_GOTO(dsvk_cache_layout_make(&m.layout, &m.config, native, m.options.page_tokens, m.mtp, err));
     DSVK_GOTO(dsvk_cmd_create(device, &m.cmd, err));
-    for (size_t i = 0; i < DSVK_COUNT(ROWS); i++)
-        DSVK_GOTO(record(&m, ROWS[i], err));
+    for (uint32_t v = 0; v < n_variants; v++) {
+        dsvk_device_set_matmul(device, variants[v]);
+        for (size_t i = 0; i < DSVK_COUNT(ROWS); i++)
+            DSVK_GOTO(record(&m, ROWS[i], err));
+    }
 fail:
     dsvk_cmd_destroy(m.cmd);
     dsvk_cache_layout_free(&m.layout);
@@ -87,7 +103,7 @@ static const char *constant_name(const dsvk_shader *shader, uint32_t constant) {
     for (const uint32_t *at = shader->words + HEADER_WORDS; id && at < end && *at >> 16; at += *at >> 16)
         if ((*at & 0xffff) == OP_NAME && at[1] == id)
             return (const char *)(at + 2);
-    return "unused";
+    return id ? "WORKGROUP" : "unused"; /* a workgroup's size has no name of its own */
 }
 
 /* [2, 8] -> "TYPE=2 ROWS=8" */

@@ -162,18 +162,36 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR,
         .pipelineExecutableInfo = VK_TRUE, /* whoever has the extension has it */
     };
+    VkPhysicalDeviceCooperativeMatrix2FeaturesNV flexible = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV,
+        .cooperativeMatrixFlexibleDimensions = VK_TRUE,
+    };
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+        .pNext = physical->has_flexible_matrix ? &flexible : NULL,
+        .cooperativeMatrix = VK_TRUE,
+    };
+    const bool has_matrix = physical->has_cooperative_matrix;
     VkPhysicalDeviceVulkan13Features f13 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
-        .pNext = device->statistics ? &statistics : NULL,
+        .pNext = has_matrix ? &matrix : NULL,
         .synchronization2 = VK_TRUE,
         .maintenance4 = VK_TRUE,
+        .subgroupSizeControl = has_matrix,
+        .computeFullSubgroups = has_matrix,
     };
+    statistics.pNext = f13.pNext;
+    if (device->statistics)
+        f13.pNext = &statistics;
     VkPhysicalDeviceVulkan12Features f12 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
         .pNext = &f13,
         .bufferDeviceAddress = VK_TRUE,
         .timelineSemaphore = VK_TRUE,
         .scalarBlockLayout = VK_TRUE,
+        .shaderFloat16 = has_matrix,
+        .vulkanMemoryModel = has_matrix,
+        .vulkanMemoryModelDeviceScope = has_matrix, /* then asked for by the atomics of every other kernel */
     };
     const float priority = 0.5f;
     const VkDeviceQueueCreateInfo queue = {
@@ -182,12 +200,16 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .queueCount = 1,
         .pQueuePriorities = &priority,
     };
-    const char *extensions[2];
+    const char *extensions[4];
     uint32_t n_extensions = 0;
     if (physical->has_budget)
         extensions[n_extensions++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     if (device->statistics)
         extensions[n_extensions++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
+    if (has_matrix)
+        extensions[n_extensions++] = "VK_KHR_cooperative_matrix";
+    if (physical->has_flexible_matrix)
+        extensions[n_extensions++] = "VK_NV_cooperative_matrix2";
     const VkDeviceCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
         .pNext = &f12,
@@ -257,6 +279,7 @@ dsvk_status dsvk_device_open(dsvk_device **out, const dsvk_device_options *given
     set_limits(device, options.max_allocation);
     device->statistics = options.statistics && device->physical.has_statistics;
     DSVK_GOTO(create_device(device, err));
+    DSVK_GOTO(dsvk_matmul_open(device, options.matmul, err));
     DSVK_GOTO(create_timeline(device, err));
     DSVK_GOTO(dsvk_pools_open(device, &options, err));
     DSVK_GOTO(dsvk_pipelines_open(device, err));
@@ -310,10 +333,12 @@ dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *e
     DSVK_TRY(dsvk_device_status(device, err));
     if (!json)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_device_describe: json is NULL");
+    char matmul[DSVK_MATMUL_NAME];
     json_t *root = dsvk_physical_json(&device->physical);
     if (root) {
         json_object_set_new(root, "validation", json_boolean(device->vk.validation != NULL));
         json_object_set_new(root, "cache_dir", json_string(device->cache_dir));
+        json_object_set_new(root, "matmul", json_string(dsvk_matmul_name(dsvk_device_matmul(device), matmul)));
     }
     return dsvk_json_text(root, json, err);
 }

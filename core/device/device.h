@@ -25,6 +25,37 @@ dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
 /* How many messages the validation layer gave (0 also where it is not installed); the first of them into first [n]. */
 uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_t n);
 
+/* ---- how matrices of many rows are multiplied (matmul_variants.c; the kernels are the ops') ---- */
+
+typedef enum dsvk_matmul_kind {
+    DSVK_MATMUL_FEW,       /* the kernels for few rows, whatever their number */
+    DSVK_MATMUL_REGISTERS, /* tiles in registers alone; CPUs have it */
+    DSVK_MATMUL_TILED,     /* tiles in shared memory */
+    DSVK_MATMUL_COOPMAT,   /* cooperative matrices, f16 times f16 into f32 */
+} dsvk_matmul_kind;
+
+typedef struct dsvk_matmul_variant {
+    uint8_t kind;    /* a dsvk_matmul_kind */
+    uint8_t m, n, k; /* coopmat: rows of x, output rows and inputs of one product */
+} dsvk_matmul_variant;
+
+typedef enum dsvk_matmul_source {
+    DSVK_MATMUL_GUESSED, /* nobody has measured on this driver yet */
+    DSVK_MATMUL_CHOSEN,  /* measured by this process or an earlier one */
+    DSVK_MATMUL_FORCED,  /* by dsvk_device_options.matmul */
+} dsvk_matmul_source;
+
+#define DSVK_MATMUL_VARIANTS 16
+#define DSVK_MATMUL_NAME 32
+/* All that this device has, into list; returns how many. */
+uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
+uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */
+dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in use */
+dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device);
+void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
+void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
+const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
+
 /* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */
 
 typedef struct dsvk_buffer {
@@ -53,6 +84,7 @@ typedef struct dsvk_dispatch_info {
     const char *shader;        /* shaders/<shader>.comp ("rms_norm") */
     const uint32_t *constants; /* [n_constants] specialization constants; index = constant id */
     uint32_t n_constants;
+    uint32_t subgroup;         /* invocations a subgroup must have; 0: what the driver likes */
     const void *args;          /* push constants */
     uint32_t args_size;        /* <= 128 */
     uint32_t groups[3];        /* workgroups; any zero: nothing is dispatched */
@@ -69,6 +101,9 @@ dsvk_status dsvk_cmd_begin(dsvk_cmd *cmd, dsvk_error *err); /* starts a recordin
 /* With `dry` set dispatches only build their pipelines (in this process and the cache) and are not recorded. */
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry);
 dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd);
+/* What follows belongs to this part of a model, for profiles ("CSA"), until it is changed; kept by pointer: a string
+ * literal. NULL, as at first: to none. */
+void dsvk_cmd_set_part(dsvk_cmd *cmd, const char *part);
 void dsvk_cmd_fail(dsvk_cmd *cmd, dsvk_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info);
 /* Everything recorded before it is complete and visible to everything after it. Every submit ends with one that covers

@@ -11,6 +11,7 @@
 #define DSVK_PUSH_BYTES 128u  /* push constants every device has */
 #define DSVK_ALIGNMENT 256u   /* of buffers */
 #define DSVK_WAIT_SECONDS 60u /* the bound of every wait (D10) */
+#define DSVK_MATMUL_SHAPES (DSVK_MATMUL_VARIANTS - DSVK_MATMUL_COOPMAT)
 #define DSVK_CLOSE_SECONDS 5u /* and of the one at close (D08) */
 
 /* ---- what a physical device is (survey.c) ---- */
@@ -30,7 +31,11 @@ typedef struct dsvk_physical {
     uint32_t main_heap;      /* the largest device-local heap */
     bool unified;            /* the main heap can be mapped */
     bool has_budget;         /* VK_EXT_memory_budget */
-    bool has_cooperative_matrix;
+    bool has_cooperative_matrix;   /* and what its kernels need besides */
+    bool has_flexible_matrix;      /* VK_NV_cooperative_matrix2's flexible dimensions */
+    dsvk_matmul_variant shapes[DSVK_MATMUL_SHAPES]; /* [n_shapes] of f16 to f32 products of a subgroup; the KHR ones first */
+    uint32_t n_shapes;
+    uint32_t matrix_subgroup;      /* the subgroup size to ask for with them */
     bool has_statistics;     /* VK_KHR_pipeline_executable_properties */
     bool usable;
     char reason[256]; /* why not */
@@ -82,17 +87,26 @@ dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *inf
  * (denormals.c); released with dsvk_free. NULL: out of memory. */
 uint32_t *dsvk_keep_half_denormals(const VkPhysicalDeviceVulkan12Properties *v12, const uint32_t *words, size_t *bytes);
 
-/* Reads the file of this device; anything wrong with it leaves *payload NULL. Release with dsvk_free. */
-void dsvk_pipeline_cache_read(const dsvk_device *device, void **payload, size_t *bytes);
+/* What is remembered of this device and driver on disk: the file "pipelines", compiled kernels, and "matmul", the variant that
+ * was found fastest. Reading leaves *payload NULL when anything is wrong with it; release with dsvk_free. */
+void dsvk_cache_read(const dsvk_device *device, const char *file, void **payload, size_t *bytes);
 /* Writes it; failing leaves the old file or none (D16). */
-void dsvk_pipeline_cache_write(const dsvk_device *device, const void *payload, size_t bytes);
+void dsvk_cache_write(const dsvk_device *device, const char *file, const void *payload, size_t bytes);
 /* Where it is: into out; false when there is to be none. */
-bool dsvk_pipeline_cache_path(const dsvk_device *device, char *out, size_t out_size);
+bool dsvk_cache_path(const dsvk_device *device, const char *file, char *out, size_t out_size);
+
+/* ---- ways to multiply (matmul_variants.c) ---- */
+
+/* Fills in what the physical device has of cooperative matrices. */
+void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *physical);
+json_t *dsvk_matmul_json(const dsvk_physical *physical); /* names of all variants; NULL: out of memory */
+/* Takes the variant that dsvk_device_options.matmul means, or guesses one. */
+dsvk_status dsvk_matmul_open(dsvk_device *device, const char *wanted, dsvk_error *err);
 
 /* ---- profile (profile.c) ---- */
 
 typedef struct dsvk_profile_op {
-    const char *name;
+    const char *name, *part; /* part: NULL or of which part of a model */
     uint64_t calls, bytes, flops;
     double us;
 } dsvk_profile_op;
@@ -107,8 +121,9 @@ typedef struct dsvk_profile {
 } dsvk_profile;
 
 void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
-/* `calls` of an op, each of so many bytes, operations and microseconds. */
-void dsvk_profile_add(dsvk_device *device, const char *op, uint32_t calls, uint64_t bytes, uint64_t flops, double us);
+/* `calls` of an op for a part of a model, each of so many bytes, operations and microseconds. */
+void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint32_t calls, uint64_t bytes, uint64_t flops,
+                      double us);
 double dsvk_now_us(void); /* a monotonic clock */
 
 /* ---- the device (device.c) ---- */
@@ -135,6 +150,9 @@ struct dsvk_device {
 
     pthread_mutex_t memory_lock; /* for pools */
     dsvk_pool pools[DSVK_PURPOSE_COUNT];
+
+    atomic_uint matmul; /* the dsvk_matmul_variant in use, as one word */
+    atomic_uint matmul_source; /* a dsvk_matmul_source */
 
     bool statistics; /* pipelines are built with VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR */
     VkPipelineLayout layout;

@@ -1,4 +1,4 @@
-/* The pipeline cache on disk. Drivers trust what they are given and have crashed on it, so our own header and hash
+/* The pipeline cache on disk, and what else is remembered of a driver. Drivers trust what they are given and have crashed on it, so our own header and hash
  * decide before the driver sees a byte: the file must come from this device, driver, dsvk version, set of kernels and
  * word size, and be whole (D15). It is written under another name and renamed, so that readers see old or new and never
  * a part (D16). A cache is disposable: whatever is wrong, there is none, and nobody hears of it. */
@@ -76,13 +76,13 @@ static header make_header(const dsvk_device *device, const void *payload, size_t
 }
 
 /* One file per device and driver: two of them in one machine do not overwrite each other. */
-bool dsvk_pipeline_cache_path(const dsvk_device *device, char *out, size_t out_size) {
+bool dsvk_cache_path(const dsvk_device *device, const char *file, char *out, size_t out_size) {
     const dsvk_physical *p = &device->physical;
     uint64_t id = hash_bytes(HASH_START, p->v11.deviceUUID, VK_UUID_SIZE);
     id = hash_bytes(id, p->v11.driverUUID, VK_UUID_SIZE);
     id = hash_bytes(id, p->properties.deviceName, strlen(p->properties.deviceName));
     char name[64];
-    snprintf(name, sizeof name, "pipelines-%016llx.cache", (unsigned long long)id);
+    snprintf(name, sizeof name, "%s-%016llx.cache", file, (unsigned long long)id);
     return device->cache_dir && device->cache_dir[0] && dsvk_path_join(out, out_size, device->cache_dir, name);
 }
 
@@ -120,10 +120,10 @@ static void *read_payload(const dsvk_device *device, int fd, size_t *bytes) {
     return NULL;
 }
 
-void dsvk_pipeline_cache_read(const dsvk_device *device, void **payload, size_t *bytes) {
+void dsvk_cache_read(const dsvk_device *device, const char *file, void **payload, size_t *bytes) {
     char path[4096];
     *payload = NULL;
-    if (dsvk_pipeline_cache_path(device, path, sizeof path)) {
+    if (dsvk_cache_path(device, file, path, sizeof path)) {
         int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         if (fd >= 0) {
             *payload = read_payload(device, fd, bytes);
@@ -164,9 +164,9 @@ static bool write_all(int fd, const void *data, size_t bytes) {
     return true;
 }
 
-void dsvk_pipeline_cache_write(const dsvk_device *device, const void *payload, size_t bytes) {
+void dsvk_cache_write(const dsvk_device *device, const char *file, const void *payload, size_t bytes) {
     char path[4096], temporary[4200];
-    if (bytes > MOST_BYTES - sizeof(header) || !dsvk_pipeline_cache_path(device, path, sizeof path) ||
+    if (bytes > MOST_BYTES - sizeof(header) || !dsvk_cache_path(device, file, path, sizeof path) ||
         !make_folders(device->cache_dir))
         return;
     /* Unique among processes and among the devices of this one. */

@@ -41,7 +41,9 @@ static dsvk_pipeline *find(const dsvk_device *device, uint32_t bucket, const dsv
     return NULL;
 }
 
-static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint32_t *constants, uint32_t n,
+static bool has_sizes(const dsvk_device *device) { return device->limits.subgroup_min != device->limits.subgroup_max; }
+
+static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint32_t *constants, uint32_t n, uint32_t subgroup,
                       VkPipeline *pipeline) {
     size_t bytes = shader->bytes;
     uint32_t *words = dsvk_keep_half_denormals(&device->physical.v12, shader->words, &bytes);
@@ -66,12 +68,18 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
         .dataSize = n * sizeof *constants,
         .pData = constants,
     };
+    const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
+        .requiredSubgroupSize = subgroup,
+    };
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .flags = device->statistics ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR : 0,
         .stage =
             {
                 .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                .pNext = subgroup && has_sizes(device) ? &size : NULL,
+                .flags = subgroup ? VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT : 0,
                 .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                 .module = module,
                 .pName = "main",
@@ -97,7 +105,7 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
     made->n_constants = info->n_constants;
     if (info->n_constants)
         memcpy(made->constants, info->constants, info->n_constants * sizeof(uint32_t));
-    VkResult result = build(device, shader, made->constants, made->n_constants, &made->handle);
+    VkResult result = build(device, shader, made->constants, made->n_constants, info->subgroup, &made->handle);
     if (result != VK_SUCCESS) {
         dsvk_free(made);
         return dsvk_vk_fail(device, result, err, "building the pipeline of %s", info->shader);
@@ -259,7 +267,7 @@ dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err) {
         return dsvk_vk_fail(device, result, err, "vkCreatePipelineLayout");
     void *payload;
     size_t bytes;
-    dsvk_pipeline_cache_read(device, &payload, &bytes);
+    dsvk_cache_read(device, "pipelines", &payload, &bytes);
     result = create_cache(device, payload, bytes);
     if (result == VK_SUCCESS && payload)
         device->pipeline_cache_bytes = cache_bytes(device);
@@ -277,7 +285,7 @@ static void save_cache(dsvk_device *device) {
     void *payload = dsvk_alloc(bytes);
     if (payload &&
         device->vk.vkGetPipelineCacheData(device->handle, device->pipeline_cache, &bytes, payload) == VK_SUCCESS)
-        dsvk_pipeline_cache_write(device, payload, bytes);
+        dsvk_cache_write(device, "pipelines", payload, bytes);
     dsvk_free(payload);
 }
 

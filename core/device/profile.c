@@ -1,5 +1,5 @@
-/* Where the time goes, as data: per op the calls, device time, bytes and operations between profile_begin and
- * profile_end, and the host's time for recording and submitting. */
+/* Where the time goes, as data: per op and part of the model the calls, device time, bytes and operations between
+ * profile_begin and profile_end, and the host's time for recording and submitting. */
 #include <string.h>
 #include <time.h>
 
@@ -22,10 +22,14 @@ void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_u
     pthread_mutex_unlock(&profile->lock);
 }
 
+static bool same_part(const char *a, const char *b) {
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
 /* The op's entry; NULL when memory is out, which loses a line of a report and nothing else. */
-static dsvk_profile_op *find_op(dsvk_profile *profile, const char *name) {
+static dsvk_profile_op *find_op(dsvk_profile *profile, const char *name, const char *part) {
     for (uint32_t i = 0; i < profile->n_ops; i++)
-        if (strcmp(profile->ops[i].name, name) == 0)
+        if (strcmp(profile->ops[i].name, name) == 0 && same_part(profile->ops[i].part, part))
             return &profile->ops[i];
     if (profile->n_ops == profile->capacity) {
         uint32_t capacity = profile->capacity ? 2 * profile->capacity : 32;
@@ -35,14 +39,15 @@ static dsvk_profile_op *find_op(dsvk_profile *profile, const char *name) {
         profile->ops = ops;
         profile->capacity = capacity;
     }
-    profile->ops[profile->n_ops] = (dsvk_profile_op){.name = name};
+    profile->ops[profile->n_ops] = (dsvk_profile_op){.name = name, .part = part};
     return &profile->ops[profile->n_ops++];
 }
 
-void dsvk_profile_add(dsvk_device *device, const char *op, uint32_t calls, uint64_t bytes, uint64_t flops, double us) {
+void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint32_t calls, uint64_t bytes, uint64_t flops,
+                      double us) {
     dsvk_profile *profile = &device->profile;
     pthread_mutex_lock(&profile->lock);
-    dsvk_profile_op *entry = atomic_load(&profile->on) ? find_op(profile, op) : NULL;
+    dsvk_profile_op *entry = atomic_load(&profile->on) ? find_op(profile, op, part) : NULL;
     if (entry) {
         entry->calls += calls;
         entry->bytes += calls * bytes;
@@ -70,8 +75,9 @@ static json_t *report(const dsvk_device *device) {
     for (uint32_t i = 0; i < profile->n_ops; i++) {
         const dsvk_profile_op *op = &profile->ops[i];
         json_array_append_new(ops,
-                              json_pack("{s:s, s:I, s:f, s:I, s:I}", "name", op->name, "calls", (json_int_t)op->calls,
-                                        "us", op->us, "bytes", (json_int_t)op->bytes, "flops", (json_int_t)op->flops));
+                              json_pack("{s:s, s:s?, s:I, s:f, s:I, s:I}", "name", op->name, "part", op->part, "calls",
+                                        (json_int_t)op->calls, "us", op->us, "bytes", (json_int_t)op->bytes, "flops",
+                                        (json_int_t)op->flops));
     }
     return json_pack("{s:b, s:I, s:I, s:f, s:f, s:o}", "timestamps", (int)(device->physical.timestamp_bits > 0),
                      "submits", (json_int_t)profile->submits, "dispatches", (json_int_t)profile->dispatches, "host_us",

@@ -15,7 +15,7 @@
 
 /* What the timestamp at the same index ends. */
 typedef struct timed {
-    const char *op;
+    const char *op, *part;
     uint64_t bytes, flops;
 } timed;
 
@@ -34,6 +34,7 @@ struct dsvk_cmd {
     bool touched; /* something was recorded since begin */
     bool dirty;   /* ... since the last barrier */
     VkPipeline bound;
+    const char *part;
     uint32_t dispatches;
     double started_us;    /* when the first thing was recorded */
     bool profiled;        /* a profile was running when the first thing was recorded */
@@ -60,6 +61,9 @@ dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) {
 }
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) {
     cmd->dry = dry;
+}
+void dsvk_cmd_set_part(dsvk_cmd *cmd, const char *part) {
+    cmd->part = part;
 }
 uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd) {
     return cmd->dispatches;
@@ -114,7 +118,7 @@ static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops)
         vk->vkCmdResetQueryPool(cmd->buffer, cmd->queries[pool], 0, QUERIES_PER_POOL);
     if (cmd->timed)
         vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
-    cmd->timings[cmd->n_timings++] = (timed){.op = op, .bytes = bytes, .flops = flops};
+    cmd->timings[cmd->n_timings++] = (timed){.op = op, .part = cmd->part, .bytes = bytes, .flops = flops};
 }
 
 /* Books the finished submit's times; without timestamps the rest. */
@@ -134,7 +138,7 @@ static void collect(dsvk_cmd *cmd) {
             const timed *t = &cmd->timings[first + i];
             const double us = cmd->timed ? (double)((ticks[i] - before) & mask) * us_per_tick : 0.0;
             if (t->op)
-                dsvk_profile_add(device, t->op, cmd->times, t->bytes, t->flops, us);
+                dsvk_profile_add(device, t->op, t->part, cmd->times, t->bytes, t->flops, us);
             before = cmd->timed ? ticks[i] : 0;
         }
     }

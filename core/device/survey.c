@@ -32,6 +32,7 @@ static bool read_extensions(const dsvk_vk *vk, dsvk_physical *p) {
     if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, list) == VK_SUCCESS) {
         p->has_budget = has_extension(list, n, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
         p->has_cooperative_matrix = has_extension(list, n, "VK_KHR_cooperative_matrix");
+        p->has_flexible_matrix = has_extension(list, n, "VK_NV_cooperative_matrix2");
         p->has_statistics = has_extension(list, n, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
     }
     dsvk_free(list);
@@ -148,6 +149,7 @@ static bool read_device(const dsvk_vk *vk, VkPhysicalDevice handle, dsvk_physica
     if (!read_extensions(vk, p))
         return false;
     judge(p, has_queue);
+    dsvk_matmul_survey(vk, p);
     return true;
 }
 
@@ -369,5 +371,6 @@ json_t *dsvk_physical_json(const dsvk_physical *p) {
     json_object_set_new(root, "heaps", heaps_json(p));
     json_object_set_new(root, "subgroup", json_pack("[I,I]", (json_int_t)smallest, (json_int_t)largest));
     json_object_set_new(root, "features", features_json(p));
+    json_object_set_new(root, "matmul_variants", dsvk_matmul_json(p));
     return root;
 }

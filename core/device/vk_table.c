@@ -94,7 +94,7 @@ static dsvk_status open_library(dsvk_vk *vk, PFN_vkGetInstanceProcAddr *get, dsv
 }
 
 /* The table's entries of one level from one source; NULL is an error except for those of extensions. */
-enum level { GLOBAL, INSTANCE, DEBUG, DEVICE, STATISTICS };
+enum level { GLOBAL, INSTANCE, DEBUG, MATRIX, DEVICE, STATISTICS };
 
 static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAddr get, VkDevice device,
                         dsvk_error *err) {
@@ -103,7 +103,7 @@ static dsvk_status load(dsvk_vk *vk, enum level wanted, PFN_vkGetInstanceProcAdd
         vk->name = (PFN_##name)(level == DEVICE || level == STATISTICS                                                 \
                                     ? vk->vkGetDeviceProcAddr(device, #name)                                           \
                                     : get(level == GLOBAL ? NULL : vk->instance, #name));                              \
-        if (!vk->name && level != DEBUG && level != STATISTICS)                                                        \
+        if (!vk->name && (level < DEBUG || level == DEVICE))                                                       \
             return dsvk_fail(err, DSVK_NODEVICE, "%s has no %s: Vulkan 1.3 is needed", vk->library_name, #name);       \
     }
     DSVK_VK_FUNCTIONS(LOAD)
@@ -116,16 +116,17 @@ dsvk_status dsvk_vk_load_device(dsvk_vk *vk, VkDevice device, dsvk_error *err) {
     return load(vk, STATISTICS, NULL, device, err);
 }
 
-static bool has_validation_layer(const dsvk_vk *vk) {
+/* The Vulkan version the layer was made for; 0: it is not installed. */
+static uint32_t validation_layer(const dsvk_vk *vk) {
     uint32_t n = 0;
     if (vk->vkEnumerateInstanceLayerProperties(&n, NULL) != VK_SUCCESS || n == 0)
-        return false;
+        return 0;
     VkLayerProperties *layers = dsvk_alloc_zero(n, sizeof *layers);
-    bool found = false;
+    uint32_t found = 0;
     VkResult result = layers ? vk->vkEnumerateInstanceLayerProperties(&n, layers) : VK_ERROR_OUT_OF_HOST_MEMORY;
     if (result == VK_SUCCESS || result == VK_INCOMPLETE)
         for (uint32_t i = 0; i < n && !found; i++)
-            found = strcmp(layers[i].layerName, VALIDATION_LAYER) == 0;
+            found = strcmp(layers[i].layerName, VALIDATION_LAYER) == 0 ? layers[i].specVersion : 0;
     dsvk_free(layers);
     return found;
 }
@@ -211,11 +212,13 @@ dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *e
     DSVK_GOTO(open_library(vk, &get, err));
     DSVK_GOTO(load(vk, GLOBAL, get, NULL, err));
     vk->vkEnumerateInstanceVersion(&vk->version);
-    if (validation && !has_validation_layer(vk))
+    vk->validation_version = validation ? validation_layer(vk) : 0;
+    if (!vk->validation_version)
         validation = NULL;
     DSVK_GOTO(create_instance(vk, validation, err));
     DSVK_GOTO(load(vk, INSTANCE, get, NULL, err));
     DSVK_GOTO(load(vk, DEBUG, get, NULL, err));
+    DSVK_GOTO(load(vk, MATRIX, get, NULL, err));
     if (validation)
         DSVK_GOTO(create_messenger(vk, validation, err));
     return DSVK_OK;

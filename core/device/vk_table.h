@@ -11,8 +11,53 @@
 
 #include "device.h"
 
-/* GLOBAL: before an instance; INSTANCE, DEVICE: from that handle; DEBUG: NULL unless VK_EXT_debug_utils is on;
- * STATISTICS: from the device, NULL unless VK_KHR_pipeline_executable_properties is on. */
+/* VK_KHR_cooperative_matrix and what is used of VK_NV_cooperative_matrix2, for headers that are older (Debian 12's). */
+#ifndef VK_KHR_cooperative_matrix
+#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR ((VkStructureType)1000506000)
+#define VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR ((VkStructureType)1000506001)
+typedef enum VkComponentTypeKHR { VK_COMPONENT_TYPE_FLOAT16_KHR = 0, VK_COMPONENT_TYPE_FLOAT32_KHR = 1 } VkComponentTypeKHR;
+typedef enum VkScopeKHR { VK_SCOPE_SUBGROUP_KHR = 3 } VkScopeKHR;
+typedef struct VkCooperativeMatrixPropertiesKHR {
+    VkStructureType sType;
+    void *pNext;
+    uint32_t MSize, NSize, KSize;
+    VkComponentTypeKHR AType, BType, CType, ResultType;
+    VkBool32 saturatingAccumulation;
+    VkScopeKHR scope;
+} VkCooperativeMatrixPropertiesKHR;
+typedef struct VkPhysicalDeviceCooperativeMatrixFeaturesKHR {
+    VkStructureType sType;
+    void *pNext;
+    VkBool32 cooperativeMatrix, cooperativeMatrixRobustBufferAccess;
+} VkPhysicalDeviceCooperativeMatrixFeaturesKHR;
+typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(VkPhysicalDevice, uint32_t *,
+                                                                                 VkCooperativeMatrixPropertiesKHR *);
+#endif
+#ifndef VK_NV_cooperative_matrix2
+#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV ((VkStructureType)1000593000)
+#define VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_FLEXIBLE_DIMENSIONS_PROPERTIES_NV ((VkStructureType)1000593001)
+typedef struct VkPhysicalDeviceCooperativeMatrix2FeaturesNV {
+    VkStructureType sType;
+    void *pNext;
+    VkBool32 cooperativeMatrixWorkgroupScope, cooperativeMatrixFlexibleDimensions, cooperativeMatrixReductions,
+        cooperativeMatrixConversions, cooperativeMatrixPerElementOperations, cooperativeMatrixTensorAddressing,
+        cooperativeMatrixBlockLoads;
+} VkPhysicalDeviceCooperativeMatrix2FeaturesNV;
+typedef struct VkCooperativeMatrixFlexibleDimensionsPropertiesNV {
+    VkStructureType sType;
+    void *pNext;
+    uint32_t MGranularity, NGranularity, KGranularity;
+    VkComponentTypeKHR AType, BType, CType, ResultType;
+    VkBool32 saturatingAccumulation;
+    VkScopeKHR scope;
+    uint32_t workgroupInvocations;
+} VkCooperativeMatrixFlexibleDimensionsPropertiesNV;
+typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixFlexibleDimensionsPropertiesNV)(
+    VkPhysicalDevice, uint32_t *, VkCooperativeMatrixFlexibleDimensionsPropertiesNV *);
+#endif
+
+/* GLOBAL: before an instance; INSTANCE, DEVICE: from that handle; DEBUG: NULL unless VK_EXT_debug_utils is on; MATRIX: from
+ * the instance, NULL where no driver has the extension; STATISTICS: from the device, NULL unless VK_KHR_pipeline_executable_properties is on. */
 #define DSVK_VK_FUNCTIONS(X)                                                                                           \
     X(GLOBAL, vkEnumerateInstanceVersion)                                                                              \
     X(GLOBAL, vkEnumerateInstanceLayerProperties)                                                                      \
@@ -27,6 +72,8 @@
     X(INSTANCE, vkGetPhysicalDeviceMemoryProperties)                                                                   \
     X(INSTANCE, vkGetPhysicalDeviceMemoryProperties2)                                                                  \
     X(INSTANCE, vkGetPhysicalDeviceQueueFamilyProperties)                                                              \
+    X(MATRIX, vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)                                                       \
+    X(MATRIX, vkGetPhysicalDeviceCooperativeMatrixFlexibleDimensionsPropertiesNV)                                      \
     X(INSTANCE, vkCreateDevice)                                                                                        \
     X(INSTANCE, vkGetDeviceProcAddr)                                                                                   \
     X(DEBUG, vkCreateDebugUtilsMessengerEXT)                                                                           \
@@ -90,6 +137,7 @@ typedef struct dsvk_vk {
     VkInstance instance;                /* owned */
     VkDebugUtilsMessengerEXT messenger; /* owned; none without validation */
     dsvk_validation *validation;        /* where the messenger writes; NULL: the layer is off */
+    uint32_t validation_version;        /* of Vulkan that the layer knows; 0: it is off */
 #define DSVK_VK_MEMBER(level, name) PFN_##name name;
     DSVK_VK_FUNCTIONS(DSVK_VK_MEMBER)
 #undef DSVK_VK_MEMBER

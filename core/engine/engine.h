@@ -142,6 +142,8 @@ struct dsvk_session {
     atomic_bool cancel;
 };
 
+const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans and profiles */
+
 /* ---- forward pass (forward.c): records, never waits ---- */
 
 dsvk_status dsvk_scratch_reserve(dsvk_model *model, uint32_t n, uint32_t positions, dsvk_error *err);
@@ -223,6 +225,11 @@ uint64_t dsvk_decode_readback_bytes(void);
 
 /* UNSUPPORTED when this device decodes small weights wrong (known_answer.c). */
 dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
+/* Settles how steps of many rows are multiplied (matmul_choice.c); UNSUPPORTED when the way that was forced is wrong here. */
+dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
+/* The fastest of list [n] that computes a known product right; the kernels for few rows when none does. */
+dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
+                                dsvk_matmul_variant *best, dsvk_error *err);
 
 dsvk_model *dsvk_model_retain(dsvk_model *model);
 /* Checks the options (NULL: all defaults) and puts the defaults in. */

@@ -55,10 +55,9 @@ static uint64_t attention_bytes(const dsvk_config *c, uint32_t n, uint32_t posit
     return dsvk_sparse_attn_most_scratch(n, csa > hca ? csa : hca, c->n_heads, c->head_dim);
 }
 
-/* Tiles of pairs of any step of up to n rows. Tiles grow with the step, so a step of fewer rows may have more of them; those
- * of two rows are the smallest that hold several pairs. */
+/* Tiles of pairs of any step of up to n rows. Tiles grow with the step, so a step of fewer rows may have more of them. */
 static uint32_t most_tiles(const dsvk_config *c, uint32_t n) {
-    return dsvk_moe_max_tiles(n, c->n_experts_per_token, c->n_experts, dsvk_moe_tile(2));
+    return dsvk_moe_max_tiles(n, c->n_experts_per_token, c->n_experts, DSVK_MOE_LEAST_TILE);
 }
 
 static uint64_t place_areas(area *areas, size_t n, dsvk_addr base) {
@@ -364,7 +363,8 @@ static dsvk_moe_expert_params routed_experts(const pass *p) {
     const dsvk_config *c = p->c;
     return (dsvk_moe_expert_params){ .experts = p->w->expert_table.addr, .pairs = p->s->pairs, .tiles = p->s->tiles,
                                      .weights = p->s->expert_weight, .n = p->step->n, .k = c->n_experts_per_token,
-                                     .n_experts = c->n_experts, .tile = dsvk_moe_tile(p->step->n), .limit = c->swiglu_limit };
+                                     .n_experts = c->n_experts, .limit = c->swiglu_limit,
+                                     .tile = dsvk_moe_tile(p->m->device, p->step->n, c->n_experts_per_token, c->n_experts) };
 }
 
 static void expert_up(const pass *p) {
@@ -384,7 +384,7 @@ static void mixture_of_experts(const pass *p) {
     const dsvk_config *c = p->c;
     const dsvk_scratch *s = p->s;
     uint32_t n = p->step->n, A = c->n_experts_per_token, D = c->hidden_size, I = c->moe_intermediate_size;
-    uint32_t gate_stride = stride4(c->n_experts), tile = dsvk_moe_tile(n);
+    uint32_t gate_stride = stride4(c->n_experts), tile = dsvk_moe_tile(p->m->device, n, A, c->n_experts);
     matmul(p, &p->w->gate, s->a, D, s->gate, gate_stride);
     dsvk_matmul(p->cmd, &(dsvk_matmul_params){ .w = p->w->shared_up, .x = s->a, .out = shared_hidden(p), .n = n, .x_stride = D,
                                                .out_stride = I, .swiglu = true, .limit = c->swiglu_limit });
@@ -523,6 +523,7 @@ static void any_block(const pass *p, const next_site *next) {
 
 void dsvk_forward_begin(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step) {
     dsvk_scratch *s = &m->scratch;
+    dsvk_cmd_set_part(cmd, NULL);
     lay_out_scratch(m, s, step->n, s->positions, s->buffer.addr);
     dsvk_embed(cmd, &(dsvk_embed_params){ .rows = step->rows, .table = m->weights.embed, .out = s->x, .n = step->n,
                                           .dim = m->config.hidden_size, .copies = DSVK_HC_STREAMS,
@@ -535,6 +536,7 @@ void dsvk_forward_begin(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step) {
 }
 
 void dsvk_forward_layer(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer) {
+    dsvk_cmd_set_part(cmd, dsvk_layer_kind(m->layout.layers[layer].ratio));
     const pass p = begin_pass(m, cmd, step, layer, m->scratch.x);
     const next_site next = layer + 1 == m->config.n_layers ? head_site(m, false) : attention_site(p.w + 1);
     any_block(&p, &next);
@@ -542,6 +544,7 @@ void dsvk_forward_layer(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uin
 
 /* 4.11 */
 void dsvk_forward_head(dsvk_model *m, dsvk_cmd *cmd, uint32_t n_in, dsvk_addr select, uint32_t n, dsvk_addr logits, bool mtp) {
+    dsvk_cmd_set_part(cmd, "head");
     dsvk_scratch *s = &m->scratch;
     const next_site site = head_site(m, mtp);
     dsvk_hyper_conn_pre(cmd, &(dsvk_hyper_conn_pre_params){
@@ -567,6 +570,7 @@ void dsvk_forward_mtp(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, const
     dsvk_scratch *s = &m->scratch;
     const dsvk_config *c = &m->config;
     uint32_t n = pairs->n, D = c->hidden_size, streams = DSVK_HC_STREAMS * D;
+    dsvk_cmd_set_part(cmd, "MTP");
     if (n > 0) {
         dsvk_gather(cmd, &(dsvk_gather_params){ .rows = pairs->rows, .seqs = pairs->seqs, .source = source, .in = s->x,
                                                 .out = s->mtp_x, .n = n, .dim = streams, .n_in = step->n,
@@ -588,7 +592,7 @@ void dsvk_forward_mtp(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, const
     dsvk_barrier(cmd);
     pass p = begin_pass(m, cmd, pairs, c->n_layers, s->mtp_x);
     dsvk_matmul(cmd, &(dsvk_matmul_params){ .w = m->weights.mtp.h_proj, .x = s->mtp_in, .out = s->mtp_x,
-                                            .n = n * DSVK_HC_STREAMS, .x_stride = D, .out_stride = D });
+                                            .n = n * DSVK_HC_STREAMS, .step_rows = n, .x_stride = D, .out_stride = D });
     matmul(&p, &m->weights.mtp.e_proj, s->mtp_e, D, s->y, D);
     dsvk_barrier(cmd);
     /* X0[k] = e + h[k] is HC-post with post = 1 and comb = identity. */

@@ -165,6 +165,7 @@ static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) 
     DSVK_TRY(open_tokenizer(m, path, err));
     DSVK_TRY(dsvk_step_open(m, err));
     DSVK_TRY(dsvk_known_answer(m->device, m->cmd, err));
+    DSVK_TRY(dsvk_matmul_choose(m->device, m->cmd, err));
     return warm_up(m, err);
 }
 

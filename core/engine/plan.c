@@ -7,7 +7,7 @@
 
 static json_t *integer(uint64_t n) { return json_integer((json_int_t)n); }
 
-static const char *layer_kind(uint32_t ratio) { return ratio == 4 ? "CSA" : ratio == 128 ? "HCA" : "SWA"; }
+const char *dsvk_layer_kind(uint32_t ratio) { return ratio == 4 ? "CSA" : ratio == 128 ? "HCA" : "SWA"; }
 
 typedef struct sums {
     uint64_t dense, experts; /* bytes of a layer's weights */
@@ -49,7 +49,7 @@ static json_t *layer_rows(const dsvk_model *m, const sums *layers, bool mtp) {
         uint32_t ratio = m->layout.layers[l].ratio;
         double growth = ratio ? (double)(row + (ratio == 4 ? key : 0)) / ratio : 0;
         json_array_append_new(rows, json_pack("{s:i, s:s, s:b, s:I, s:I, s:f}", "layer", (int)l, "kind",
-                                              l == m->config.n_layers ? "MTP" : layer_kind(ratio), "hash",
+                                              l == m->config.n_layers ? "MTP" : dsvk_layer_kind(ratio), "hash",
                                               l < m->config.n_hash_layers, "weights", (json_int_t)layers[l].dense, "experts",
                                               (json_int_t)layers[l].experts, "cache_bytes_per_token", growth));
     }

@@ -1,6 +1,6 @@
 /* Weights times activations (spec 3.8): any weight type, optional output groups, optional SwiGLU of interleaved w1 and w3.
- * Few rows use the variant that shares a weight word between 1 or 4 of them, chunks the one that shares it between 8; a
- * row's result is the same in all of them. */
+ * Below DSVK_CHUNK rows a weight word is shared between 1, 4 or 8 of them, and a row's result is the same in all of these
+ * variants; steps of more rows use the kernels of matmul_chunk.c, whose sums run in another order. */
 #include <string.h>
 
 #include "matmul_rows.h"
@@ -9,14 +9,19 @@ _Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
 
 uint32_t dsvk_matmul_rows(uint32_t n) { return n == 1 ? 1 : n <= 4 ? 4 : 8; }
 
-void dsvk_matmul_constants(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue,
-                           uint32_t constants[MATMUL_CONSTANTS]) {
+void dsvk_matmul_constants(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue, uint32_t *constants) {
     const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
     constants[MATMUL_TYPE] = type;
     constants[MATMUL_ROWS] = rows;
     constants[MATMUL_EPILOGUE] = epilogue;
     constants[MATMUL_TYPE_B] = 0;
     constants[MATMUL_SUBGROUP_8] = limits->subgroup_min == 8 && limits->subgroup_max == 8;
+}
+
+void dsvk_matmul_kernel(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {
+    *kernel = (dsvk_kernel){ .matmul = "matmul", .moe_expert = "moe_expert", .n_constants = MATMUL_CONSTANTS, .rows = rows,
+                             .tiles = 1 };
+    dsvk_matmul_constants(cmd, type, rows, epilogue, kernel->constants);
 }
 
 bool dsvk_matmul_check(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w) {
@@ -84,12 +89,14 @@ static bool shapes_fit(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
 }
 
 void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
-    const uint32_t rows = dsvk_matmul_rows(p->n), words = dsvk_matrix_words(p->w.type, p->w.n_in);
-    const uint32_t columns = p->swiglu ? p->w.n_out / 2 : p->w.n_out;
-    uint32_t constants[MATMUL_CONSTANTS];
+    const uint32_t words = dsvk_matrix_words(p->w.type, p->w.n_in), tiles = (uint32_t)dsvk_ceil_div(p->w.n_out, DSVK_TILE_ROWS);
+    const uint32_t columns = p->swiglu ? p->w.n_out / 2 : p->w.n_out, epilogue = p->swiglu ? EPILOGUE_SWIGLU : EPILOGUE_STORE;
+    const uint32_t group_tiles = p->group_rows / DSVK_TILE_ROWS;
     if (p->n == 0 || !shapes_fit(cmd, p))
         return;
-    dsvk_matmul_constants(cmd, p->w.type, rows, p->swiglu ? EPILOGUE_SWIGLU : EPILOGUE_STORE, constants);
+    dsvk_kernel kernel;
+    if (!dsvk_chunk_kernel(cmd, p->variant, &p->w, p->step_rows ? p->step_rows : p->n, 0, tiles | group_tiles, epilogue, &kernel))
+        dsvk_matmul_kernel(cmd, p->w.type, dsvk_matmul_rows(p->n), epilogue, &kernel);
     const struct matmul_args args = { .w = p->w.addr,
                                       .scales = p->w.addr + p->w.scales,
                                       .x = p->x,
@@ -99,18 +106,18 @@ void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
                                       .words = words,
                                       .x_stride = p->x_stride,
                                       .out_stride = p->out_stride,
-                                      .group_tiles = p->group_rows / DSVK_TILE_ROWS,
+                                      .group_tiles = group_tiles,
                                       .group_quads = p->w.n_in / 4,
                                       .limit = p->limit };
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "matmul",
-                           .shader = "matmul",
-                           .constants = constants,
-                           .n_constants = MATMUL_CONSTANTS,
+                           .shader = kernel.matmul,
+                           .constants = kernel.constants,
+                           .n_constants = kernel.n_constants,
+                           .subgroup = kernel.subgroup,
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { (uint32_t)dsvk_ceil_div(p->n, rows),
-                                       (uint32_t)dsvk_ceil_div(p->w.n_out, DSVK_TILE_ROWS), 1 },
+                           .groups = { (uint32_t)dsvk_ceil_div(p->n, kernel.rows), tiles / kernel.tiles, 1 },
                            .bytes = dsvk_matrix_bytes(p->w.type, p->w.n_out, p->w.n_in) +
                                     4ull * p->n * ((uint64_t)count_groups(p) * p->w.n_in + columns),
                            .flops = 2ull * p->n * p->w.n_out * p->w.n_in,

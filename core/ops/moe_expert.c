@@ -1,4 +1,4 @@
-/* Routed experts (spec 4.10), up and down: the matmul of matmul.glsl over the tiles of pairs that moe_sort made. */
+/* Routed experts (spec 4.10), up and down: the kernels of matmul over the tiles of pairs that moe_sort made. */
 #include "matmul_rows.h"
 
 #include "moe_expert.h"
@@ -8,9 +8,9 @@ _Static_assert(sizeof(struct moe_expert_args) <= 128, "push constants");
 static bool shapes_fit(dsvk_cmd *cmd, const dsvk_moe_expert_params *p, uint32_t columns) {
     if (!dsvk_matmul_check(cmd, "moe_expert", &p->w))
         return false;
-    if (p->k == 0 || p->n_experts == 0 || (p->tile != 1 && p->tile != 4 && p->tile != 8)) {
-        dsvk_cmd_fail(cmd, DSVK_INVALID, "moe_expert: %u experts, %u of them per row, tiles of %u pairs (1, 4 or 8)",
-                      p->n_experts, p->k, p->tile);
+    if (p->k == 0 || p->n_experts == 0 || !dsvk_moe_tile_fits(dsvk_cmd_device(cmd), p->n, p->tile)) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "moe_expert: %u experts, %u of them per row, tiles of %u pairs, which no kernel has for "
+                      "%u rows", p->n_experts, p->k, p->tile, p->n);
         return false;
     }
     if (p->up && p->w.n_out % DSVK_TILE_ROWS != 0) {
@@ -36,10 +36,13 @@ static bool shapes_fit(dsvk_cmd *cmd, const dsvk_moe_expert_params *p, uint32_t 
 
 void dsvk_moe_expert(dsvk_cmd *cmd, const dsvk_moe_expert_params *p) {
     const uint32_t columns = p->up ? p->w.n_out / 2 : p->w.n_out;
-    uint32_t constants[MATMUL_CONSTANTS];
+    const uint32_t tiles = (uint32_t)dsvk_ceil_div(p->w.n_out, DSVK_TILE_ROWS);
+    const uint32_t epilogue = p->up ? EPILOGUE_ROUTED_SWIGLU : EPILOGUE_STORE;
+    dsvk_kernel kernel;
     if (p->n == 0 || !shapes_fit(cmd, p, columns))
         return;
-    dsvk_matmul_constants(cmd, p->w.type, p->tile, p->up ? EPILOGUE_ROUTED_SWIGLU : EPILOGUE_STORE, constants);
+    if (!dsvk_chunk_kernel(cmd, NULL, &p->w, p->n, p->tile, tiles, epilogue, &kernel))
+        dsvk_matmul_kernel(cmd, p->w.type, p->tile, epilogue, &kernel);
     const uint64_t pairs = (uint64_t)p->n * p->k, used = pairs < p->n_experts ? pairs : p->n_experts;
     const struct moe_expert_args args = { .experts = p->experts,
                                           .pairs = p->pairs,
@@ -60,13 +63,13 @@ void dsvk_moe_expert(dsvk_cmd *cmd, const dsvk_moe_expert_params *p) {
     /* Which experts are chosen only the device knows: the traffic is that of `used` different ones at most. */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = p->up ? "moe_expert_up" : "moe_expert_down",
-                           .shader = "moe_expert",
-                           .constants = constants,
-                           .n_constants = MATMUL_CONSTANTS,
+                           .shader = kernel.moe_expert,
+                           .constants = kernel.constants,
+                           .n_constants = kernel.n_constants,
+                           .subgroup = kernel.subgroup,
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { dsvk_moe_max_tiles(p->n, p->k, p->n_experts, p->tile),
-                                       (uint32_t)dsvk_ceil_div(p->w.n_out, DSVK_TILE_ROWS), 1 },
+                           .groups = { dsvk_moe_max_tiles(p->n, p->k, p->n_experts, p->tile), tiles / kernel.tiles, 1 },
                            .bytes = used * dsvk_matrix_bytes(p->w.type, p->w.n_out, p->w.n_in) +
                                     4 * pairs * ((uint64_t)p->w.n_in + columns),
                            .flops = 2 * pairs * p->w.n_out * p->w.n_in,

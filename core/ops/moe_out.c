@@ -27,7 +27,7 @@ static bool shapes_fit(dsvk_cmd *cmd, const dsvk_moe_out_params *p) {
 void dsvk_moe_out(dsvk_cmd *cmd, const dsvk_moe_out_params *p) {
     if (p->n == 0 || !shapes_fit(cmd, p))
         return;
-    const uint32_t dim = p->w.n_out, tile = dsvk_moe_tile(p->n);
+    const uint32_t dim = p->w.n_out, tile = dsvk_moe_tile(dsvk_cmd_device(cmd), p->n, p->k, p->n_experts);
     const uint32_t max_tiles = dsvk_moe_max_tiles(p->n, p->k, p->n_experts, tile);
     uint32_t constants[MOE_OUT_CONSTANTS];
     dsvk_matmul_constants(cmd, p->w.type, tile, EPILOGUE_STORE, constants);

@@ -5,9 +5,6 @@
 
 _Static_assert(sizeof(struct moe_sort_args) <= 128, "push constants");
 
-/* One row: no sharing. Up to a few rows per expert: 4. Beyond: 8 (the largest variant of matmul.glsl). */
-uint32_t dsvk_moe_tile(uint32_t n) { return n <= 1 ? 1 : n < 128 ? 4 : 8; }
-
 /* m experts in use need at most one unfilled tile each: m + (pairs - m) / tile, which grows with m. */
 uint32_t dsvk_moe_max_tiles(uint32_t n, uint32_t k, uint32_t n_experts, uint32_t tile) {
     const uint32_t pairs = n * k, used = pairs < n_experts ? pairs : n_experts;

@@ -4,12 +4,15 @@
  * Conventions: activations are f32, row-major; `n` = rows of the step (tokens of any mix of sequences); a stride counts
  * f32 values between rows. Addresses are 16-byte aligned. No op puts a barrier: forward.c does.
  * Results of one row never depend on the other rows of the step, bit for bit: reductions run in an order that depends
- * on the widths only. */
+ * on the widths only. From DSVK_CHUNK rows on matmul and moe_expert use other kernels, which agree with those for fewer rows to
+ * float32 rounding. */
 #ifndef DSVK_OPS_H
 #define DSVK_OPS_H
 
 #include "device.h"
 #include "types.h"
+
+#define DSVK_CHUNK 64u
 
 /* ---- weights as the ops read them ---- */
 
@@ -179,8 +182,10 @@ typedef struct dsvk_matmul_params {
     dsvk_addr x;    /* f32 [n, x_stride] */
     dsvk_addr out;  /* f32 [n, out_stride] */
     uint32_t n, x_stride, out_stride, group_rows;
+    uint32_t step_rows; /* rows of the step, which choose the kernel, where n counts several for each; 0: n */
     bool swiglu;
     float limit;
+    const dsvk_matmul_variant *variant; /* NULL: the device's */
 } dsvk_matmul_params;
 void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p);
 
@@ -209,7 +214,10 @@ typedef struct dsvk_moe_sort_params {
 } dsvk_moe_sort_params;
 void dsvk_moe_sort(dsvk_cmd *cmd, const dsvk_moe_sort_params *p);
 uint32_t dsvk_moe_max_tiles(uint32_t n, uint32_t k, uint32_t n_experts, uint32_t tile);
-uint32_t dsvk_moe_tile(uint32_t n); /* pairs per tile chosen for a step of n rows */
+#define DSVK_MOE_LEAST_TILE 4u /* of steps of more than one row */
+/* Pairs per tile for a step of n rows: what the kernels that moe_expert uses then work on together. */
+uint32_t dsvk_moe_tile(const dsvk_device *device, uint32_t n, uint32_t k, uint32_t n_experts);
+bool dsvk_moe_tile_fits(const dsvk_device *device, uint32_t n, uint32_t tile); /* whether they have tiles of that many */
 
 /* 4.10 routed experts. up: h[pair] = weights[pair] * silu(min(a, limit)) * clamp(b), a = w1 x[row], b = w3 x[row];
  * down: out[row][slot] = w2 h[pair]. `experts` is a device array [n_experts] of ADDR: blob of each expert, which holds the
@@ -305,7 +313,7 @@ uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t max_visible);
  * head. idx is filled from the front: entries beyond the first min(k, visible) are not looked at, values that name no visible
  * entry are no rows.
  * n_splits is an upper bound, so that a recording serves positions that grow: a token's list of rows is divided by its own
- * length. The result has the same bits for every n_splits >= min(32, rows of the list / 64), and, up to 32 * 64 rows, for 1. */
+ * length. A row's bits are the same for every n_splits >= min(32, rows of its list / segment). */
 typedef struct dsvk_sparse_attn_params {
     dsvk_addr rows, seqs;
     dsvk_addr rope;
@@ -321,6 +329,7 @@ typedef struct dsvk_sparse_attn_params {
     uint32_t ring_offset, ring_capacity; /* row store of the window ring in the state */
     uint32_t page_tokens, page_offset;
     uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
+    uint32_t segment;      /* rows that a workgroup works on together: 64, 128, or 0: what suits the device and n */
     float scale;           /* head_dim^-0.5 */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
@@ -408,7 +417,7 @@ typedef struct dsvk_moe_in_params {
     dsvk_addr h;             /* f32 [n, hidden] */
     dsvk_addr bias, table;   /* as in moe_gate */
     dsvk_addr idx, weights;  /* u32 [n, k], f32 [n, k] */
-    dsvk_addr pairs, tiles;  /* as in moe_sort, tiles of dsvk_moe_tile(n) pairs */
+    dsvk_addr pairs, tiles;  /* as in moe_sort, tiles of dsvk_moe_tile pairs */
     dsvk_addr counters;
     uint32_t n, k, vocab;
     float limit, route_scale;
@@ -472,5 +481,31 @@ typedef struct dsvk_advance_params {
     uint32_t max_visible; /* of dsvk_indexer: what the grid is kept to */
 } dsvk_advance_params;
 void dsvk_advance(dsvk_cmd *cmd, const dsvk_advance_params *p);
+
+/* ---- what a device can do, for measure.c: used by no model ---- */
+
+/* out [n] = source [n], 16-byte words. */
+typedef struct dsvk_bench_copy_params {
+    dsvk_addr source, out;
+    uint32_t n;
+} dsvk_bench_copy_params;
+void dsvk_bench_copy(dsvk_cmd *cmd, const dsvk_bench_copy_params *p);
+
+/* out [groups * 256]: the sum of eight chains of 16 * rounds links a = a * x + y, from a = i / 256 + 0 .. 7. */
+typedef struct dsvk_bench_fma_params {
+    dsvk_addr out;
+    float x, y;
+    uint32_t groups, rounds;
+} dsvk_bench_fma_params;
+void dsvk_bench_fma(dsvk_cmd *cmd, const dsvk_bench_fma_params *p);
+
+/* out [groups * 256 / subgroup, m, n] = 32 * rounds * a b^T, added up by products of cooperative matrices. */
+typedef struct dsvk_bench_coopmat_params {
+    dsvk_addr a, b;  /* f16 [m, k], [n, k] */
+    dsvk_addr out;   /* f32 */
+    dsvk_matmul_variant shape; /* one of the device's coopmat ones */
+    uint32_t groups, rounds;
+} dsvk_bench_coopmat_params;
+void dsvk_bench_coopmat(dsvk_cmd *cmd, const dsvk_bench_coopmat_params *p);
 
 #endif

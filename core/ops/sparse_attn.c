@@ -11,6 +11,14 @@ _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
 /* Heads of a workgroup. */
 static uint32_t group_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
 
+/* Segments of 128 rows halve the reads of queries, those of 64 give a few tokens twice the workgroups. A CPU, which only
+ * devices with subgroups of 8 or less are, has few cores; a row's bits must not depend on how few tokens there are. */
+static uint32_t lane_rows(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    if (p->segment > 0)
+        return p->segment / SPARSE_ATTN_SEGMENT;
+    return p->n > MAX_SPLIT_ROWS || dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max <= 8 ? 2 : 1;
+}
+
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
     return n_splits > 1 ? n * n_splits * dsvk_align(n_heads, group_heads(n_heads)) * (head_dim + 2) * 4 : 0;
 }
@@ -35,6 +43,10 @@ static bool shapes_are_right(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                       "sparse_attn: heads of %u values, %u of them rotated; heads are multiples of 64 up to 512, the part "
                       "without RoPE a multiple of 64, the rotated one of 16",
                       f->head_dim, f->rope_dim);
+        return false;
+    }
+    if (p->segment != 0 && p->segment != 64 && p->segment != 128) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "sparse_attn: segments of %u rows; they have 64 or 128", p->segment);
         return false;
     }
     if (p->n_heads == 0 || p->n_splits == 0 || p->n > 65535 || p->n_splits > SPARSE_ATTN_MAX_SPLITS) {
@@ -94,7 +106,8 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
                                    [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
                                    [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
-                                   [SPARSE_ATTN_CONSTANT_HEADS] = heads };
+                                   [SPARSE_ATTN_CONSTANT_HEADS] = heads,
+                                   [SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p) };
     const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : 0)); /* ratio 128: the window's only */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "sparse_attn",

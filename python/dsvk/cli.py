@@ -5,6 +5,7 @@
     dsvk plan MODEL                    what would be allocated where, from the configuration alone
     dsvk verify MODEL                  read and check every tensor
     dsvk tokenize MODEL TEXT           the token ids of a text
+    dsvk bench [MODEL]                 how fast it is, per op and per model; --synthetic needs no weights
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
 130 stopped by Ctrl-C.
@@ -18,8 +19,9 @@ import sys
 import time
 
 import dsvk
-from dsvk import _dsvk
+from dsvk import _dsvk, bench as benchmark
 from dsvk.model import end_ids
+from dsvk.synthetic import Synthetic
 from dsvk.tables import cell, size, text_table
 
 
@@ -192,6 +194,69 @@ def tokenize(args: argparse.Namespace) -> None:
         out(" ".join(map(str, ids)))
 
 
+# ---- bench ----
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1, with commas between them")
+    return tuple(int(word) for word in words)
+
+
+def synthetic(text: str) -> Synthetic:
+    try:
+        return Synthetic(text)
+    except dsvk.InvalidError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def new_file(ending: str):
+    """A place for results, looked at before the long work; "-" is stdout. `dsvk bench --json nano` means something else."""
+    def check(text: str) -> str:
+        if text == "-":
+            return text
+        if not text.endswith(ending):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected the name of a file that ends in {ending}")
+        folder = os.path.dirname(text) or "."
+        if not os.access(folder, os.W_OK) or os.path.isdir(text):
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+        return text
+    return check
+
+
+class Saying:
+    """One line of stderr that says what is being done, where somebody watches."""
+
+    def __init__(self):
+        self.shown = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        if self.shown:
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self("")
+
+
+def bench(args: argparse.Namespace) -> None:
+    quick = benchmark.QUICK if args.quick else benchmark.Workload()
+    work = benchmark.Workload(args.contexts or quick.contexts, args.batches or quick.batches, quick.seconds, args.limit)
+    say = Saying()
+    try:
+        device = dsvk.Device(args.device, matmul=args.matmul)
+        report = benchmark.run(args.model or "nano", device, args.synthetic, work, sys.stderr.isatty(), say)
+    finally:
+        say.close()
+    if args.json != "-":
+        out(str(report))
+    for path, text in ((args.json, json.dumps(report, indent=1) + "\n"), (args.plot, report.svg() if args.plot else "")):
+        if path == "-":
+            out(text, end="")
+        elif path:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+
+
 # ---- the command line ----
 
 def add_device(parser: argparse.ArgumentParser, what: str) -> None:
@@ -250,6 +315,21 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--decode", action="store_true", help="TEXT is token ids; print their text")
     p.add_argument("--json", action="store_true")
     p.set_defaults(run=tokenize)
+
+    p = commands.add_parser("bench", help="how fast it is, per op and per model, beside what the device can do")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("model", metavar="MODEL", nargs="?", help='a model folder, or "nano", which is the default')
+    what.add_argument("--synthetic", type=synthetic, metavar="SPEC",
+                      help="random weights at the widths of flash or pro: flash:layers=4,experts=32, flash:ratios=0/4/128")
+    p.add_argument("--contexts", type=whole_numbers, metavar="N,N", help="tokens before decoding (256,1024)")
+    p.add_argument("--batches", type=whole_numbers, metavar="N,N", help="sequences decoded together (1,8)")
+    p.add_argument("--limit", type=float, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
+    p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")
+    p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data: a file, or stdout")
+    p.add_argument("--plot", type=new_file(".svg"), metavar="OUT.svg", help="a picture")
+    p.add_argument("--matmul", metavar="WAY", help="how prefill multiplies: few, registers, tiled, coopmat (the fastest)")
+    add_device(p, "default: the best")
+    p.set_defaults(run=bench)
     return parser
 
 

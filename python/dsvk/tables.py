@@ -36,8 +36,8 @@ def text_table(rows: Iterable[dict]) -> str:
     names = columns_of(rows)
     lines = [names] + [[cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    numeric = [all(isinstance(row.get(name), (int, float)) and not isinstance(row.get(name), bool) for row in rows)
-               for name in names]
+    numeric = [all(row.get(name) is None or (isinstance(row.get(name), (int, float)) and not isinstance(row.get(name), bool))
+                   for row in rows) for name in names]
     return "\n".join("  ".join(text.rjust(width) if right else text.ljust(width)
                                for text, width, right in zip(line, widths, numeric)).rstrip() for line in lines)
 

@@ -41,7 +41,7 @@ static void make_payload(uint8_t *payload, size_t n, uint32_t seed) {
 static size_t read_back(const dsvk_device *device, uint8_t *out, size_t most) {
     void *payload;
     size_t bytes;
-    dsvk_pipeline_cache_read(device, &payload, &bytes);
+    dsvk_cache_read(device, "pipelines", &payload, &bytes);
     CHECK((payload != NULL) == (bytes != 0), "NULL means no bytes");
     if (payload && bytes <= most)
         memcpy(out, payload, bytes);
@@ -76,11 +76,11 @@ static void test_D15_round_trip(void) {
     CHECK(read_back(device, got, sizeof got) == 0, "there is none at first");
     for (size_t i = 0; i < DSVK_COUNT(sizes); i++) {
         make_payload(payload, sizes[i], (uint32_t)i);
-        dsvk_pipeline_cache_write(device, payload, sizes[i]);
+        dsvk_cache_write(device, "pipelines", payload, sizes[i]);
         CHECK(read_back(device, got, sizeof got) == sizes[i] && memcmp(got, payload, sizes[i]) == 0, "%zu bytes",
               sizes[i]);
     }
-    CHECK(dsvk_pipeline_cache_path(device, file, sizeof file), "path");
+    CHECK(dsvk_cache_path(device, "pipelines", file, sizeof file), "path");
     CHECK(stat(file, &info) == 0 && (info.st_mode & 0777) == 0600, "the file is this user's: %o", info.st_mode);
     CHECK(stat(path, &info) == 0 && (info.st_mode & 0777) == 0700, "the folder too: %o", info.st_mode);
     close_device(device);
@@ -93,8 +93,8 @@ static void test_D15_damaged(void) {
     cache_folder(path, sizeof path, "damaged");
     dsvk_device *device = open_with_cache(path);
     make_payload(payload, N, 1);
-    dsvk_pipeline_cache_write(device, payload, N);
-    CHECK(dsvk_pipeline_cache_path(device, file, sizeof file), "path");
+    dsvk_cache_write(device, "pipelines", payload, N);
+    CHECK(dsvk_cache_path(device, "pipelines", file, sizeof file), "path");
     const size_t n = slurp(file, whole, sizeof whole);
     CHECK(n > N && n < sizeof whole, "%zu bytes", n);
     for (size_t cut = 0; cut < n; cut++) {
@@ -135,7 +135,7 @@ static void test_D15_open_with_damage(void) {
     uint8_t first[70000], again[70000];
     cache_folder(path, sizeof path, "outside");
     dsvk_device *device = open_with_cache(path);
-    CHECK(dsvk_pipeline_cache_path(device, file, sizeof file), "path");
+    CHECK(dsvk_cache_path(device, "pipelines", file, sizeof file), "path");
     build_something(device);
     close_device(device);
     const size_t n = slurp(file, first, sizeof first);
@@ -156,7 +156,7 @@ static void test_written_only_when_grown(void) {
     struct stat before, after;
     cache_folder(path, sizeof path, "grown");
     dsvk_device *device = open_with_cache(path);
-    CHECK(dsvk_pipeline_cache_path(device, file, sizeof file), "path");
+    CHECK(dsvk_cache_path(device, "pipelines", file, sizeof file), "path");
     build_something(device);
     close_device(device);
     CHECK(stat(file, &before) == 0, "written");
@@ -177,7 +177,7 @@ static void test_D16_processes(void) {
     cache_folder(path, sizeof path, "shared");
     dsvk_device *device = open_with_cache(path);
     make_payload(payload, N, 0);
-    dsvk_pipeline_cache_write(device, payload, N);
+    dsvk_cache_write(device, "pipelines", payload, N);
     fflush(stdout);
     for (uint32_t c = 0; c < PROCESSES; c++) {
         children[c] = fork();
@@ -186,7 +186,7 @@ static void test_D16_processes(void) {
         int bad = 0;
         for (uint32_t round = 0; round < ROUNDS && !bad; round++) {
             make_payload(payload, N - c, c);
-            dsvk_pipeline_cache_write(device, payload, N - c);
+            dsvk_cache_write(device, "pipelines", payload, N - c);
             const size_t n = read_back(device, got, N);
             bad = n > N || n + PROCESSES <= N;
             make_payload(payload, n, (uint32_t)(N - n));
@@ -213,7 +213,7 @@ static void test_D16_odd_folders(void) {
     spill(path, payload, 1);
     dsvk_device *device = open_with_cache(path); /* a file where the folder should be */
     build_something(device);
-    dsvk_pipeline_cache_write(device, payload, sizeof payload);
+    dsvk_cache_write(device, "pipelines", payload, sizeof payload);
     CHECK(read_back(device, got, sizeof got) == 0, "none");
     close_device(device);
 
@@ -222,17 +222,17 @@ static void test_D16_odd_folders(void) {
     close_device(device);
 
     device = open_with_cache(""); /* none wanted */
-    CHECK(!dsvk_pipeline_cache_path(device, file, sizeof file), "no path");
+    CHECK(!dsvk_cache_path(device, "pipelines", file, sizeof file), "no path");
     close_device(device);
 
     cache_folder(path, sizeof path, "linked");
     cache_folder(other, sizeof other, "elsewhere");
     device = open_with_cache(path);
-    dsvk_pipeline_cache_write(device, payload, sizeof payload);
-    CHECK(dsvk_pipeline_cache_path(device, file, sizeof file), "path");
+    dsvk_cache_write(device, "pipelines", payload, sizeof payload);
+    CHECK(dsvk_cache_path(device, "pipelines", file, sizeof file), "path");
     CHECK(rename(file, other) == 0 && symlink(other, file) == 0, "link");
     CHECK(read_back(device, got, sizeof got) == 0, "a link is not followed");
-    dsvk_pipeline_cache_write(device, payload, sizeof payload);
+    dsvk_cache_write(device, "pipelines", payload, sizeof payload);
     CHECK(read_back(device, got, sizeof got) == sizeof got, "but replaced");
     CHECK(unlink(file) == 0 && mkfifo(file, 0600) == 0, "FIFO");
     CHECK(read_back(device, got, sizeof got) == 0, "a FIFO does not block");

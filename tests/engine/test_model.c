@@ -285,6 +285,27 @@ static void test_A15_sessions_on_threads(void) {
 }
 
 /* Core and synchronization validation over everything a session does; skipped, and said so, where the layer is not there. */
+/* With less memory smaller buffers are copied, with next to none it says so; nothing stays behind. */
+static void test_measuring_a_device(void) {
+    dsvk_device *device = NULL;
+    dsvk_error err;
+    dsvk_device_options options = { .size = sizeof options, .budget[DSVK_SCRATCH] = 40 << 20 };
+    char *text = NULL;
+    CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
+    CHECK_REFUSED(dsvk_device_measure(NULL, &text, &err), DSVK_INVALID, &err, "device");
+    CHECK_REFUSED(dsvk_device_measure(device, NULL, &err), DSVK_INVALID, &err, "json");
+    CHECK(dsvk_device_measure(device, &text, &err) == DSVK_OK, "%s", err.message);
+    CHECK(text && strstr(text, "16777216"), "two buffers of 16 MiB fit into 40: %s", text);
+    CHECK(dsvk_purpose_used(device, DSVK_SCRATCH) == 0, "scratch memory stays behind");
+    dsvk_free(text);
+    dsvk_device_close(device);
+    options.budget[DSVK_SCRATCH] = 1 << 20;
+    CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
+    CHECK_REFUSED(dsvk_device_measure(device, &text, &err), DSVK_DEVMEM, &err, "measured copy");
+    CHECK(dsvk_purpose_used(device, DSVK_SCRATCH) == 0, "scratch memory stays behind");
+    dsvk_device_close(device);
+}
+
 static void test_validation_has_nothing_to_say(void) {
     dsvk_device *device = NULL;
     dsvk_error err;
@@ -321,6 +342,7 @@ int main(int argc, char **argv) {
         TEST(test_A06_growing_a_step),
         TEST(test_decoding_allocates_nothing),
         TEST(test_A15_sessions_on_threads),
+        TEST(test_measuring_a_device),
         TEST(test_validation_has_nothing_to_say),
     };
     return run_tests(tests, sizeof tests / sizeof *tests, argc, argv);

@@ -65,6 +65,15 @@ int test_end(test *t) {
     return t->failed > 0;
 }
 
+bool test_matmul_variant(test *t, uint32_t i) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    if (i >= dsvk_matmul_variants(t->device, list))
+        return false;
+    dsvk_device_set_matmul(t->device, list[i]);
+    dsvk_matmul_name(list[i], t->variant);
+    return true;
+}
+
 void test_case(test *t, const char *format, ...) {
     test_case_end(t);
     va_list list;

@@ -27,6 +27,7 @@ typedef struct test {
     bool validation, bench;
     uint64_t random;    /* state of the generator */
     uint32_t passed, failed;
+    char variant[DSVK_MATMUL_NAME]; /* of test_matmul_variant */
     char shape[256];    /* of the current case, for failing lines */
     dsvk_buffer buffers[TEST_MAX_BUFFERS];
     void *blocks[TEST_MAX_BUFFERS]; /* host memory of the case */
@@ -35,6 +36,9 @@ typedef struct test {
 
 void test_begin(test *t, const char *name, int argc, char **argv); /* exits the program when there is no device */
 int test_end(test *t); /* prints "N passed, M failed"; the program's exit status */
+
+/* From here on matrices of many rows are multiplied by this device's variant i; false when it has no more of them. */
+bool test_matmul_variant(test *t, uint32_t i);
 
 /* Names the shape of what follows and rewinds the random numbers to a seed made from it; ends the previous case. */
 void test_case(test *t, const char *format, ...) __attribute__((format(printf, 2, 3)));

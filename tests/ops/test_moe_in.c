@@ -39,7 +39,7 @@ static void check(test *t, const shape *s, uint32_t n, const dsvk_weight_type ty
     test_case(t, "n=%u dim=%u %u of %u experts, hidden %u, types=%d,%d, hashed=%d alike=%d", n, s->dim, s->k, s->n_experts,
               s->hidden, types[0], types[1], hashed, alike);
     fused z = fused_begin(t);
-    const uint32_t pairs = n * s->k, tile = dsvk_moe_tile(n), max_tiles = dsvk_moe_max_tiles(n, s->k, s->n_experts, tile);
+    const uint32_t pairs = n * s->k, tile = dsvk_moe_tile(t->device, n, s->k, s->n_experts), max_tiles = dsvk_moe_max_tiles(n, s->k, s->n_experts, tile);
     const uint32_t stride = (uint32_t)dsvk_align(s->n_experts, 4);
     struct dsvk_row *rows = test_alloc(t, n * sizeof *rows);
     uint32_t *table = test_alloc(t, VOCAB * s->k * sizeof *table);
@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
     test_begin(&t, "moe_in", argc, argv);
     for (uint32_t i = 0; i < DSVK_COUNT(SHAPES); i++)
         for (uint32_t n = 0; n < DSVK_COUNT(FUSED_ROWS); n++)
-            check(&t, &SHAPES[i], FUSED_ROWS[n], FUSED_TYPES[n % DSVK_COUNT(FUSED_TYPES)], (i + n) % 3 == 0, (i + n) % 3 == 1);
+            check(&t, &SHAPES[i], FUSED_ROWS[n], FUSED_TYPES[i % DSVK_COUNT(FUSED_TYPES)], (i + n) % 3 == 0, (i + n) % 3 == 1);
     check(&t, &FLASH, 1, FUSED_TYPES[0], false, false);
     test_case(&t, "bad shapes");
     dsvk_moe_in(t.cmd, &(dsvk_moe_in_params){ .gate = { .n_out = 2048, .n_in = 64 }, .up = { .n_out = 64, .n_in = 64 }, .n = 1,

@@ -2,14 +2,14 @@
  * pages. What is not a row is 0xff, which is NaN in every format, so one wrong address shows.
  * Tolerance: 2^-20 of sum |p row| / den * (1 + the terms of a score): scores are sums of up to 512 products in 32-bit floats,
  * of which the running sums stay far below that bound, and p carries the score's absolute error as a relative one.
- * Every case runs as one step with one split and with a split per segment, and tokens again alone, with more splits than they
- * have segments: all bits equal. Lists of more than 32 segments are the exception: one split then adds in another order. The
- * counters are 0 again after every run.
+ * Every case runs as one step with one split, as one with a split per segment, and tokens again alone, with more splits than
+ * they have segments: a row alone has the bits it has in the split step; with segments of 64 and of 128 rows. The counters are 0
+ * again after every run.
  * Edges: positions 0 .. 4, window - 1 .. window + 1; windows of 32 and 128; chunks of 200 rows from 0, 5, 127, 128 and 300;
  * several sequences in one step; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
  * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
- * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; 31, 32, 33 and 43 segments; one recording
- * whose position moves on between two runs. */
+ * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; lists of 31, 32, 33, 43
+ * and 66 times 64 rows; one recording whose position moves on between its runs. */
 #include "harness.h"
 #include "sparse_attn.h"
 
@@ -305,32 +305,36 @@ static void compare(test *t, const world *w, const run *runs, uint32_t n_runs, c
         }
 }
 
-static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
-    test_case(t, "heads=%u dim=%u rope=%u window=%u+%u ratio=%u k=%u page=%u %s q=%g sink=%g from %u rows %u runs %u", s.n_heads,
-              s.head_dim, s.rope_dim, s.window, s.slack, s.ratio, s.k, s.page_tokens, s.native ? "native" : "f32", s.q_scale,
-              s.sink, runs[0].start, runs[0].rows, n_runs);
+static void check_segment(test *t, shape s, const run *runs, uint32_t n_runs, uint32_t segment) {
+    test_case(t, "heads=%u dim=%u rope=%u window=%u+%u ratio=%u k=%u page=%u %s q=%g sink=%g from %u rows %u runs %u segments of %u",
+              s.n_heads, s.head_dim, s.rope_dim, s.window, s.slack, s.ratio, s.k, s.page_tokens, s.native ? "native" : "f32",
+              s.q_scale, s.sink, runs[0].start, runs[0].rows, n_runs, segment);
     const world w = make_world(t, s, runs, n_runs);
-    const dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
+    dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
+    p.segment = segment;
     const size_t width = (size_t)s.n_heads * s.head_dim;
-    const uint32_t longest = longest_list(&w, runs, n_runs), splits = dsvk_sparse_attn_splits(1, longest);
+    const uint32_t splits = dsvk_sparse_attn_splits(1, longest_list(&w, runs, n_runs));
     const float *one = compute(t, p, 1);
     const float *many = compute(t, p, splits);
     if (one == NULL || many == NULL)
         return;
+    compare(t, &w, runs, n_runs, one);
     compare(t, &w, runs, n_runs, many);
-    if (longest <= SPARSE_ATTN_MAX_SPLITS * SPARSE_ATTN_SEGMENT)
-        test_compare_words(t, "splits", one, many, p.n * width);
-    else
-        compare(t, &w, runs, n_runs, one);
     /* the last row of every run, alone, when everything before it is in the ring */
     for (uint32_t i = 0, row = 0; p.n > 1 && i < n_runs; i++) {
         row += runs[i].rows;
         const run alone = { runs[i].sequence, runs[i].start + runs[i].rows - 1, 1 };
-        const dsvk_sparse_attn_params single = make_step(t, &w, &alone, 1, row - 1);
+        dsvk_sparse_attn_params single = make_step(t, &w, &alone, 1, row - 1);
+        single.segment = segment;
         const float *got = compute(t, single, i % 2 == 0 ? splits : SPARSE_ATTN_MAX_SPLITS);
         if (got != NULL)
             test_compare_words(t, "row alone", got, many + (row - 1) * width, width);
     }
+}
+
+static void check(test *t, shape s, const run *runs, uint32_t n_runs) {
+    check_segment(t, s, runs, n_runs, 64);
+    check_segment(t, s, runs, n_runs, 128);
 }
 
 static void check_chunks(test *t) {
@@ -353,9 +357,10 @@ static void check_widths(test *t) {
         for (int native = 0; native < 2; native++) {
             shape s = { .n_heads = widths[i].heads, .head_dim = widths[i].dim, .rope_dim = widths[i].rope, .window = 32,
                         .slack = 3, .ratio = 4, .k = 33, .page_tokens = 128, .native = native, .q_scale = 2 };
-            check(t, s, runs, 4);
+            const uint32_t segment = (i + (uint32_t)native) % 2 ? 64 : 128; /* not both: pipelines take long to build */
+            check_segment(t, s, runs, 4, segment);
             s.ratio = 128;
-            check(t, s, runs, 4);
+            check_segment(t, s, runs, 4, segment);
         }
 }
 
@@ -386,7 +391,7 @@ static void check_nan(test *t) {
 
 /* Lists about and above the largest number of splits, beside short ones. */
 static void check_long(test *t) {
-    static const uint32_t entries[] = { 31 * 64 - 32, 32 * 64 - 32, 32 * 64 - 31, 2700 };
+    static const uint32_t entries[] = { 31 * 64 - 32, 32 * 64 - 32, 32 * 64 - 31, 2700, 33 * 128 - 32 };
     shape s = { .n_heads = 5, .head_dim = 64, .rope_dim = 64, .window = 32, .ratio = 4, .page_tokens = 128, .q_scale = 1 };
     for (uint32_t i = 0; i < DSVK_COUNT(entries); i++) {
         s.k = entries[i];
@@ -453,21 +458,62 @@ static void check_refusals(test *t) {
     p.n_splits = 33;
     dsvk_sparse_attn(t->cmd, &p);
     test_run_fails(t, "33 splits");
+    p.segment = 32;
+    dsvk_sparse_attn(t->cmd, &p);
+    test_run_fails(t, "segments of 32 rows");
 }
 
-static void bench(test *t, uint32_t n_heads, uint32_t k, uint32_t n) {
-    const shape s = { .n_heads = n_heads, .head_dim = 512, .rope_dim = 64, .window = 128, .ratio = 4, .k = k,
-                      .page_tokens = 4096, .native = true, .q_scale = 1 };
-    const run r = { 0, 4 * k + 8, n };
-    const uint32_t n_splits = dsvk_sparse_attn_splits(n, s.window + k);
-    test_case(t, "heads=%u dim=512 rows=128+%u n=%u splits=%u", n_heads, k, n, n_splits);
-    const world w = make_world(t, s, &r, 1);
-    for (size_t i = 0; i < (size_t)n * k; i++)
-        w.idx[i] = (int32_t)(i % k);
-    dsvk_sparse_attn_params p = make_step(t, &w, &r, 1, 0);
+/* Pages of so many tokens, all with the same rows, and their addresses. */
+static dsvk_addr bench_pages(test *t, const dsvk_row_format *f, uint32_t ratio, uint32_t page_tokens, uint32_t tokens) {
+    const uint32_t capacity = page_tokens / ratio, n_pages = (uint32_t)dsvk_ceil_div(tokens, page_tokens);
+    const size_t page_bytes = dsvk_align(PAGE_OFFSET + store_bytes(f, capacity), 16);
+    uint8_t *memory = test_alloc(t, n_pages * page_bytes);
+    uint64_t *pages = test_alloc(t, n_pages * sizeof *pages);
+    float *rows;
+    const uint8_t *store = random_store(t, f, capacity, &rows);
+    for (uint32_t i = 0; i < n_pages; i++)
+        memcpy(memory + i * page_bytes + PAGE_OFFSET, store, store_bytes(f, capacity));
+    const dsvk_buffer buffer = test_upload(t, memory, n_pages * page_bytes);
+    for (uint32_t i = 0; i < n_pages; i++)
+        pages[i] = buffer.addr + i * page_bytes;
+    return test_upload(t, pages, n_pages * sizeof *pages).addr;
+}
+
+/* n rows of one sequence from a position on; CSA rows take every visible / k th entry. */
+static void bench(test *t, uint32_t n_heads, uint32_t ratio, uint32_t k, uint32_t position, uint32_t n) {
+    const uint32_t page_tokens = 4096, entries = (position + n) / ratio, taken = ratio == 4 && entries > k ? k : entries;
+    dsvk_sparse_attn_params p = { .format = { .native = true, .head_dim = 512, .rope_dim = 64, .index_dim = 128 }, .n = n,
+                                  .n_heads = n_heads, .q_stride = n_heads * 512, .step_capacity = n, .window = 128,
+                                  .ratio = ratio, .k = k, .ring_capacity = 128, .page_tokens = page_tokens,
+                                  .page_offset = PAGE_OFFSET, .scale = 0.044f };
+    const uint32_t n_splits = dsvk_sparse_attn_splits(n, p.window + taken);
+    const size_t ring_bytes = store_bytes(&p.format, p.ring_capacity), values = (size_t)n * p.q_stride;
     dsvk_buffer scratch;
+    float *unused;
+    test_case(t, "heads=%u dim=512 rows=128+%u at %u n=%u splits=%u", n_heads, taken, position, n, n_splits);
+    struct dsvk_row *rows = test_alloc(t, n * sizeof *rows);
+    const uint8_t *ring = random_store(t, &p.format, p.ring_capacity, &unused), *store = random_store(t, &p.format, n, &unused);
+    const uint64_t angles = test_upload(t, test_normals(t, (size_t)DSVK_ROPE_PAGE * 64, 1), DSVK_ROPE_PAGE * 64 * 4).addr;
+    uint64_t *rope = test_alloc(t, (position + n) / DSVK_ROPE_PAGE * 8 + 8);
+    int32_t *idx = test_alloc(t, ((size_t)n * k + 1) * 4);
+    for (uint32_t i = 0; i <= (position + n) / DSVK_ROPE_PAGE; i++)
+        rope[i] = angles;
+    for (uint32_t r = 0; r < n; r++) {
+        rows[r] = (struct dsvk_row){ .position = position + r };
+        for (uint32_t i = 0; i < k; i++)
+            idx[(size_t)r * k + i] = (int32_t)((uint64_t)i * ((position + r + 1) / 4) / k);
+    }
+    const struct dsvk_seq seq = { .state = test_upload(t, ring, ring_bytes).addr, .rows = n, .start = position,
+                                  .pages = bench_pages(t, &p.format, ratio, page_tokens, position + n) };
+    p.rows = test_upload(t, rows, n * sizeof *rows).addr;
+    p.seqs = test_upload(t, &seq, sizeof seq).addr;
+    p.rope = test_upload(t, rope, (position + n) / DSVK_ROPE_PAGE * 8 + 8).addr;
+    p.q = test_upload(t, test_normals(t, values, 1), values * 4).addr;
+    p.step_store = test_upload(t, store, store_bytes(&p.format, n)).addr;
+    p.idx = test_upload(t, idx, ((size_t)n * k + 1) * 4).addr;
+    p.sink = test_upload(t, test_normals(t, n_heads, 1), n_heads * 4).addr;
+    p.out = test_output(t, values * 4).addr;
     give_memory(t, &p, n_splits, &scratch);
-    p.out = test_output(t, (size_t)n * n_heads * 512 * 4).addr;
     test_bench(t, record, &p);
 }
 
@@ -483,9 +529,15 @@ int main(int argc, char **argv) {
     check_models(&t);
     check_refusals(&t);
     if (t.bench) {
-        bench(&t, 64, 512, 1);
-        bench(&t, 64, 512, 32);
-        bench(&t, 128, 1024, 1);
+        bench(&t, 64, 4, 512, 4096, 1); /* the same cost at any position */
+        bench(&t, 64, 4, 512, 65536, 1);
+        bench(&t, 64, 4, 512, 1048575, 1);
+        bench(&t, 128, 4, 1024, 65536, 1);
+        bench(&t, 64, 4, 512, 65536, 8);
+        bench(&t, 64, 128, 0, 1048568, 8);
+        bench(&t, 64, 128, 0, 1024, 64); /* chunks of a prompt */
+        bench(&t, 64, 128, 0, 7936, 256);
+        bench(&t, 64, 4, 512, 4096, 64);
     }
     return test_end(&t);
 }

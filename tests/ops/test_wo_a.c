@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
     test_begin(&t, "wo_a", argc, argv);
     for (uint32_t i = 0; i < DSVK_COUNT(SHAPES); i++)
         for (uint32_t spans = 1; spans <= DSVK_COUNT(SPANS); spans++)
-            check(&t, &SHAPES[i], (spans + i) % 2, SPANS, spans);
+            check(&t, &SHAPES[i], i % 2, SPANS, spans);
     check(&t, &FLASH, true, SPANS, 1);
     test_case(&t, "bad shapes");
     dsvk_wo_a(t.cmd, &(dsvk_wo_a_params){ .w = { .n_out = 64, .n_in = 64, .type = DSVK_TYPE_FP8 }, .n = 1, .group_rows = 48,

@@ -33,12 +33,12 @@ static void check(test *t, uint32_t dim, uint32_t n_in, uint32_t n, dsvk_weight_
 }
 
 int main(int argc, char **argv) {
-    static const uint32_t DIMS[] = { 32, 96, 256, 800 };
+    static const uint32_t DIMS[] = { 32, 96, 800 };
     test t;
     test_begin(&t, "wo_b", argc, argv);
     for (uint32_t d = 0; d < DSVK_COUNT(DIMS); d++)
         for (uint32_t n = 0; n < DSVK_COUNT(FUSED_ROWS); n++)
-            check(&t, DIMS[d], 64 + 32 * d, FUSED_ROWS[n], FUSED_TYPES[n % 3][0]);
+            check(&t, DIMS[d], 64 + 32 * d, FUSED_ROWS[n], FUSED_TYPES[d][0]);
     check(&t, 4096, 8192, 1, DSVK_TYPE_FP8);
     check(&t, 7168, 256, 5, DSVK_TYPE_FP8);
     test_case(&t, "bad shapes");

@@ -19,6 +19,8 @@ import os
 
 import numpy as np
 
+from dsvk.synthetic import model_tensors
+
 FAMILY = {
     "architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "hidden_act": "silu",
     "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc", "norm_topk_prob": True, "expert_dtype": "fp4",
@@ -52,66 +54,10 @@ ODD = {
                      "beta_slow": 2},
 }
 
-BYTES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1, "I64": 8}
-
 
 # ---------------------------------------------------------------------------------------------------------------
-# Names and shapes
+# Names and shapes: those of dsvk.synthetic, in either spelling
 # ---------------------------------------------------------------------------------------------------------------
-
-def layer_tensors(c, p, ratio, hashed):
-    """[(name, kind, shape)] of one block; kinds FP8 and FP4 stand for a `.weight` and a `.scale`, shape [out, in]."""
-    D, H, dh, Rq = c["hidden_size"], c["num_attention_heads"], c["head_dim"], c["q_lora_rank"]
-    G, Ro, E, I = c["o_groups"], c["o_lora_rank"], c["n_routed_experts"], c["moe_intermediate_size"]
-    Hi, di = c["index_n_heads"], c["index_head_dim"]
-    experts = c["expert_dtype"].upper()
-    a, f = p + "attn.", p + "ffn."
-
-    def compressor(q, d):
-        width = 2 * d if ratio == 4 else d
-        return [(q + "ape", "F32", (ratio, width)), (q + "wkv.weight", "BF16", (width, D)),
-                (q + "wgate.weight", "BF16", (width, D)), (q + "norm.weight", "BF16", (d,))]
-
-    t = [(p + "attn_norm.weight", "BF16", (D,)), (p + "ffn_norm.weight", "BF16", (D,))]
-    for site in ("attn", "ffn"):
-        t += [(f"{p}hc_{site}_fn", "F32", (24, 4 * D)), (f"{p}hc_{site}_base", "F32", (24,)),
-              (f"{p}hc_{site}_scale", "F32", (3,))]
-    t += [(a + "attn_sink", "F32", (H,)), (a + "wq_a", "FP8", (Rq, D)), (a + "q_norm.weight", "BF16", (Rq,)),
-          (a + "wq_b", "FP8", (H * dh, Rq)), (a + "wkv", "FP8", (dh, D)), (a + "kv_norm.weight", "BF16", (dh,)),
-          (a + "wo_a", "FP8", (G * Ro, H * dh // G)), (a + "wo_b", "FP8", (D, G * Ro))]
-    if ratio:
-        t += compressor(a + "compressor.", dh)
-    if ratio == 4:
-        t += [(a + "indexer.wq_b", "FP8", (Hi * di, Rq)), (a + "indexer.weights_proj.weight", "BF16", (Hi, D))]
-        t += compressor(a + "indexer.compressor.", di)
-    t += [(f + "gate.weight", "BF16", (E, D))]
-    t += [(f + "gate.tid2eid", "I64", (c["vocab_size"], c["num_experts_per_tok"]))] if hashed else [
-        (f + "gate.bias", "F32", (E,))]
-    for e in range(E):
-        t += [(f"{f}experts.{e}.w1", experts, (I, D)), (f"{f}experts.{e}.w2", experts, (D, I)),
-              (f"{f}experts.{e}.w3", experts, (I, D))]
-    s = f + "shared_experts."
-    return t + [(s + "w1", "FP8", (I, D)), (s + "w2", "FP8", (D, I)), (s + "w3", "FP8", (I, D))]
-
-
-def head_tensors(p, D):
-    return [(p + "norm.weight", "BF16", (D,)), (p + "hc_head_fn", "F32", (4, 4 * D)), (p + "hc_head_base", "F32", (4,)),
-            (p + "hc_head_scale", "F32", (1,))]
-
-
-def model_tensors(c):
-    D, V = c["hidden_size"], c["vocab_size"]
-    t = [("embed.weight", "BF16", (V, D))]
-    for l in range(c["num_hidden_layers"]):
-        t += layer_tensors(c, f"layers.{l}.", c["compress_ratios"][l], l < c["num_hash_layers"])
-    t += head_tensors("", D) + [("head.weight", "BF16", (V, D))]
-    for m in range(c["num_nextn_predict_layers"]):
-        p = f"mtp.{m}."
-        t += layer_tensors(c, p, 0, False) + head_tensors(p, D)
-        t += [(p + "e_proj", "FP8", (D, D)), (p + "h_proj", "FP8", (D, D)), (p + "enorm.weight", "BF16", (D,)),
-              (p + "hnorm.weight", "BF16", (D,))]
-    return t
-
 
 HF_PARTS = {   # the transformers spelling of single components
     "attn": "self_attn", "ffn": "mlp", "embed": "embed_tokens", "attn_norm": "input_layernorm",

@@ -77,6 +77,6 @@ def test_the_two_programs_print_the_same(tmp_path):
 
 def test_the_help_texts_name_every_command():
     usage = subprocess.run([sys.executable, "-m", "dsvk", "--help"], capture_output=True, text=True, timeout=60).stdout
-    for command in ("devices", "generate", "plan", "verify", "tokenize"):
+    for command in ("devices", "generate", "plan", "verify", "tokenize", "bench"):
         assert command in usage and f"\ndsvk {command} " in README
     assert os.access(ROOT / "tools/test", os.X_OK) and os.access(ROOT / "tools/demo", os.X_OK)

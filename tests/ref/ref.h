@@ -130,4 +130,9 @@ void ref_kv_compress(ref_token token, const void *context, uint32_t j, uint32_t 
 void ref_ring_store(const uint8_t *source, uint32_t stride, uint32_t bytes, uint8_t *ring, uint32_t capacity, uint32_t first,
                     uint32_t rows, uint32_t start);
 
+/* ---- kernels that measure a device (ref_bench_copy.c, ref_bench_fma.c, ref_bench_coopmat.c) ---- */
+float ref_bench_coopmat(const float *a, const float *b, uint32_t k, uint32_t rounds); /* one element, of rows a [k], b [k] */
+void ref_bench_copy(const void *source, uint32_t n, void *out); /* 16-byte words [n] */
+float ref_bench_fma(uint32_t i, float x, float y, uint32_t rounds);
+
 #endif

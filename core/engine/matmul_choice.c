@@ -1,0 +1,163 @@
+/* Which way to multiply steps of many rows, found out once per driver, when the first model is opened on it: of the ways the
+ * device has, those that compute a known product right, and of these the one that is fastest at a product of a prefill's kind.
+ * A way that was forced is only checked, one that is remembered is taken as it is. On a CPU there is nothing to find out:
+ * matrix units and shared memory are emulated there, which costs more than it saves. */
+#include <string.h>
+#include <time.h>
+
+#include "engine.h"
+
+/* ---- a known product ---- */
+
+#define ROWS DSVK_CHUNK
+#define OUTS 64u
+#define INS 32u
+
+/* Inputs of 1 + 2^-12, which halves hold only in two pieces, times weights that are all the same: all sums are exact. FP8 and FP4
+ * codes are the smallest, which are denormal halves. */
+static const struct {
+    dsvk_weight_type type;
+    uint8_t code[2]; /* repeated */
+    float value;
+} known[] = {
+    { DSVK_TYPE_BF16, { 0xc0, 0x3f }, 1.5f },
+    { DSVK_TYPE_FP8, { 0x03, 0x03 }, 3.0f / 512 },
+    { DSVK_TYPE_FP4, { 0x11, 0x11 }, 0.5f },
+};
+#define X 0x1.001p0f
+
+typedef struct product {
+    float x[ROWS * INS];
+    float out[ROWS * OUTS];
+    uint8_t w[OUTS * INS * 2 + 1024]; /* codes, and scales of one behind them */
+} product;
+
+static dsvk_status multiply_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, const dsvk_buffer *buffer,
+                                  product *p, uint32_t i, bool *right, dsvk_error *err) {
+    dsvk_matrix w = { .addr = buffer->addr + offsetof(product, w), .n_out = OUTS, .n_in = INS, .type = known[i].type,
+                      .scales = dsvk_matrix_scales(known[i].type, OUTS, INS) };
+    for (uint64_t b = 0; b < w.scales; b++)
+        p->w[b] = known[i].code[b % 2];
+    if (w.type == DSVK_TYPE_FP4)
+        memset(p->w + w.scales, 127, OUTS * 4);
+    for (uint32_t s = 0; w.type == DSVK_TYPE_FP8 && s < OUTS / 16; s++)
+        memcpy(p->w + w.scales + 4 * s, &(float){ 1 }, 4);
+    for (uint32_t at = 0; at < ROWS * INS; at++)
+        p->x[at] = X;
+    memset(p->out, 0xff, sizeof p->out);
+    DSVK_TRY(dsvk_buffer_write(device, buffer, 0, p, sizeof *p, err));
+    DSVK_TRY(dsvk_cmd_begin(cmd, err));
+    dsvk_matmul(cmd, &(dsvk_matmul_params){ .variant = variant, .w = w, .x = buffer->addr + offsetof(product, x), .n = ROWS, .x_stride = INS,
+                                            .out = buffer->addr + offsetof(product, out), .out_stride = OUTS });
+    DSVK_TRY(dsvk_cmd_run(cmd, err));
+    DSVK_TRY(dsvk_buffer_read(device, buffer, 0, p, sizeof *p, err));
+    for (uint32_t at = 0; at < ROWS * OUTS; at++)
+        *right = *right && p->out[at] == INS * X * known[i].value;
+    return DSVK_OK;
+}
+
+static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, bool *right, dsvk_error *err) {
+    product *p = dsvk_alloc_zero(1, sizeof *p);
+    dsvk_buffer buffer = { 0 };
+    if (!p)
+        return dsvk_fail_nomem(err, sizeof *p);
+    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, sizeof *p, "known product", &buffer, err);
+    *right = true;
+    for (uint32_t i = 0; status == DSVK_OK && *right && i < DSVK_COUNT(known); i++)
+        status = multiply_known(device, cmd, variant, &buffer, p, i, right, err);
+    dsvk_buffer_destroy(device, &buffer);
+    dsvk_free(p);
+    return status;
+}
+
+/* ---- time ---- */
+
+/* FP8, the type of most of a prefill: rounds of products of 256 rows, [1024, 1024], until the clock can tell them apart. Memory
+ * is whatever it holds: times do not depend on values, and nobody reads the results. */
+#define TIMED_ROWS 256u
+#define TIMED_SIDE 1024u
+#define TIMED_LEAST 2e-3 /* seconds */
+#define TIMED_MOST 64u   /* products per submit */
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Seconds of one product. */
+static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, const dsvk_buffer *buffer, double *each, dsvk_error *err) {
+    const uint64_t x = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE);
+    const dsvk_matmul_params params = {
+        .variant = variant,
+        .w = { .addr = buffer->addr, .n_out = TIMED_SIDE, .n_in = TIMED_SIDE, .type = DSVK_TYPE_FP8,
+               .scales = dsvk_matrix_scales(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) },
+        .x = buffer->addr + x, .out = buffer->addr + x + 4ull * TIMED_ROWS * TIMED_SIDE, .n = TIMED_ROWS,
+        .x_stride = TIMED_SIDE, .out_stride = TIMED_SIDE };
+    double took = 0;
+    for (uint32_t warm = 0, times = 1; times <= TIMED_MOST; times *= warm++ ? 4 : 1) { /* the first may compile the kernel */
+        DSVK_TRY(dsvk_cmd_begin(cmd, err));
+        for (uint32_t i = 0; i < times; i++) {
+            dsvk_matmul(cmd, &params);
+            dsvk_barrier(cmd);
+        }
+        const double start = seconds();
+        DSVK_TRY(dsvk_cmd_run(cmd, err));
+        took = seconds() - start;
+        *each = took / times;
+        if (warm && took > TIMED_LEAST)
+            break;
+    }
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
+                                dsvk_matmul_variant *best, dsvk_error *err) {
+    const uint64_t bytes = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) + 8ull * TIMED_ROWS * TIMED_SIDE;
+    dsvk_buffer buffer = { 0 };
+    double least = 0, each;
+    DSVK_TRY(dsvk_buffer_create(device, DSVK_SCRATCH, bytes, "timed product", &buffer, err));
+    dsvk_status status = DSVK_OK;
+    *best = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
+    for (uint32_t i = 0; i < n; i++) {
+        bool right;
+        status = is_right(device, cmd, &list[i], &right, err);
+        if (status == DSVK_OK && right)
+            status = measure(cmd, &list[i], &buffer, &each, err);
+        if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)
+            break;
+        if (status != DSVK_OK || !right) { /* a driver that cannot build this kernel has others */
+            status = DSVK_OK;
+            continue;
+        }
+        if (best->kind == DSVK_MATMUL_FEW || each < least) {
+            least = each;
+            *best = list[i];
+        }
+    }
+    dsvk_buffer_destroy(device, &buffer);
+    return status;
+}
+
+dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS], best = dsvk_device_matmul(device);
+    char name[DSVK_MATMUL_NAME];
+    bool right;
+    switch (dsvk_device_matmul_source(device)) {
+    case DSVK_MATMUL_CHOSEN:
+        return DSVK_OK;
+    case DSVK_MATMUL_FORCED:
+        DSVK_TRY(is_right(device, cmd, NULL, &right, err));
+        return right ? DSVK_OK
+                     : dsvk_fail(err, DSVK_UNSUPPORTED, "this device computes a known product wrong with matmul \"%s\"",
+                                 dsvk_matmul_name(best, name));
+    default:
+        break;
+    }
+    const uint32_t n = dsvk_matmul_variants(device, list);
+    if (list[1].kind == DSVK_MATMUL_REGISTERS)
+        return DSVK_OK;
+    DSVK_TRY(dsvk_matmul_fastest(device, cmd, list + 1, n - 1, &best, err)); /* list[0] are the kernels for few rows */
+    dsvk_device_remember_matmul(device, best);
+    return DSVK_OK;
+}

@@ -1,0 +1,189 @@
+"""dsvk bench: what the report holds, counts against the profile, synthetic models, bad input. Times are not judged."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+import pytest
+
+import dsvk
+from dsvk import _dsvk, bench
+from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
+
+COMMAND = [sys.executable, "-m", "dsvk", "bench"]
+SHORT = bench.Workload(contexts=(16, 32), batches=(1, 2), seconds=0.01)
+LAYERS = "nano:ratios=0/4/128,experts=3,vocab=256"
+
+
+def run(*words, module=COMMAND, **options):
+    return subprocess.run([*module, *map(str, words)], capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def of_nano(device):
+    return bench.run("nano", device, work=SHORT)
+
+
+@pytest.fixture(scope="module")
+def of_layers(device):
+    return bench.run(device=device, synthetic=LAYERS, work=SHORT)
+
+
+def test_the_report_holds_what_is_promised(of_nano):
+    report = json.loads(json.dumps(of_nano))
+    assert report["device"]["matmul"] in dsvk.devices()[0]["matmul_variants"]
+    assert report["device"]["copy_bytes_per_s"] > 0 and report["device"]["f32_flops_per_s"] > 0
+    assert report["model"]["name"] == "nano" and not report["model"]["synthetic"]
+    assert report["model"]["layers"] == {"SWA": 2, "CSA": 2, "HCA": 1}
+    assert set(report["dispatches_per_layer"]) == {"swa", "csa", "hca"}
+    for key in ("dispatches_per_token", "submits_per_token", "host_us_per_token", "decode_tokens_per_s", "prefill_tokens_per_s"):
+        assert report[key] > 0, key
+    assert [(case["context"], case["batch"]) for case in report["decode"]] == [(16, 1), (16, 2), (32, 1), (32, 2)]
+    for ops in (report["ops"], report["prefill_ops"], *(case["ops"] for case in report["decode"])):
+        assert len({op["name"] for op in ops}) == len(ops) > 5
+        for op in ops:
+            assert set(op) == {"name", "calls", "us", "bytes", "flops", "bandwidth_fraction", "flops_fraction",
+                               "matrix_fraction"}
+            assert op["calls"] > 0 and op["us"] >= 0 and 0 <= op["bandwidth_fraction"]
+    assert report["skipped"] == [] and report["extrapolation"] == []
+
+
+def test_counts_are_the_profiles(of_nano, nano):
+    """A token's dispatches: those of its layers, and what is outside of them, which has no layer's name."""
+    with nano.session() as session:
+        session.sync(list(range(20)))
+        session.decode(2)   # what a first decoded token needs once is behind it
+        with nano.device.profile() as short:
+            _dsvk.Session.decode(session, 4)   # in one call: session.decode cuts its work into slices
+        with nano.device.profile() as long:
+            _dsvk.Session.decode(session, 8)
+    assert of_nano["dispatches_per_token"] == (long["dispatches"] - short["dispatches"]) / 4
+    layers, per_layer = of_nano["model"]["layers"], of_nano["dispatches_per_layer"]
+    inside = [sum(op["calls"] for op in report["ops"] if op["part"] in layers) for report in (short, long)]
+    of_a_token = sum(layers[kind] * per_layer[kind.lower()] for kind in layers)
+    assert of_a_token == (inside[1] - inside[0]) / 4 < of_nano["dispatches_per_token"]
+    assert {op["part"] for op in long["ops"]} <= {*layers, "head", None}
+
+
+def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
+    assert of_layers["dispatches_per_layer"] == of_nano["dispatches_per_layer"]
+    assert of_layers["model"]["layers"] == {"SWA": 1, "CSA": 1, "HCA": 1} and of_layers["model"]["experts"] == 3
+
+
+def test_an_extrapolation_says_that_it_is_one(of_layers, of_nano):
+    whole, = of_layers["extrapolation"]
+    assert whole["family"] == "nano" and whole["layers"] == {"SWA": 2, "CSA": 2, "HCA": 1}
+    assert "not a measurement" in whole["how"] and whole["how"] in str(of_layers)
+    assert [row["context"] for row in whole["decode"]] == [16, 32]
+    case = of_layers["decode"][0]
+    us = sum(case["layer_us"][kind] * n for kind, n in whole["layers"].items()) + case["other_us"].get("begin", 0)
+    us += case["other_us"]["head"] * 1024 / 256
+    assert whole["decode"][0]["step_us"] == pytest.approx(us * case["step_us"] / case["device_us"])
+    assert whole["decode"][0]["dispatches_per_token"] == of_nano["dispatches_per_token"]
+
+
+@pytest.mark.parametrize("layers", ["nano:layers=2,experts=2", "nano:ratios=0/4/128,experts=1"])
+def test_no_extrapolation_from_what_was_not_measured(layers, device):
+    """Kinds of layers, and experts of a token."""
+    report = bench.run(device=device, synthetic=layers, work=bench.Workload((16,), (1,), 0.01))
+    assert report["extrapolation"] == [] and (report["dispatches_per_layer"]["csa"] is None) == ("layers" in layers)
+
+
+def test_what_would_take_too_long_is_left_out_and_listed(device):
+    report = bench.run("nano", device, work=bench.Workload((16, 900), (1, 2), 0.01, limit=0.01))
+    assert [(case["context"], case["batch"]) for case in report["skipped"]] == [(16, 2), (900, 1), (900, 2)]
+    assert len(report["decode"]) == 1 and "left out: 900 tokens" in str(report)
+
+
+def test_readable(of_nano, of_layers):
+    for report in (of_nano, of_layers):
+        assert "matmul" in str(report) and "<table>" in report._repr_html_()
+        picture = xml.etree.ElementTree.fromstring(report.svg())
+        words = [element.text for element in picture.iter() if element.tag.endswith("text")]
+        assert "decode, tokens/s" in words and "matmul" in words
+
+
+def test_the_command(tmp_path):
+    words = ("--synthetic", LAYERS, "--contexts", 16, "--batches", 1, "--limit", 5)
+    result = run(*words, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.svg")
+    assert result.returncode == 0 and "Layers of a decoded step" in result.stdout, result.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["model"]["name"] == LAYERS
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    data = run(*words, "--json", module=[sys.executable, "-m", "dsvk.bench"])
+    assert data.returncode == 0 and json.loads(data.stdout)["decode"][0]["context"] == 16, data.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--synthetic", "flsh"], "'flsh' is no family of models: flash, pro, nano"),
+    (["--synthetic", "flash:layers=44"], "layers=44: flash has 43"),
+    (["--synthetic", "flash:layers=x"], "layers=x: expected a number of at least 1"),
+    (["--synthetic", "flash:depth=4"], "'depth=4': expected layers=N"),
+    (["--synthetic", "flash:ratios=0/5"], "ratios=0/5: expected 0 (SWA), 4 (CSA) or 128 (HCA)"),
+    (["--synthetic", "flash:layers=1,ratios=0"], "give one of them"),
+    (["--synthetic", "flash", "nano"], "not allowed with"),
+    (["--contexts", "0"], "expected numbers of at least 1"),
+    (["--batches", "1,b"], "expected numbers of at least 1"),
+    (["--limit", "soon"], "invalid float"),
+    (["--json", "nano"], "'nano': expected the name of a file that ends in .json"),
+    (["--plot", "/nowhere/a.svg"], "'/nowhere/a.svg' cannot be written"),
+])
+def test_wrong_usage(words, message):
+    result = run(*words)
+    assert result.returncode == 2 and message in result.stderr and result.stdout == "", result.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    (["/nowhere"], "/nowhere"),
+    (["nano", "--contexts", "4000"], "contexts: 4000; this model has 4096 positions"),
+    (["--device", "no such device"], "no such device"),
+    (["--synthetic", "pro"], "GiB of weights"),
+    (["--matmul", "slowly"], "slowly"),
+])
+def test_failures_are_one_line(words, message):
+    result = run(*words)
+    assert result.returncode == 1 and result.stdout == "" and message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def interrupted(words, begun, **environment):
+    """Sends Ctrl-C as soon as begun() is true."""
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, **environment})
+    while process.poll() is None and not begun():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors == "dsvk: stopped\n" and output == "", errors
+
+
+def test_control_c_stops_cleanly():
+    started = time.monotonic()
+    interrupted(["nano", "--contexts", "2000"], lambda: time.monotonic() > started + 4)
+
+
+def test_control_c_takes_the_checkpoint_away(tmp_path):
+    """In the middle of writing it."""
+    interrupted(["--synthetic", "flash:ratios=0,experts=40"], lambda: list(tmp_path.glob("*/model.safetensors")), TMPDIR=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["nano:layers=4,experts=5", "flash:ratios=128,experts=1,vocab=64"])
+def test_synthetic_checkpoints_are_whole(text, tmp_path):
+    synthetic = Synthetic(text)
+    told = []
+    write_config(synthetic, tmp_path)
+    size = write_weights(synthetic, tmp_path, lambda *progress: told.append(progress))
+    assert dsvk.verify(tmp_path)["bytes"] == size and told[-1][1:] == (size, size)
+    assert dsvk.plan(tmp_path)["purposes"]["weights"] > 0
+    assert json.loads(FAMILIES[synthetic.family].read_text()) == synthetic.family_config
+
+
+def test_measured_peaks(device):
+    peaks = device.measure()
+    assert peaks["copy_bytes_per_s"] == max(peaks["transfer_bytes_per_s"], peaks["kernel_bytes_per_s"]) > 1e8
+    assert peaks["f32_flops_per_s"] > 1e8 and peaks["copy_buffer_bytes"] % 16 == 0
+    assert (peaks["matrix_flops_per_s"] is None) == (peaks["matrix_kernel"] is None)
+    assert device.memory()["scratch"]["used"] < peaks["copy_buffer_bytes"]   # given back
