@@ -3,7 +3,7 @@
  * given. Edge list: 1, 3, 8 and 64 tokens per submit, more than are wanted; batches of 1, 5 and 32 of different lengths; stops in
  * the middle of a submit, of all rows, more than the device looks for; positions across a compression block, the window, a page
  * and a class of positions; a batch that shrinks; two batches in turns; no memory for the next page; logits that stop being finite;
- * cancelling between submits; no host memory.
+ * cancelling between submits; no host memory; the validation layer.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,13 +38,11 @@ static void set_pace(struct pace *p, uint32_t tokens_per_submit) {
     p->calls = 0;
 }
 
-static dsvk_model *open_paced(struct pace *p, const uint64_t *cache_budget) {
+static dsvk_model *open_paced(struct pace *p, const dsvk_device_options *options) {
     dsvk_device *device = NULL;
     dsvk_error err;
-    dsvk_device_options options = { .size = sizeof options };
     dsvk_model_options model_options = { .size = sizeof model_options, .max_chunk = 128, .page_tokens = 128 };
-    options.budget[DSVK_CACHE] = cache_budget ? *cache_budget : 0;
-    CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_device_open(&device, options, &err) == DSVK_OK, "%s", err.message);
     CHECK(dsvk_model_open(&p->model, device, DSVK_NANO, &model_options, &err) == DSVK_OK, "%s", err.message);
     CHECK(dsvk_model_vocab_size(p->model) <= VOCAB, "vocabulary");
     dsvk_device_close(device);
@@ -286,7 +284,8 @@ static void test_D04_no_memory_for_a_page(void) {
     dsvk_error err;
     dsvk_model *model = open_paced(&p, NULL);
     dsvk_session *s = open_at(&p, 0, AT);
-    const uint64_t one_page = dsvk_purpose_used(model->device, DSVK_CACHE);
+    dsvk_device_options one_page = { .size = sizeof one_page };
+    one_page.budget[DSVK_CACHE] = dsvk_purpose_used(model->device, DSVK_CACHE);
     dsvk_session_close(s);
     dsvk_model_close(model);
     model = open_paced(&p, &one_page);
@@ -351,6 +350,33 @@ static void test_turns_without_host_memory(void) {
     dsvk_model_close(model);
 }
 
+/* Core and synchronization validation over submits of one recording several times; skipped, and said so, without the layer. */
+static void test_validation_has_nothing_to_say(void) {
+    struct pace p = { 0 };
+    dsvk_device *device = NULL;
+    dsvk_error err;
+    const dsvk_device_options options = { .size = sizeof options, .cache_dir = "", .validation = 1 };
+    if (dsvk_device_open(&device, &options, &err) != DSVK_OK) {
+        printf("  skipped: %s\n", err.message);
+        return;
+    }
+    dsvk_device_close(device);
+    dsvk_model *model = open_paced(&p, &options);
+    int32_t ids[2 * 12];
+    size_t n[2];
+    set_pace(&p, 0);
+    dsvk_session *s[2] = { open_at(&p, 0, 122), open_at(&p, 1, 30) };
+    set_pace(&p, 6);
+    CHECK(dsvk_decode_batch(s, 2, 12, NULL, ids, n, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_decode(s[1], 2, NULL, ids, n, &err) == DSVK_OK, "%s", err.message);
+    char first[400] = "";
+    const uint32_t messages = dsvk_device_validation_messages(model->device, first, sizeof first);
+    CHECK(messages == 0, "%u validation messages, the first: %s", messages, first);
+    dsvk_session_close(s[0]);
+    dsvk_session_close(s[1]);
+    dsvk_model_close(model);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(test_tokens_per_submit),
@@ -361,6 +387,7 @@ int main(int argc, char **argv) {
         TEST(test_D04_no_memory_for_a_page),
         TEST(test_cancelled_between_submits),
         TEST(test_turns_without_host_memory),
+        TEST(test_validation_has_nothing_to_say),
     };
     return run_tests(tests, sizeof tests / sizeof *tests, argc, argv);
 }
