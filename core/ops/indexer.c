@@ -42,10 +42,10 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
     const uint32_t tile = p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
     /* Slices fill a GPU where keys are few; a software device, which has subgroups of 8, has as many workgroups as it wants, and
-     * compiles half as long a kernel in half the time. */
+     * compiles a kernel for many products at once for too long. */
     const bool software = limits->subgroup_max <= 8;
     const uint32_t slices = software ? 1 : INDEXER_SLICES, keys_each = INDEXER_WORKGROUP / slices;
-    uint32_t heads = (tile == 1 ? INDEXER_MAX_PRODUCTS / 2 : INDEXER_MAX_PRODUCTS / tile) / (software ? 2 : 1);
+    uint32_t heads = (software || tile == 1 ? INDEXER_MAX_PRODUCTS / 2 : INDEXER_MAX_PRODUCTS) / tile;
     while (heads > p->n_heads)
         heads /= 2;
     const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
