@@ -6,7 +6,7 @@
 _Static_assert(sizeof(struct indexer_args) <= 128, "push constants");
 
 /* Slices of the heads fill a GPU where keys are few; a software device, which has subgroups of 8, has as many workgroups as it
- * wants, and compiles half as long a kernel in half the time. */
+ * wants, and takes too long to compile a kernel for many products at once. */
 static uint32_t slices_of(dsvk_cmd *cmd) {
     return dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max > 8 ? INDEXER_SLICES : 1;
 }
@@ -49,7 +49,7 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     };
     const uint32_t tile = p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
     const uint32_t slices = slices_of(cmd), keys_each = dsvk_indexer_keys(cmd);
-    uint32_t heads = (tile == 1 ? INDEXER_MAX_PRODUCTS / 2 : INDEXER_MAX_PRODUCTS / tile) / (slices == 1 ? 2 : 1);
+    uint32_t heads = (slices == 1 || tile == 1 ? INDEXER_MAX_PRODUCTS / 2 : INDEXER_MAX_PRODUCTS) / tile;
     while (heads > p->n_heads)
         heads /= 2;
     const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
