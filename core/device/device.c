@@ -242,6 +242,7 @@ static dsvk_status create_timeline(dsvk_device *device, dsvk_error *err) {
 static void set_limits(dsvk_device *device, uint64_t max_allocation) {
     const dsvk_physical *p = &device->physical;
     dsvk_device_limits *limits = &device->limits;
+    limits->software = device->physical.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
     limits->subgroup_min = p->v13.minSubgroupSize ? p->v13.minSubgroupSize : p->v11.subgroupSize;
     limits->subgroup_max = p->v13.maxSubgroupSize ? p->v13.maxSubgroupSize : p->v11.subgroupSize;
     limits->shared_bytes = p->properties.limits.maxComputeSharedMemorySize;

@@ -14,6 +14,7 @@ typedef struct dsvk_device_limits {
     uint32_t subgroup_min, subgroup_max;
     uint32_t shared_bytes;
     uint32_t max_groups[3];
+    bool software;             /* the driver runs on the CPU, and compiles a kernel when it is first dispatched */
     bool unified;              /* device memory is host memory: no staging copy is needed */
     uint64_t max_allocation;   /* largest single buffer, bytes */
 } dsvk_device_limits;

@@ -79,9 +79,14 @@ typedef struct dsvk_pipeline dsvk_pipeline;
 
 dsvk_status dsvk_pipelines_open(dsvk_device *device, dsvk_error *err);
 void dsvk_pipelines_close(dsvk_device *device, bool on_device);
-/* The pipeline of a shader with constants, built when it is new. */
-dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline,
+/* The pipeline of a shader with constants, built when it is new. `compiled`: software drivers compile a kernel when it is first
+ * dispatched, which would add up in the first submit that uses many of them, and submits have to be short (D10); so it is
+ * dispatched now, with no workgroups, and waited for. */
+dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, bool compiled, VkPipeline *pipeline,
                               dsvk_error *err);
+
+/* Dispatches no workgroups of it and waits (recorder.c). */
+dsvk_status dsvk_compile_now(dsvk_device *device, VkPipeline pipeline, dsvk_error *err);
 
 /* A copy of a shader's words, *bytes of them before and after, that asks for what FP8 and FP4 are decoded with
  * (denormals.c); released with dsvk_free. NULL: out of memory. */

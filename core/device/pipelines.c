@@ -12,6 +12,7 @@ struct dsvk_pipeline {
     dsvk_pipeline *next; /* in its bucket */
     const dsvk_shader *shader;
     VkPipeline handle;
+    atomic_bool compiled; /* on a software driver: dispatched before */
     uint32_t n_constants;
     uint32_t constants[]; /* [n_constants] */
 };
@@ -93,7 +94,7 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
 }
 
 /* Builds outside the lock, so that several threads can build at once; the first of two equal ones stays. */
-static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch_info *info, VkPipeline *pipeline,
+static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch_info *info, dsvk_pipeline **pipeline,
                        dsvk_error *err) {
     const dsvk_shader *shader = find_shader(info->shader);
     if (!shader)
@@ -118,7 +119,7 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
         device->pipelines[bucket] = made;
     }
     pthread_mutex_unlock(&device->pipeline_lock);
-    *pipeline = other ? other->handle : made->handle;
+    *pipeline = other ? other : made;
     if (other) {
         device->vk.vkDestroyPipeline(device->handle, made->handle, NULL);
         dsvk_free(made);
@@ -126,18 +127,26 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
     return DSVK_OK;
 }
 
-dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, VkPipeline *pipeline,
-                              dsvk_error *err) {
+static dsvk_status get(dsvk_device *device, const dsvk_dispatch_info *info, dsvk_pipeline **pipeline, dsvk_error *err) {
     if (info->n_constants > MAX_CONSTANTS)
         return dsvk_fail(err, DSVK_INVALID, "op %s: %u specialization constants, the limit is %u", info->op,
                          info->n_constants, MAX_CONSTANTS);
     const uint32_t bucket = bucket_of(info->shader, info->constants, info->n_constants);
     pthread_mutex_lock(&device->pipeline_lock);
-    const dsvk_pipeline *known = find(device, bucket, info);
+    *pipeline = find(device, bucket, info);
     pthread_mutex_unlock(&device->pipeline_lock);
-    if (!known)
-        return add(device, bucket, info, pipeline, err);
-    *pipeline = known->handle;
+    return *pipeline ? DSVK_OK : add(device, bucket, info, pipeline, err);
+}
+
+dsvk_status dsvk_pipeline_get(dsvk_device *device, const dsvk_dispatch_info *info, bool compiled, VkPipeline *pipeline,
+                              dsvk_error *err) {
+    dsvk_pipeline *found;
+    DSVK_TRY(get(device, info, &found, err));
+    if (compiled && device->limits.software && !atomic_load(&found->compiled)) {
+        DSVK_TRY(dsvk_compile_now(device, found->handle, err));
+        atomic_store(&found->compiled, true);
+    }
+    *pipeline = found->handle;
     return DSVK_OK;
 }
 

@@ -271,7 +271,7 @@ void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
         return;
     if (!cmd->dry && (info->groups[0] == 0 || info->groups[1] == 0 || info->groups[2] == 0))
         return;
-    dsvk_status status = dsvk_pipeline_get(cmd->device, info, &pipeline, &error);
+    dsvk_status status = dsvk_pipeline_get(cmd->device, info, !cmd->dry, &pipeline, &error);
     if (status != DSVK_OK) {
         dsvk_cmd_fail(cmd, status, "%s", error.message);
         return;
@@ -459,6 +459,23 @@ dsvk_status dsvk_cmd_wait(dsvk_cmd *cmd, dsvk_error *err) {
 dsvk_status dsvk_cmd_run(dsvk_cmd *cmd, dsvk_error *err) {
     DSVK_TRY(dsvk_cmd_submit(cmd, err));
     return dsvk_cmd_wait(cmd, err);
+}
+
+dsvk_status dsvk_compile_now(dsvk_device *device, VkPipeline pipeline, dsvk_error *err) {
+    static const uint32_t zeros[DSVK_PUSH_BYTES / 4];
+    const dsvk_vk *vk = &device->vk;
+    dsvk_cmd *cmd;
+    dsvk_status status;
+    DSVK_TRY(dsvk_cmd_create(device, &cmd, err));
+    vk->vkCmdBindPipeline(cmd->buffer, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+    vk->vkCmdPushConstants(cmd->buffer, device->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, sizeof zeros, zeros);
+    vk->vkCmdDispatch(cmd->buffer, 0, 0, 0);
+    DSVK_GOTO(end(cmd, err));
+    DSVK_GOTO(hand_over(device, &(dsvk_replay){cmd, 1}, 1, err)); /* no submit that a profile should count */
+    DSVK_GOTO(dsvk_cmd_wait(cmd, err));
+fail:
+    dsvk_cmd_destroy(cmd);
+    return status;
 }
 
 /* ---- blocking transfers ---- */

@@ -121,11 +121,14 @@ static dsvk_status open_constants(dsvk_model *m, dsvk_error *err) {
     return dsvk_buffer_write(m->device, &m->constants, 0, values, sizeof values, err);
 }
 
-/* Builds the pipelines of one row, of a few and of a full chunk now (ops choose their variant by the number of rows), so that the first token does not wait for them. Nothing is
- * run: the scratch addresses these recordings name are never followed. */
+/* Builds the pipelines of one row, of a few and of a full chunk now (ops choose their variant by the number of rows), so that the
+ * first token does not wait for them; on a software driver it would all the same. Nothing is run: the scratch addresses these
+ * recordings name are never followed. */
 static dsvk_status warm_up(dsvk_model *m, dsvk_error *err) {
     uint32_t sizes[] = { 1, 4, m->options.max_chunk };
     dsvk_status status = DSVK_OK;
+    if (dsvk_device_get_limits(m->device)->software)
+        return DSVK_OK;
     m->scratch = (dsvk_scratch){ .buffer.addr = 256, .positions = m->config.max_positions };
     for (int i = 0; status == DSVK_OK && i < (int)DSVK_COUNT(sizes); i++) {
         dsvk_step step = { .n = sizes[i], .n_seqs = 1, .positions = m->config.max_positions,

@@ -579,7 +579,7 @@ static void test_every_kernel_builds(void) {
     VkPipeline pipeline;
     for (const dsvk_shader *shader = dsvk_shaders; shader->name; shader++)
         if (!strstr(shader->name, "coopmat"))
-            CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = shader->name, .shader = shader->name}, &pipeline,
+            CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = shader->name, .shader = shader->name}, false, &pipeline,
                                        &error));
     close_device(device);
 }
@@ -591,12 +591,12 @@ static void test_pipelines(void) {
     VkPipeline made[4], again;
     dsvk_cmd *cmd;
     dsvk_dispatch_info info = {.op = "quant_row", .shader = "quant_row", .groups = {1, 1, 1}};
-    CHECK_OK(dsvk_pipeline_get(device, &info, &made[3], &error));
+    CHECK_OK(dsvk_pipeline_get(device, &info, false, &made[3], &error));
     info.n_constants = 3;
     for (int i = 0; i < 3; i++) {
         info.constants = constants[i];
-        CHECK_OK(dsvk_pipeline_get(device, &info, &made[i], &error));
-        CHECK_OK(dsvk_pipeline_get(device, &info, &again, &error));
+        CHECK_OK(dsvk_pipeline_get(device, &info, false, &made[i], &error));
+        CHECK_OK(dsvk_pipeline_get(device, &info, false, &again, &error));
         CHECK(again == made[i], "the second time the same pipeline");
         for (int j = 0; j < i; j++)
             CHECK(made[j] != made[i] && made[3] != made[i], "other constants, another pipeline");
@@ -608,7 +608,7 @@ static void test_pipelines(void) {
     CHECK_OK(dsvk_cmd_run(cmd, &error)); /* its addresses are 0: it would have crashed */
     dsvk_cmd_destroy(cmd);
     info.n_constants = 99;
-    CHECK_FAILS(dsvk_pipeline_get(device, &info, &again, &error), DSVK_INVALID, "99 specialization constants");
+    CHECK_FAILS(dsvk_pipeline_get(device, &info, false, &again, &error), DSVK_INVALID, "99 specialization constants");
     close_device(device);
 }
 
@@ -627,12 +627,12 @@ static void test_pipeline_statistics(void) {
         json_t *root = parse_json(text);
         CHECK(json_is_array(root) && json_array_size(root) == 0, "no kernel yet");
         json_decref(root);
-        CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = "rms_norm", .shader = "rms_norm"}, &made, &error));
+        CHECK_OK(dsvk_pipeline_get(device, &(dsvk_dispatch_info){.op = "rms_norm", .shader = "rms_norm"}, false, &made, &error));
         for (size_t i = 0; i < DSVK_COUNT(constants); i++)
             CHECK_OK(dsvk_pipeline_get(device,
                                        &(dsvk_dispatch_info){.op = "quant_row", .shader = "quant_row",
                                                              .constants = constants[i], .n_constants = 3},
-                                       &made, &error));
+                                       false, &made, &error));
         CHECK_OK(dsvk_device_pipelines(device, &text, &error));
         root = parse_json(text);
         CHECK(json_array_size(root) == 4, "%zu kernels", json_array_size(root));

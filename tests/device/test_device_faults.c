@@ -431,7 +431,7 @@ static void test_D18_pipeline(void) {
     dsvk_dispatch(cmd, &info);
     CHECK_FAILS(dsvk_cmd_run(cmd, &error), DSVK_UNSUPPORTED, "building the pipeline of rms_norm failed: VK_ERROR_INIT");
     device->vk.vkCreateComputePipelines = good;
-    CHECK_OK(dsvk_pipeline_get(device, &info, &pipeline, &error));
+    CHECK_OK(dsvk_pipeline_get(device, &info, false, &pipeline, &error));
     CHECK_OK(dsvk_cmd_begin(cmd, &error));
     CHECK_OK(dsvk_cmd_run(cmd, &error));
     dsvk_cmd_destroy(cmd);
@@ -703,7 +703,7 @@ static void test_A06_calls(void) {
         if (status == DSVK_OK)
             status = dsvk_cmd_create(device, &cmd, &error);
         if (status == DSVK_OK)
-            status = dsvk_pipeline_get(device, &info, &pipeline, &error);
+            status = dsvk_pipeline_get(device, &info, false, &pipeline, &error);
         made = dsvk_alloc_fail_after(-1);
         CHECK(status == (made > n ? DSVK_NOMEM : DSVK_OK), "allocation %d: %s", (int)n, dsvk_status_name(status));
         dsvk_cmd_destroy(cmd);

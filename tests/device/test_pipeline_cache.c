@@ -29,7 +29,7 @@ static dsvk_device *open_with_cache(const char *path) {
 static void build_something(dsvk_device *device) {
     VkPipeline pipeline;
     const dsvk_dispatch_info info = {.op = "norm", .shader = "rms_norm", .groups = {1, 1, 1}};
-    CHECK_OK(dsvk_pipeline_get(device, &info, &pipeline, &error));
+    CHECK_OK(dsvk_pipeline_get(device, &info, false, &pipeline, &error));
 }
 
 static void make_payload(uint8_t *payload, size_t n, uint32_t seed) {
