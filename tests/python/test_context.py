@@ -47,7 +47,7 @@ def test_bytes_are_the_specs():
 
 def test_flash_at_a_million_tokens_takes_what_the_spec_says(tmp_path):
     """Spec 1.7: 3,682,498,176 bytes of rows and keys, 12,206,080 of compressor states."""
-    shutil.copy(ROOT / "bench/compile_table/flash.json", tmp_path / "config.json")
+    shutil.copy(ROOT / "python/dsvk/families/flash.json", tmp_path / "config.json")
     plan = dsvk.plan(str(tmp_path), context=1048576)
     last = plan["context"][-1]
     assert last["tokens"] == 1048576
