@@ -157,20 +157,19 @@ def test_stop_ids_in_a_batch(models):
 
 @pytest.mark.parametrize("back", [1, 3, 8, 9, 60, 100])
 def test_sync_goes_back(models, back):
-    """Rolling back (up to 8 tokens by the rings' slack, beyond by rebuilding) and going another way equals a fresh session. The
-    fresh one is fed in the same cuts when the rings are used, else whole."""
+    """Rolling back (up to 8 tokens by the rings' slack, beyond by rebuilding) and going another way equals, to the bit, a fresh session
+    fed in the same cuts: what was kept and what is new when the rings are used, all at once when the cache is rebuilt."""
     model, V = models("tiny", "native"), TINY["vocab_size"]
     first, other = tokens(3, V, 135).tolist(), tokens(4, V, 20).tolist()
     with model.session(context=256, mtp=True) as s, model.session(context=256, mtp=True) as fresh:
         s.sync(first)
         s.sync(first[:len(first) - back] + other)
-        fresh.sync(first[:len(first) - back])
+        if back <= 8:
+            fresh.sync(first[:len(first) - back])
         fresh.sync(first[:len(first) - back] + other)
         assert list(s.tokens) == list(fresh.tokens)
-        a, b = np.asarray(s.logits()), np.asarray(fresh.logits())
-        assert np.median(np.abs(a - b)) <= 1e-4
-        a, b = np.asarray(s.mtp_logits()), np.asarray(fresh.mtp_logits())
-        assert np.median(np.abs(a - b)) <= 1e-4
+        assert np.array_equal(np.asarray(s.logits()), np.asarray(fresh.logits()))
+        assert np.array_equal(np.asarray(s.mtp_logits()), np.asarray(fresh.mtp_logits()))
 
 
 def test_sync_to_where_it_is_or_was(models):
