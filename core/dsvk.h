@@ -94,7 +94,7 @@ typedef struct dsvk_device_options {
     uint64_t budget[DSVK_PURPOSE_COUNT]; /* bytes per purpose; 0: what the device has */
     uint32_t validation;   /* 1: turn on the Khronos validation layer where it is installed (tests) */
     uint64_t max_allocation; /* bytes; pretend the driver allows no larger allocation (tests); 0: the driver's limit */
-    const char *matmul;    /* how prefill multiplies: "few", "registers", "tiled", "coopmat" or with its shape "coopmat 16x16x16";
+    const char *matmul;    /* how prefill multiplies: "few", "registers", "columns", "tiled", "coopmat" or with its shape "coopmat 16x16x16";
                               NULL or "auto": the fastest, found out once per driver */
     uint32_t statistics;   /* 1: compilers keep their figures of each kernel, where the driver has them (bench/compile_table) */
 } dsvk_device_options;

@@ -3,8 +3,8 @@
  *
  * A body, chunk_tiled.glsl or chunk_coopmat.glsl, defines multiply(); an op, matmul_chunk.glsl or moe_expert_chunk.glsl, says
  * where rows of x begin and what becomes of a result. */
-#extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#include "weights.glsl"
 
 layout(local_size_x_id = CHUNK_WORKGROUP) in;
 layout(constant_id = CHUNK_TYPE) const uint TYPE = 0u;
@@ -12,7 +12,6 @@ layout(constant_id = CHUNK_EPILOGUE) const uint EPILOGUE = 0u;
 layout(constant_id = CHUNK_ROWS) const uint ROWS = 64u;
 layout(constant_id = CHUNK_TILES) const uint TILES = 2u;
 
-const uint TYPE_BF16 = 1u, TYPE_FP8 = 2u, TYPE_FP4 = 3u;     /* dsvk_weight_type; 0 is f32 */
 const float UNIT = TYPE == TYPE_FP8 ? E4M3_UNIT : E2M1_UNIT; /* of decoded codes */
 const uint SLAB = 32u;                                       /* inputs that are in shared memory at a time */
 const uint LANES = 8u * TILES; /* invocation `lane` of them has output rows lane % 8 + 0, 8, 16, 24 of tile lane / 8 */
@@ -21,29 +20,6 @@ const uint LANES = 8u * TILES; /* invocation `lane` of them has output rows lane
 uint x_at(uint r);
 /* Takes the results of row r of x for output rows lane % 8 + 0, 8, 16, 24 of the workgroup's tile lane / 8. */
 void finish(uint r, uint lane, vec4 sums);
-
-/* silu(min(gate, limit)) * clamp(up, -limit, limit) (spec 4.10); limit 0 clamps nothing, NaN stays NaN. */
-float swiglu(float gate, float up, float limit) {
-    if (limit > 0.0) {
-        gate = gate > limit ? limit : gate;
-        up = up > limit ? limit : up < -limit ? -limit : up;
-    }
-    return gate * sigmoid(gate) * up;
-}
-
-/* Inputs 4 * quad .. 4 * quad + 3 of a 16-byte word, without scale and unit. */
-vec4 decode_quad(uvec4 word, uint quad) {
-    if (TYPE == TYPE_BF16)
-        return vec4(bf16_pair(word[2u * quad]), bf16_pair(word[2u * quad + 1u]));
-    if (TYPE == TYPE_FP8)
-        return e4m3_word(word[quad]);
-    if (TYPE == TYPE_FP4) {
-        vec4 low, high;
-        e2m1_word(word[quad / 2u], low, high);
-        return quad % 2u == 0u ? low : high;
-    }
-    return uintBitsToFloat(word);
-}
 
 /* The scale of output row `row` of a tile in an FP8 block of 128 inputs; the ue8m0 byte of one in an FP4 block of 32. */
 float fp8_scale(uvec2 scales, uint tile, uint n_in, uint k, uint row) {

@@ -6,23 +6,21 @@
  * Not staged: for drivers on which a barrier costs more than decoding. A workgroup is the 8 invocations of one tile, x is read
  * at addresses that are the same for all of them, and every invocation has 4 output rows times all ROWS rows of x. */
 layout(constant_id = CHUNK_STAGED) const uint STAGED = 1u;
+layout(constant_id = CHUNK_COLUMNS) const uint COLUMNS = 0u; /* weights in columns (weights.glsl); not staged only */
 
 const uint EACH = STAGED != 0u ? ROWS / 16u : ROWS; /* rows of x per invocation */
 vec4 sums[EACH];                                    /* [row of x], one component per output row */
 
 /* ---- registers only ---- */
 
-struct Rows8 { uvec4 lane[8]; };
-struct TileWord { Rows8 rows[4]; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer TileWords { TileWord v[]; };
-
 const uint PART_QUADS = TYPE == 0u ? 1u : 2u;                                    /* groups of four inputs decoded at a time */
 const uint WORD_PARTS = TYPE == TYPE_FP4 ? 4u : TYPE == TYPE_FP8 ? 2u : 1u;
 const uint TOGETHER = 4u; /* rows of x whose sums are in registers; the others' wait on the stack */
 
 void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uint n_in, uvec2 x) {
-    const uint lane = gl_LocalInvocationIndex;
+    const uint lane = COLUMNS != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
     TileWords tile_codes = TileWords(add_product(codes, tile, words * 512u));
+    const float magnitude = e2m1_magnitude(lane), unit = COLUMNS != 0u && TYPE == TYPE_FP4 ? 1.0 : UNIT;
     uvec2 row[EACH];
     [[unroll]] for (uint r = 0u; r < EACH; r++)
         row[r] = add_product(x, x_at(r), 16u);
@@ -30,19 +28,26 @@ void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uin
         uvec4 word[4];
         vec4 scale = vec4(1.0);
         [[unroll]] for (uint j = 0u; j < 4u; j++) {
-            word[j] = tile_codes.v[k].rows[j].lane[lane];
-            if (TYPE >= TYPE_FP8)
+            if (COLUMNS == 0u)
+                word[j] = tile_codes.v[k].rows[j].lane[lane];
+            if (TYPE == TYPE_FP8 || (TYPE == TYPE_FP4 && COLUMNS == 0u))
                 scale[j] = row_scale(scales, tile, n_in, k * (TYPE == TYPE_FP8 ? 16u : 32u), lane + 8u * j);
         }
+        if (TYPE == TYPE_FP4 && COLUMNS != 0u)
+            scale = column_scales(scales, tile, words, k, lane);
         for (uint part = 0u; part < WORD_PARTS; part++) {
-            mat4 w[PART_QUADS];
+            mat4 w[PART_QUADS]; /* [quad][input], one component per output row */
             [[unroll]] for (uint q = 0u; q < PART_QUADS; q++) {
                 const uint quad = part * PART_QUADS + q;
-                w[q] = transpose(mat4(decode_quad(word[0], quad), decode_quad(word[1], quad), decode_quad(word[2], quad),
-                                      decode_quad(word[3], quad)));
+                if (COLUMNS != 0u)
+                    [[unroll]] for (uint i = 0u; i < 4u; i++)
+                        w[q][i] = column_input(TYPE, Columns(uvec2(tile_codes)), k, 4u * quad + i, lane, magnitude);
+                else
+                    w[q] = transpose(mat4(decode_quad(TYPE, word[0], quad), decode_quad(TYPE, word[1], quad),
+                                          decode_quad(TYPE, word[2], quad), decode_quad(TYPE, word[3], quad)));
                 if (TYPE >= TYPE_FP8)
                     [[unroll]] for (uint i = 0u; i < 4u; i++)
-                        w[q][i] = w[q][i] * UNIT * scale;
+                        w[q][i] = w[q][i] * unit * scale;
             }
             const uint at = (k * WORD_PARTS + part) * PART_QUADS;
             [[unroll]] for (uint first = 0u; first < EACH; first += TOGETHER)
@@ -93,7 +98,7 @@ void multiply_staged(uvec2 codes, uvec2 scales, uint tile, uint words, uint n_in
                     values[1] = pair.y;
                 } else
                     [[unroll]] for (uint q = 0u; q < (VALUES + 3u) / 4u; q++) {
-                        const vec4 four = TYPE == 0u ? vec4(uintBitsToFloat(w[u])) : decode_quad(uvec4(w[u]), q) * UNIT * scale;
+                        const vec4 four = TYPE == 0u ? vec4(uintBitsToFloat(w[u])) : decode_quad(TYPE, uvec4(w[u]), q) * UNIT * scale;
                         [[unroll]] for (uint i = 0u; i < 4u; i++)
                             values[4u * q + i] = four[i];
                     }

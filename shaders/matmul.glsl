@@ -5,13 +5,16 @@
  * whole group streams the tile front to back, and every value of x in a register serves four output rows. A weight word
  * is read and decoded once for all ROWS rows of x.
  *
+ * With weights in columns (weights.glsl) a split takes consecutive words instead, which CPUs read ahead best, and products are
+ * rounded before they are added, so that they can come out of a table.
+ *
  * Sums: products of one word in order of the input (f32, fused), times the word's scale, added to the split's total in
  * order; then the 32 totals, in groups of four. Nothing of that depends on ROWS, on a row's place, or on the other rows, so
  * a row's result is the same in every batch, bit for bit; `precise` keeps compilers from changing one variant only.
  *
  * The includer calls multiply(), then for every PASS_ROWS rows add_splits() and row_total(). */
-#extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
+#include "weights.glsl"
 
 #define WORKGROUP 256u
 layout(local_size_x = 256) in;
@@ -20,38 +23,17 @@ layout(constant_id = MATMUL_TYPE_B) const uint TYPE_B = 0u;
 layout(constant_id = MATMUL_ROWS) const uint ROWS = 1u;
 layout(constant_id = MATMUL_EPILOGUE) const uint EPILOGUE = 0u;
 layout(constant_id = MATMUL_SUBGROUP_8) const uint SUBGROUP_8 = 0u;
+layout(constant_id = MATMUL_COLUMNS) const uint COLUMNS = 0u;
 
-const uint TYPE_BF16 = 1u, TYPE_FP8 = 2u, TYPE_FP4 = 3u; /* dsvk_weight_type; 0 is f32 */
 const uint MAX_ROWS = 8u;
 const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which bounds shared memory */
 const uint SPLITS = 32u;
-
-/* Word k of the tile's 32 rows. */
-struct Rows8 { uvec4 lane[8]; };
-struct TileWord { Rows8 rows[4]; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer TileWords { TileWord v[]; };
 
 shared float partial[PASS_ROWS * SPLITS * 32u];
 
 /* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so turns the reads of x into scalar ones. */
 uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : gl_LocalInvocationIndex / 8u; }
 uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex % 8u; }
-
-/* `type` is a dsvk_weight_type and one of the constants above, so that a variant holds the code of its types only. */
-
-/* Inputs 4 * quad .. 4 * quad + 3 of a weight word, without scale. */
-vec4 decode_quad(uint type, uvec4 word, uint quad) {
-    if (type == TYPE_BF16)
-        return vec4(bf16_pair(word[2u * quad]), bf16_pair(word[2u * quad + 1u]));
-    if (type == TYPE_FP8)
-        return e4m3_word(word[quad]);
-    if (type == TYPE_FP4) {
-        vec4 low, high;
-        e2m1_word(word[quad / 2u], low, high);
-        return quad % 2u == 0u ? low : high;
-    }
-    return uintBitsToFloat(word);
-}
 
 /* The scales of weight word k for the lane's four output rows. */
 vec4 word_scales(uint type, uvec2 scales, uint tile, uint words, uint k, uint lane) {
@@ -77,6 +59,42 @@ vec4 load_x(uint type, uvec2 row, uint k, uint q) {
     return Vec4s(row).v[k];
 }
 
+/* multiply() with weights in columns. */
+void multiply_columns(uint type, Columns tile_codes, uvec2 scales, uint tile, uint words, const uvec2 row[MAX_ROWS], out vec4 sums[MAX_ROWS]) {
+    const uint lane = lane_index(), share = (words + SPLITS - 1u) / SPLITS, first = split_index() * share;
+    const float unit = type == TYPE_FP8 ? E4M3_UNIT : 1.0, magnitude = e2m1_magnitude(lane);
+    precise vec4 total[MAX_ROWS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        total[r] = vec4(0.0);
+    for (uint k = first; k < min(first + share, words); k++) {
+        precise vec4 part[MAX_ROWS];
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            part[r] = type >= TYPE_FP8 ? vec4(0.0) : total[r];
+        [[unroll]] for (uint q = 0u; q < 1u << type; q++) {
+            vec4 v[MAX_ROWS];
+            [[unroll]] for (uint r = 0u; r < ROWS; r++)
+                v[r] = load_x(type, row[r], k, q);
+            [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                const bool products = ROWS == 1u && type == TYPE_FP4;
+                const vec4 w = column_input(type, tile_codes, k, 4u * q + i, lane, products ? v[0][i] * magnitude : magnitude);
+                [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+                    precise vec4 product = products ? w : w * v[r][i];
+                    part[r] += product;
+                }
+            }
+        }
+        vec4 scale = vec4(1.0);
+        if (type == TYPE_FP8)
+            scale = word_scales(type, scales, tile, words, k, lane);
+        else if (type == TYPE_FP4)
+            scale = column_scales(scales, tile, words, k, lane);
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            total[r] = type >= TYPE_FP8 ? fma(part[r] * unit, scale, total[r]) : part[r];
+    }
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        sums[r] = total[r];
+}
+
 /* sums[r]: this split's share of the lane's four output rows times row r of x. x_at[r]: where row r of x begins, in vec4. */
 void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const uint x_at[MAX_ROWS],
               out vec4 sums[MAX_ROWS]) {
@@ -86,6 +104,10 @@ void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2
     uvec2 row[MAX_ROWS];
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         row[r] = add_product(x, x_at[r], 16u);
+    if (COLUMNS != 0u) {
+        multiply_columns(type, Columns(uvec2(tile_codes)), scales, tile, words, row, sums);
+        return;
+    }
     precise vec4 total[MAX_ROWS]; /* [row of x], one component per output row */
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         total[r] = vec4(0.0);
@@ -118,37 +140,34 @@ void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2
 /* Where split y keeps output row o of row r of the pass; turned by the split so that no two lanes meet in a bank. */
 uint partial_at(uint r, uint y, uint o) { return (r * SPLITS + y) * 32u + ((o + 8u * y) & 31u); }
 
+float four_splits(uint r, uint four, uint o) {
+    precise float sum = partial[partial_at(r, four, o)];
+    [[unroll]] for (uint i = 1u; i < 4u; i++)
+        sum += partial[partial_at(r, four + i, o)];
+    return sum;
+}
+
 /* Adds up the splits of rows first .. first + PASS_ROWS - 1 of x. Afterwards row_total(r, o) is the sum of row first + r and
  * output row o of the tile. Every invocation must call it. */
 void add_splits(uint first, const vec4 sums[MAX_ROWS]) {
     const uint lane = lane_index(), y = split_index();
-    barrier(); /* an earlier pass may still be read */
+    if (first > 0u)
+        barrier(); /* the pass before may still be read */
     [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
         [[unroll]] for (uint j = 0u; j < 4u; j++)
             partial[partial_at(r, y, lane + 8u * j)] = sums[first + r][j];
     barrier();
+    if (COLUMNS != 0u) /* there the barrier costs more than what sharing out the sums saves; row_total does them */
+        return;
     const uint o = gl_LocalInvocationIndex % 32u, four = gl_LocalInvocationIndex / 32u * 4u;
-    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++) {
-        precise float sum = partial[partial_at(r, four, o)];
-        [[unroll]] for (uint i = 1u; i < 4u; i++)
-            sum += partial[partial_at(r, four + i, o)];
-        partial[partial_at(r, four, o)] = sum;
-    }
+    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
+        partial[partial_at(r, four, o)] = four_splits(r, four, o);
     barrier();
 }
 
 float row_total(uint r, uint o) {
-    precise float sum = partial[partial_at(r, 0u, o)];
+    precise float sum = COLUMNS != 0u ? four_splits(r, 0u, o) : partial[partial_at(r, 0u, o)];
     [[unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
-        sum += partial[partial_at(r, four, o)];
+        sum += COLUMNS != 0u ? four_splits(r, four, o) : partial[partial_at(r, four, o)];
     return sum;
-}
-
-/* silu(min(gate, limit)) * clamp(up, -limit, limit) (spec 4.10); limit 0 clamps nothing, NaN stays NaN. */
-float swiglu(float gate, float up, float limit) {
-    if (limit > 0.0) {
-        gate = gate > limit ? limit : gate;
-        up = up > limit ? limit : up < -limit ? -limit : up;
-    }
-    return gate * sigmoid(gate) * up;
 }

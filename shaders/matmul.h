@@ -10,7 +10,8 @@
 #define MATMUL_EPILOGUE 2 /* one of the three below */
 #define MATMUL_SUBGROUP_8 3 /* 1: every subgroup has exactly 8 invocations */
 #define MATMUL_TYPE_B 4   /* of a second matrix in the same dispatch; 0 without */
-#define MATMUL_CONSTANTS 5
+#define MATMUL_COLUMNS 5  /* 1: weights in columns (weights.glsl); with MATMUL_SUBGROUP_8 */
+#define MATMUL_CONSTANTS 6
 
 #define EPILOGUE_STORE 0
 #define EPILOGUE_SWIGLU 1

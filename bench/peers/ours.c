@@ -3,7 +3,7 @@
  *     ours [DEVICE]
  *
  * Index keys are in the cache's native format (FP4). hc_pre includes the Sinkhorn iterations, which its peers leave out. */
-#include "ops.h"
+#include "engine.h"
 
 #include "peer.h"
 
@@ -49,7 +49,7 @@ static dsvk_addr matrices(const dsvk_matrix *m, uint32_t n) {
 
 static dsvk_matrix fp4(uint32_t n_out, uint32_t n_in) {
     return (dsvk_matrix){ .scales = dsvk_matrix_scales(DSVK_TYPE_FP4, n_out, n_in), .n_out = n_out, .n_in = n_in,
-                          .type = DSVK_TYPE_FP4 };
+                          .type = DSVK_TYPE_FP4, .columns = dsvk_device_matmul(device).kind == DSVK_MATMUL_COLUMNS };
 }
 
 /* ---- the cases ---- */
@@ -201,6 +201,10 @@ int main(int argc, char **argv) {
     dsvk_error err;
     char *text;
     check(dsvk_device_open(&device, &options, &err), &err);
+    dsvk_cmd *cmd;
+    check(dsvk_cmd_create(device, &cmd, &err), &err);
+    check(dsvk_matmul_choose(device, cmd, &err), &err); /* as a model would */
+    dsvk_cmd_destroy(cmd);
     check(dsvk_device_describe(device, &text, &err), &err);
     json_t *described = json_loads(text, 0, NULL);
     printf("%s\n", json_string_value(json_object_get(described, "driver")));

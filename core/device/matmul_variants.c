@@ -7,7 +7,7 @@
 
 #include "device_internal.h"
 
-static const char *const names[] = { "few", "registers", "tiled", "coopmat" };
+static const char *const names[] = { "few", "registers", "columns", "tiled", "coopmat" };
 
 static bool is_cpu(const dsvk_physical *p) { return p->properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU; }
 
@@ -24,6 +24,8 @@ static uint32_t variants_of(const dsvk_physical *p, dsvk_matmul_variant list[DSV
     list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
     if (is_cpu(p))
         list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_REGISTERS };
+    if (is_cpu(p) && p->v13.minSubgroupSize == 8 && p->v13.maxSubgroupSize == 8)
+        list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_COLUMNS };
     list[n++] = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_TILED };
     for (uint32_t i = 0; i < p->n_shapes; i++)
         list[n++] = p->shapes[i];

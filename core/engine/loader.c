@@ -72,7 +72,7 @@ typedef struct loader {
     const dsvk_weight_list *list;
     const dsvk_checkpoint *checkpoint;
     const dsvk_buffer *buffers;
-    bool verify, unified;
+    bool verify, unified, columns;
     uint64_t staging_bytes, scratch_bytes; /* of one piece: as laid out, and as read */
 
     pthread_mutex_t lock;
@@ -223,6 +223,21 @@ static uint32_t tiled_row(const dsvk_weight_source *s, uint32_t r) { /* row of t
     }
 }
 
+/* The same in columns: a tile is zeros before. */
+static void place_column(uint8_t *tiles, uint32_t first_tile, dsvk_weight_type type, uint32_t n_in, uint32_t row, const uint8_t *data) {
+    const uint64_t tile = row / DSVK_TILE_ROWS - first_tile, bits = 32u >> type;
+    const uint32_t words = dsvk_matrix_words(type, n_in), r = row % DSVK_TILE_ROWS;
+    uint8_t *to = tiles + tile * words * DSVK_TILE_ROWS * 16 + r * bits / 8; /* input i: 4 * bits bytes further */
+    for (uint32_t i = 0; i < n_in; i++) {
+        if (type == DSVK_TYPE_FP4) { /* its sign goes below its magnitude */
+            const uint32_t code = data[i / 2] >> 4 * (i % 2) & 15;
+            to[(uint64_t)i * 4 * bits] |= (uint8_t)((code << 1 | code >> 3) & 15) << 4 * (r % 2);
+        } else {
+            memcpy(to + (uint64_t)i * 4 * bits, data + (uint64_t)i * bits / 8, bits / 8);
+        }
+    }
+}
+
 static void place_row(uint8_t *tiles, uint32_t first_tile, uint32_t words, uint32_t row, const uint8_t *data) {
     uint8_t *to = tiles + ((uint64_t)(row / DSVK_TILE_ROWS - first_tile) * words * DSVK_TILE_ROWS + row % DSVK_TILE_ROWS) * 16;
     for (uint32_t k = 0; k < words; k++)
@@ -267,15 +282,17 @@ static void mark_nan_codes(const dsvk_weight_source *s, uint32_t first_tile, uin
             scales[((size_t)(row / DSVK_TILE_ROWS - first_tile) * blocks + b) * 2 + row % DSVK_TILE_ROWS / 16] = __builtin_nanf("");
 }
 
-/* FP4: u32 [tiles][groups of 4 words][32 rows], byte b of a word = scale of 16-byte word 4 g + b. */
-static void place_fp4_scales(const dsvk_weight_source *s, uint32_t first_tile, uint32_t words, uint32_t from, uint32_t to,
+/* FP4: u32 [tiles][groups of 4 words][32 rows], byte b of a word = scale of 16-byte word 4 g + b; in columns u8 [tiles][4 groups][32
+ * rows]. */
+static void place_fp4_scales(const dsvk_weight_source *s, uint32_t first_tile, uint32_t words, bool columns, uint32_t from, uint32_t to,
                              const uint8_t *raw, uint8_t *out) {
     uint32_t groups = (uint32_t)dsvk_ceil_div(words, 4);
     for (uint32_t r = from; r < to; r++) {
         uint32_t row = tiled_row(s, r);
         uint8_t *tile = out + (size_t)(row / DSVK_TILE_ROWS - first_tile) * groups * DSVK_TILE_ROWS * 4;
         for (uint32_t k = 0; k < words; k++)
-            tile[((size_t)(k / 4) * DSVK_TILE_ROWS + row % DSVK_TILE_ROWS) * 4 + k % 4] = raw[(size_t)(r - from) * words + k];
+            tile[columns ? (size_t)k * DSVK_TILE_ROWS + row % DSVK_TILE_ROWS
+                         : ((size_t)(k / 4) * DSVK_TILE_ROWS + row % DSVK_TILE_ROWS) * 4 + k % 4] = raw[(size_t)(r - from) * words + k];
     }
 }
 
@@ -303,7 +320,10 @@ static dsvk_status lay_out_source(reader *r, const piece *p, const dsvk_weight_s
             decode_row(s, data, raw_scales, fp8 ? row - from / 128 * 128 : row - from, values);
             data = (const uint8_t *)values;
         }
-        place_row(codes, p->first, words, tiled_row(s, row), data);
+        if (r->shared->columns)
+            place_column(codes, p->first, w->type, w->n_in, tiled_row(s, row), data);
+        else
+            place_row(codes, p->first, words, tiled_row(s, row), data);
     }
     if (!convert && w->type == DSVK_TYPE_FP8) {
         place_fp8_scales(s, p->first, from, to, raw_scales, (float *)scales);
@@ -311,7 +331,7 @@ static dsvk_status lay_out_source(reader *r, const piece *p, const dsvk_weight_s
             mark_nan_codes(s, p->first, row, r->scratch + (uint64_t)(row - from) * row_bytes, (float *)scales);
     }
     if (!convert && w->type == DSVK_TYPE_FP4)
-        place_fp4_scales(s, p->first, words, from, to, raw_scales, scales);
+        place_fp4_scales(s, p->first, words, r->shared->columns, from, to, raw_scales, scales);
     return DSVK_OK;
 }
 
@@ -560,7 +580,7 @@ static bool all_mapped(const dsvk_weight_list *list, const dsvk_buffer *buffers)
     return true;
 }
 
-static void fill_addresses(const dsvk_weight_list *list, dsvk_weights *weights, const dsvk_buffer *buffers) {
+static void fill_addresses(const dsvk_weight_list *list, dsvk_weights *weights, const dsvk_buffer *buffers, bool columns) {
     for (uint32_t i = 0; i < list->n_weights; i++) {
         const dsvk_weight *w = &list->weights[i];
         dsvk_addr addr = buffers[w->buffer].addr + w->offset;
@@ -568,7 +588,7 @@ static void fill_addresses(const dsvk_weight_list *list, dsvk_weights *weights, 
             *w->addr = addr;
         if (w->matrix)
             *w->matrix = (dsvk_matrix){ .addr = w->expert ? 0 : addr, .n_out = w->n_out, .n_in = w->n_in, .type = w->type,
-                                        .scales = dsvk_matrix_scales(w->type, w->n_out, w->n_in) };
+                                        .scales = dsvk_matrix_scales(w->type, w->n_out, w->n_in), .columns = columns };
         if (w->expert && !w->addr)
             weights->layers[w->layer].expert_down_offset = w->offset;
     }
@@ -612,7 +632,7 @@ dsvk_status dsvk_load_weights(dsvk_device *device, dsvk_weight_list *list, dsvk_
                          have);
     DSVK_TRY(create_buffers(device, list, buffers, err));
     loader l = { .device = device, .list = list, .checkpoint = checkpoint, .buffers = buffers, .verify = options->verify,
-                 .unified = all_mapped(list, buffers) };
+                 .unified = all_mapped(list, buffers), .columns = dsvk_device_matmul(device).kind == DSVK_MATMUL_COLUMNS };
     piece_needs(&l);
     if (pthread_mutex_init(&l.lock, NULL) != 0)
         return dsvk_fail(err, DSVK_NOMEM, "a lock could not be made");
@@ -625,6 +645,6 @@ dsvk_status dsvk_load_weights(dsvk_device *device, dsvk_weight_list *list, dsvk_
     pthread_mutex_destroy(&l.lock);
     DSVK_TRY(status);
     DSVK_TRY(dsvk_checkpoint_unchanged(checkpoint, err));
-    fill_addresses(list, weights, buffers);
+    fill_addresses(list, weights, buffers, l.columns);
     return write_tables(device, weights, config->n_layers + list->mtp, config->n_experts, err);
 }

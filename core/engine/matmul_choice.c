@@ -1,7 +1,7 @@
 /* Which way to multiply steps of many rows, found out once per driver, when the first model is opened on it: of the ways the
  * device has, those that compute a known product right, and of these the one that is fastest at a product of a prefill's kind.
- * A way that was forced is only checked, one that is remembered is taken as it is. On a CPU there is nothing to find out:
- * matrix units and shared memory are emulated there, which costs more than it saves. */
+ * A way that was forced is only checked, one that is remembered is taken as it is. On a CPU only the
+ * layout of weights is to be found out: matrix units and shared memory are emulated there, which costs more than it saves. */
 #include <string.h>
 #include <time.h>
 
@@ -17,12 +17,12 @@
  * codes are the smallest, which are denormal halves. */
 static const struct {
     dsvk_weight_type type;
-    uint8_t code[2]; /* repeated */
+    uint8_t code[2], column_code[2]; /* repeated */
     float value;
 } known[] = {
-    { DSVK_TYPE_BF16, { 0xc0, 0x3f }, 1.5f },
-    { DSVK_TYPE_FP8, { 0x03, 0x03 }, 3.0f / 512 },
-    { DSVK_TYPE_FP4, { 0x11, 0x11 }, 0.5f },
+    { DSVK_TYPE_BF16, { 0xc0, 0x3f }, { 0xc0, 0x3f }, 1.5f },
+    { DSVK_TYPE_FP8, { 0x03, 0x03 }, { 0x03, 0x03 }, 3.0f / 512 },
+    { DSVK_TYPE_FP4, { 0x11, 0x11 }, { 0x22, 0x22 }, 0.5f },
 };
 #define X 0x1.001p0f
 
@@ -32,12 +32,17 @@ typedef struct product {
     uint8_t w[OUTS * INS * 2 + 1024]; /* codes, and scales of one behind them */
 } product;
 
+/* The layout of weights that a variant (NULL: the device's) is for. */
+static bool in_columns(const dsvk_device *device, const dsvk_matmul_variant *variant) {
+    return (variant ? *variant : dsvk_device_matmul(device)).kind == DSVK_MATMUL_COLUMNS;
+}
+
 static dsvk_status multiply_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, const dsvk_buffer *buffer,
                                   product *p, uint32_t i, bool *right, dsvk_error *err) {
     dsvk_matrix w = { .addr = buffer->addr + offsetof(product, w), .n_out = OUTS, .n_in = INS, .type = known[i].type,
-                      .scales = dsvk_matrix_scales(known[i].type, OUTS, INS) };
+                      .scales = dsvk_matrix_scales(known[i].type, OUTS, INS), .columns = in_columns(device, variant) };
     for (uint64_t b = 0; b < w.scales; b++)
-        p->w[b] = known[i].code[b % 2];
+        p->w[b] = (w.columns ? known[i].column_code : known[i].code)[b % 2];
     if (w.type == DSVK_TYPE_FP4)
         memset(p->w + w.scales, 127, OUTS * 4);
     for (uint32_t s = 0; w.type == DSVK_TYPE_FP8 && s < OUTS / 16; s++)
@@ -72,8 +77,9 @@ static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmu
 
 /* ---- time ---- */
 
-/* FP8, the type of most of a prefill: rounds of products of 256 rows, [1024, 1024], until the clock can tell them apart. Memory
- * is whatever it holds: times do not depend on values, and nobody reads the results. */
+/* FP8, the type of most of a step: rounds of products, [1024, 1024], until the clock can tell them apart; of 256 rows, and on a CPU
+ * of one, as its layouts differ in decode and hardly in prefill. Memory is whatever it holds: times do not depend on values, and
+ * nobody reads the results. */
 #define TIMED_ROWS 256u
 #define TIMED_SIDE 1024u
 #define TIMED_LEAST 2e-3 /* seconds */
@@ -86,13 +92,14 @@ static double seconds(void) {
 }
 
 /* Seconds of one product. */
-static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, const dsvk_buffer *buffer, double *each, dsvk_error *err) {
+static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, uint32_t rows, const dsvk_buffer *buffer, double *each, dsvk_error *err) {
     const uint64_t x = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE);
     const dsvk_matmul_params params = {
         .variant = variant,
         .w = { .addr = buffer->addr, .n_out = TIMED_SIDE, .n_in = TIMED_SIDE, .type = DSVK_TYPE_FP8,
-               .scales = dsvk_matrix_scales(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) },
-        .x = buffer->addr + x, .out = buffer->addr + x + 4ull * TIMED_ROWS * TIMED_SIDE, .n = TIMED_ROWS,
+               .scales = dsvk_matrix_scales(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE),
+               .columns = in_columns(dsvk_cmd_device(cmd), variant) },
+        .x = buffer->addr + x, .out = buffer->addr + x + 4ull * TIMED_ROWS * TIMED_SIDE, .n = rows,
         .x_stride = TIMED_SIDE, .out_stride = TIMED_SIDE };
     double took = 0;
     for (uint32_t warm = 0, times = 1; times <= TIMED_MOST; times *= warm++ ? 4 : 1) { /* the first may compile the kernel */
@@ -116,6 +123,7 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
     const uint64_t bytes = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) + 8ull * TIMED_ROWS * TIMED_SIDE;
     dsvk_buffer buffer = { 0 };
     double least = 0, each;
+    const bool cpu = n > 0 && list[0].kind == DSVK_MATMUL_REGISTERS;
     DSVK_TRY(dsvk_buffer_create(device, DSVK_SCRATCH, bytes, "timed product", &buffer, err));
     dsvk_status status = DSVK_OK;
     *best = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
@@ -123,7 +131,7 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
         bool right;
         status = is_right(device, cmd, &list[i], &right, err);
         if (status == DSVK_OK && right)
-            status = measure(cmd, &list[i], &buffer, &each, err);
+            status = measure(cmd, &list[i], cpu ? 1 : TIMED_ROWS, &buffer, &each, err);
         if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)
             break;
         if (status != DSVK_OK || !right) { /* a driver that cannot build this kernel has others */
@@ -154,8 +162,10 @@ dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *e
     default:
         break;
     }
-    const uint32_t n = dsvk_matmul_variants(device, list);
+    uint32_t n = dsvk_matmul_variants(device, list);
     if (list[1].kind == DSVK_MATMUL_REGISTERS)
+        n = list[2].kind == DSVK_MATMUL_COLUMNS ? 3 : 2;
+    if (n == 2)
         return DSVK_OK;
     DSVK_TRY(dsvk_matmul_fastest(device, cmd, list + 1, n - 1, &best, err)); /* list[0] are the kernels for few rows */
     dsvk_device_remember_matmul(device, best);

@@ -79,6 +79,7 @@ static dsvk_status load(dsvk_model *m, const char *path, dsvk_error *err) {
     for (uint32_t i = 0; i < list.n_buffers; i++)
         m->weight_bytes += list.buffer_bytes[i];
     dsvk_load_options options = { m->options.threads, m->options.verify, m->options.progress, m->options.user };
+    DSVK_GOTO(dsvk_matmul_choose(m->device, m->cmd, err)); /* the weights' layout depends on it */
     DSVK_GOTO(dsvk_load_weights(m->device, &list, &m->weights, &m->config, checkpoint, m->buffers, &options, err));
     m->report = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:[]}", "path", path, "bytes",
                           (json_int_t)dsvk_checkpoint_bytes(checkpoint), "device_bytes", (json_int_t)m->weight_bytes, "tensors",
@@ -159,6 +160,7 @@ static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) 
     if (!dsvk_path_join(file, sizeof file, path, "config.json"))
         return dsvk_fail(err, DSVK_INVALID, "the path is longer than %zu bytes", sizeof file);
     DSVK_TRY(dsvk_config_read(&m->config, file, err));
+    DSVK_TRY(dsvk_cmd_create(m->device, &m->cmd, err));
     DSVK_TRY(load(m, path, err));
     DSVK_TRY(dsvk_cache_layout_make(&m->layout, &m->config, m->options.cache == DSVK_CACHE_NATIVE, m->options.page_tokens,
                                     m->mtp, err));
@@ -168,7 +170,6 @@ static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) 
     DSVK_TRY(open_tokenizer(m, path, err));
     DSVK_TRY(dsvk_step_open(m, err));
     DSVK_TRY(dsvk_known_answer(m->device, m->cmd, err));
-    DSVK_TRY(dsvk_matmul_choose(m->device, m->cmd, err));
     return warm_up(m, err);
 }
 

@@ -79,11 +79,11 @@ dsvk_status dsvk_step_open(dsvk_model *m, dsvk_error *err) {
     pthread_mutexattr_destroy(&kind);
     if (!m->step_lock_made)
         return dsvk_fail(err, DSVK_NOMEM, "a lock could not be made");
-    DSVK_TRY(dsvk_cmd_create(m->device, &m->cmd, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, logits, "logits", &m->logits, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_READBACK, logits, "logits readback", &m->outbox, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, DSVK_COUNTERS * sizeof(uint32_t), "counters", &m->counters, err));
     DSVK_TRY(dsvk_buffer_create(m->device, DSVK_SCRATCH, dsvk_topk_bins_bytes(DSVK_SELECT_ROWS), "bins", &m->bins, err));
+    DSVK_TRY(dsvk_cmd_begin(m->cmd, err));
     dsvk_cmd_fill(m->cmd, &m->counters, 0, m->counters.size, 0);
     dsvk_cmd_fill(m->cmd, &m->bins, 0, m->bins.size, 0);
     DSVK_TRY(dsvk_cmd_run(m->cmd, err));

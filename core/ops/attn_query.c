@@ -39,7 +39,7 @@ void dsvk_attn_query(dsvk_cmd *cmd, const dsvk_attn_query_params *p) {
         return;
     const uint32_t rows = dsvk_matmul_rows(p->n), jobs = p->ratio == 0 ? 1 : p->ratio == 4 ? 3 : 2;
     uint32_t constants[ATTN_QUERY_CONSTANTS];
-    dsvk_matmul_constants(cmd, p->w.type, rows, EPILOGUE_STORE, constants);
+    dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
     constants[ATTN_QUERY_CONSTANT_NATIVE] = f->native;
     constants[ATTN_QUERY_CONSTANT_HEAD_DIM] = f->head_dim;
     constants[ATTN_QUERY_CONSTANT_ROPE_DIM] = f->rope_dim;

@@ -9,19 +9,20 @@ _Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
 
 uint32_t dsvk_matmul_rows(uint32_t n) { return n == 1 ? 1 : n <= 4 ? 4 : 8; }
 
-void dsvk_matmul_constants(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue, uint32_t *constants) {
+void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants) {
     const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
-    constants[MATMUL_TYPE] = type;
+    constants[MATMUL_TYPE] = w->type;
     constants[MATMUL_ROWS] = rows;
     constants[MATMUL_EPILOGUE] = epilogue;
     constants[MATMUL_TYPE_B] = 0;
+    constants[MATMUL_COLUMNS] = w->columns;
     constants[MATMUL_SUBGROUP_8] = limits->subgroup_min == 8 && limits->subgroup_max == 8;
 }
 
-void dsvk_matmul_kernel(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {
+void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {
     *kernel = (dsvk_kernel){ .matmul = "matmul", .moe_expert = "moe_expert", .n_constants = MATMUL_CONSTANTS, .rows = rows,
                              .tiles = 1 };
-    dsvk_matmul_constants(cmd, type, rows, epilogue, kernel->constants);
+    dsvk_matmul_constants(cmd, w, rows, epilogue, kernel->constants);
 }
 
 bool dsvk_matmul_check(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w) {
@@ -96,7 +97,7 @@ void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
         return;
     dsvk_kernel kernel;
     if (!dsvk_chunk_kernel(cmd, p->variant, &p->w, p->step_rows ? p->step_rows : p->n, 0, tiles | group_tiles, epilogue, &kernel))
-        dsvk_matmul_kernel(cmd, p->w.type, dsvk_matmul_rows(p->n), epilogue, &kernel);
+        dsvk_matmul_kernel(cmd, &p->w, dsvk_matmul_rows(p->n), epilogue, &kernel);
     const struct matmul_args args = { .w = p->w.addr,
                                       .scales = p->w.addr + p->w.scales,
                                       .x = p->x,

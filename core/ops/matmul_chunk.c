@@ -9,7 +9,7 @@
 /* Smallest and largest tile of pairs of the kernels for n rows; all are powers of two. */
 static void tile_range(const dsvk_device *device, uint32_t n, uint32_t *least, uint32_t *most) {
     const uint32_t kind = dsvk_device_matmul(device).kind;
-    const bool few = n < DSVK_CHUNK || kind == DSVK_MATMUL_FEW, registers = kind == DSVK_MATMUL_REGISTERS;
+    const bool few = n < DSVK_CHUNK || kind == DSVK_MATMUL_FEW, registers = kind == DSVK_MATMUL_REGISTERS || kind == DSVK_MATMUL_COLUMNS;
     *least = few ? 1 : registers ? DSVK_MOE_LEAST_TILE : STAGED_LEAST;
     *most = few ? 8 : registers ? REGISTER_ROWS : STAGED_ROWS;
 }
@@ -60,13 +60,17 @@ static void choose_coopmat(dsvk_cmd *cmd, dsvk_kernel *kernel, dsvk_matmul_varia
 bool dsvk_chunk_kernel(dsvk_cmd *cmd, const dsvk_matmul_variant *way, const dsvk_matrix *w, uint32_t n, uint32_t rows,
                        uint32_t tiles, uint32_t epilogue, dsvk_kernel *kernel) {
     const dsvk_matmul_variant variant = way ? *way : dsvk_device_matmul(dsvk_cmd_device(cmd));
-    if (n < DSVK_CHUNK || variant.kind == DSVK_MATMUL_FEW)
+    if (n < DSVK_CHUNK || (variant.kind == DSVK_MATMUL_FEW && !w->columns))
         return false;
     *kernel = (dsvk_kernel){ 0 };
-    if (variant.kind == DSVK_MATMUL_COOPMAT && w->type != DSVK_TYPE_F32) /* a half is too small a part of a float32 weight */
+    if (w->columns) {
+        choose_tiled(kernel, true, rows, tiles);
+        kernel->constants[CHUNK_COLUMNS] = 1;
+    } else if (variant.kind == DSVK_MATMUL_COOPMAT && w->type != DSVK_TYPE_F32) { /* a half is too small a part of a float32 weight */
         choose_coopmat(cmd, kernel, variant, rows, tiles);
-    else
+    } else {
         choose_tiled(kernel, variant.kind == DSVK_MATMUL_REGISTERS, rows, tiles);
+    }
     kernel->constants[CHUNK_TYPE] = w->type;
     kernel->constants[CHUNK_EPILOGUE] = epilogue;
     kernel->constants[CHUNK_ROWS] = kernel->rows;

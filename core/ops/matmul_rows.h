@@ -17,8 +17,8 @@ typedef struct dsvk_kernel {
 
 uint32_t dsvk_matmul_rows(uint32_t n); /* rows that share a read of the weights when there are n */
 /* The first MATMUL_CONSTANTS of every kernel made of shaders/matmul.glsl. */
-void dsvk_matmul_constants(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue, uint32_t *constants);
-void dsvk_matmul_kernel(dsvk_cmd *cmd, dsvk_weight_type type, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel);
+void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants);
+void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel);
 /* The kernel for a step of n rows, by a variant (NULL: the device's), if it is one for many: of `rows` rows of x per workgroup (0: its own choice), whose
  * number of tiles divides `tiles`. False: the kernels for few rows are meant. */
 bool dsvk_chunk_kernel(dsvk_cmd *cmd, const dsvk_matmul_variant *way, const dsvk_matrix *w, uint32_t n, uint32_t rows,

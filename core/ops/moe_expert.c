@@ -42,7 +42,7 @@ void dsvk_moe_expert(dsvk_cmd *cmd, const dsvk_moe_expert_params *p) {
     if (p->n == 0 || !shapes_fit(cmd, p, columns))
         return;
     if (!dsvk_chunk_kernel(cmd, NULL, &p->w, p->n, p->tile, tiles, epilogue, &kernel))
-        dsvk_matmul_kernel(cmd, p->w.type, p->tile, epilogue, &kernel);
+        dsvk_matmul_kernel(cmd, &p->w, p->tile, epilogue, &kernel);
     const uint64_t pairs = (uint64_t)p->n * p->k, used = pairs < p->n_experts ? pairs : p->n_experts;
     const struct moe_expert_args args = { .experts = p->experts,
                                           .pairs = p->pairs,

@@ -26,9 +26,12 @@ typedef enum dsvk_weight_type {
 /* A matrix [n_out, n_in] as uploaded ("tiled"): output rows in tiles of 32, padded with zeros; in a tile the 16-byte words
  * of the 32 rows are interleaved, word k of row r at byte ((tile * words + k) * 32 + r) * 16, words = ceil(n_in bytes / 16).
  * A workgroup that owns a tile streams it as one contiguous run. Element order inside a word is the file's.
+ * `columns`, for the matmul variant of that name (device.h): in place of words, a tile holds for each input in turn its 32 rows,
+ * side by side; of an FP4 code the sign is below the magnitude.
  * Scales follow at byte `scales` of the same blob:
  *   FP8: f32 [tiles][ceil(n_in / 128)][2]; [0] for rows 0-15 of the tile, [1] for rows 16-31
- *   FP4: u32 [tiles][ceil(words / 4)][32]; byte b of the word for (group g, row r) is the ue8m0 scale of 16-byte word 4g+b
+ *   FP4: u32 [tiles][ceil(words / 4)][32]; byte b of the word for (group g, row r) is the ue8m0 scale of 16-byte word 4g+b;
+ *        in columns u8 [tiles][4 ceil(words / 4)][32]
  * n_in is a multiple of 32. */
 #define DSVK_TILE_ROWS 32u
 typedef struct dsvk_matrix {
@@ -36,6 +39,7 @@ typedef struct dsvk_matrix {
     uint64_t scales; /* byte offset of the scales, a multiple of 16 */
     uint32_t n_out, n_in;
     dsvk_weight_type type;
+    bool columns;
 } dsvk_matrix;
 
 uint32_t dsvk_matrix_words(dsvk_weight_type type, uint32_t n_in);                    /* 16-byte words per row */

@@ -327,7 +327,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")
     p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data: a file, or stdout")
     p.add_argument("--plot", type=new_file(".svg"), metavar="OUT.svg", help="a picture")
-    p.add_argument("--matmul", metavar="WAY", help="how prefill multiplies: few, registers, tiled, coopmat (the fastest)")
+    p.add_argument("--matmul", metavar="WAY", help="how prefill multiplies: few, registers, columns, tiled, coopmat (the fastest)")
     add_device(p, "default: the best")
     p.set_defaults(run=bench)
     return parser

@@ -28,8 +28,10 @@ void test_begin(test *t, const char *name, int argc, char **argv) {
             t->bench = true;
         else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc)
             options.device = argv[++i];
+        else if (strcmp(argv[i], "--matmul") == 0 && i + 1 < argc)
+            options.matmul = argv[++i];
         else {
-            printf("usage: test_%s [--validation] [--bench] [--device NAME]\n", name);
+            printf("usage: test_%s [--validation] [--bench] [--device NAME] [--matmul VARIANT]\n", name);
             exit(2);
         }
     }
@@ -63,6 +65,13 @@ int test_end(test *t) {
     dsvk_device_close(t->device);
     printf("%s: %u passed, %u failed\n", t->name, t->passed, t->failed);
     return t->failed > 0;
+}
+
+bool test_matmul_columns(test *t) {
+    for (uint32_t v = 0; test_matmul_variant(t, v); v++)
+        if (dsvk_device_matmul(t->device).kind == DSVK_MATMUL_COLUMNS)
+            return true;
+    return false;
 }
 
 bool test_matmul_variant(test *t, uint32_t i) {
@@ -223,14 +232,16 @@ dsvk_matrix test_upload_matrix(test *t, const ref_matrix *m) {
     void *blob = malloc(bytes);
     if (blob == NULL)
         exit(1);
-    ref_pack_tiles(m, blob);
+    const bool columns = dsvk_device_matmul(t->device).kind == DSVK_MATMUL_COLUMNS;
+    ref_pack_tiles(m, columns, blob);
     const dsvk_buffer buffer = test_upload(t, blob, bytes);
     free(blob);
     return (dsvk_matrix){ .addr = buffer.addr,
                           .scales = dsvk_matrix_scales(m->type, m->n_out, m->n_in),
                           .n_out = m->n_out,
                           .n_in = m->n_in,
-                          .type = m->type };
+                          .type = m->type,
+                          .columns = columns };
 }
 
 /* ---- running ---- */

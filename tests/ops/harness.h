@@ -6,7 +6,8 @@
  *     return test_end(&t);
  * Outputs are poisoned with NaN before the kernel runs, and the bytes behind them must stay untouched. Everything is
  * seeded from the test's name, which is printed. A test whose device cannot be opened fails: it says why.
- * Arguments: --validation (Khronos validation on, and no message is tolerated), --bench, --device NAME. */
+ * Arguments: --validation (Khronos validation on, and no message is tolerated), --bench, --device NAME,
+ * --matmul VARIANT. */
 #ifndef DSVK_TEST_HARNESS_H
 #define DSVK_TEST_HARNESS_H
 
@@ -39,6 +40,7 @@ int test_end(test *t); /* prints "N passed, M failed"; the program's exit status
 
 /* From here on matrices of many rows are multiplied by this device's variant i; false when it has no more of them. */
 bool test_matmul_variant(test *t, uint32_t i);
+bool test_matmul_columns(test *t); /* by the one with weights in columns; false when it has none */
 
 /* Names the shape of what follows and rewinds the random numbers to a seed made from it; ends the previous case. */
 void test_case(test *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -61,7 +63,7 @@ void *test_download(test *t, const dsvk_buffer *output); /* all of it; checks th
 /* ---- weights ---- */
 /* Random codes (and scales) of every finite kind the format has, decoded values of magnitude about `scale`. */
 ref_matrix test_matrix(test *t, dsvk_weight_type type, uint32_t n_out, uint32_t n_in, float scale);
-/* The tiled blob of ops.h on the device. */
+/* The tiled blob of ops.h on the device, in the layout of its matmul variant. */
 dsvk_matrix test_upload_matrix(test *t, const ref_matrix *m);
 
 /* ---- running ---- */

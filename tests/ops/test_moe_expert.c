@@ -22,12 +22,13 @@ static experts make_experts(test *t, dsvk_weight_type type, uint32_t n_experts, 
     const uint64_t each = up_bytes + gap + dsvk_matrix_bytes(type, n_down, n_inner) + gap;
     uint8_t *blobs = test_alloc(t, n_experts * each);
     dsvk_addr *table = test_alloc(t, n_experts * sizeof *table);
+    const bool columns = dsvk_device_matmul(t->device).kind == DSVK_MATMUL_COLUMNS;
     e.down_offset = up_bytes + gap;
     for (uint32_t i = 0; i < n_experts; i++) {
         e.up[i] = test_matrix(t, type, 2 * n_inner, n_in, 0.1f);
         e.down[i] = test_matrix(t, type, n_down, n_inner, 0.1f);
-        ref_pack_tiles(&e.up[i], blobs + i * each);
-        ref_pack_tiles(&e.down[i], blobs + i * each + e.down_offset);
+        ref_pack_tiles(&e.up[i], columns, blobs + i * each);
+        ref_pack_tiles(&e.down[i], columns, blobs + i * each + e.down_offset);
     }
     const dsvk_addr base = test_upload(t, blobs, n_experts * each).addr;
     for (uint32_t i = 0; i < n_experts; i++)
@@ -38,8 +39,8 @@ static experts make_experts(test *t, dsvk_weight_type type, uint32_t n_experts, 
         e.up[n_experts - 1 - i] = up, e.down[n_experts - 1 - i] = down;
     }
     e.table = test_upload(t, table, n_experts * sizeof *table).addr;
-    e.up_shape = (dsvk_matrix){ 0, dsvk_matrix_scales(type, 2 * n_inner, n_in), 2 * n_inner, n_in, type };
-    e.down_shape = (dsvk_matrix){ 0, dsvk_matrix_scales(type, n_down, n_inner), n_down, n_inner, type };
+    e.up_shape = (dsvk_matrix){ 0, dsvk_matrix_scales(type, 2 * n_inner, n_in), 2 * n_inner, n_in, type, columns };
+    e.down_shape = (dsvk_matrix){ 0, dsvk_matrix_scales(type, n_down, n_inner), n_down, n_inner, type, columns };
     return e;
 }
 

@@ -29,7 +29,7 @@ double ref_swiglu(double a, double b, double limit);
 /* The same for output c of w1 and w3 interleaved in m (ops.h, matmul); *magnitude: what rounding errors are relative to. */
 double ref_swiglu_dot(const ref_matrix *m, uint32_t c, const float *x, double limit, double *magnitude);
 /* The tiled layout of ops.h, dsvk_matrix_bytes bytes; the rows and inputs that pad it are zero. */
-void ref_pack_tiles(const ref_matrix *m, void *blob);
+void ref_pack_tiles(const ref_matrix *m, bool columns, void *blob);
 
 /* ---- rows by index (ref_embed.c, ref_gather.c) ---- */
 void ref_embed(const uint16_t *table, uint32_t token, uint32_t dim, uint32_t copies, float *out); /* out [copies, dim] */
