@@ -230,7 +230,7 @@ static bool is_cut_marker(const dsvk_chat_parser *p, size_t i) {
         return false;
     dsvk_chat_special(at(p, i), n, &may_become);
     return may_become || (n < strlen(DSML_OPEN) && memcmp(at(p, i), DSML_OPEN, n) == 0) ||
-           (n < strlen(DSML_CLOSE) && memcmp(at(p, i), DSML_CLOSE, n) == 0);
+           (n < strlen(PARAMETER_CLOSE) && memcmp(at(p, i), PARAMETER_CLOSE, n) == 0);
 }
 
 /* The first marker from `scan` on, its place in *found. NULL when there is none yet; *found is then how far what is
@@ -545,7 +545,7 @@ static void compact(dsvk_chat_parser *p) {
     if (p->from > 0) {
         memmove(p->pending.bytes, p->pending.bytes + p->from, p->pending.n - p->from);
         memmove(p->ordinary.bytes, p->ordinary.bytes + p->from, p->pending.n - p->from);
-        p->pending.n -= p->from;
+        p->pending.n = p->ordinary.n = p->pending.n - p->from;
         p->scan = p->scan > p->from ? p->scan - p->from : 0;
         p->from = 0;
     }
@@ -562,6 +562,7 @@ static dsvk_status feed(dsvk_chat_parser *p, const char *bytes, size_t n, bool o
     size_t before = p->pending.n;
     put_characters(p, bytes, n);
     memset(p->ordinary.bytes + before, ordinary, p->pending.n - before);
+    p->ordinary.n = p->pending.n;
     while (take(p))
         continue;
     return DSVK_OK;
