@@ -579,7 +579,12 @@ dsvk_status dsvk_chat_parser_push(dsvk_chat_parser *p, const dsvk_tokenizer *t, 
         return dsvk_fail(err, DSVK_INVALID, "dsvk_chat_parser_push: %s is NULL", p ? "tokenizer" : "parser");
     if (id < 0 || (uint32_t)id >= t->vocab_size || t->tokens[id].kind == DSVK_TOKEN_NONE)
         return dsvk_fail(err, DSVK_INVALID, "id %d is no token; the vocabulary has ids below %u", id, t->vocab_size);
-    return feed(p, dsvk_token_bytes(t, id), t->tokens[id].n, t->tokens[id].kind < DSVK_TOKEN_ADDED, err);
+    const char *text = dsvk_token_bytes(t, id);
+    size_t n = t->tokens[id].n;
+    bool ordinary = t->tokens[id].kind < DSVK_TOKEN_ADDED, may_become;
+    if (!ordinary && !dsvk_chat_special(text, n, &may_become)) /* one that is not of this format: padding, fill-in */
+        n = 0;
+    return feed(p, text, n, ordinary, err);
 }
 
 dsvk_status dsvk_chat_parser_finish(dsvk_chat_parser *p, dsvk_error *err) {

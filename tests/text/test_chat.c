@@ -407,6 +407,35 @@ static void test_T01_cut_conversations(void) {
     }
 }
 
+/* Bytes changed, left out, doubled and moved: a status and a sentence each time, or a prompt. */
+static void test_T01_scrambled_conversations(void) {
+    static char json[1 << 16], copy[1 << 16];
+    static const char letters[] = "{}[]\",:\\0e-.untf \xc3\x80";
+    size_t n = full_conversation(json, sizeof json, "<think>\\n"), accepted = 0;
+    seed("scrambled_conversations");
+    for (int round = 0; round < 20000; round++) {
+        size_t length = n;
+        memcpy(copy, json, n);
+        for (uint32_t i = 1 + below(3); i > 0; i--) {
+            size_t from = below((uint32_t)length - 40), to = below((uint32_t)length - 40), some = below(40);
+            switch (below(4)) {
+            case 0: copy[from] = letters[below(sizeof letters - 1)]; break;
+            case 1: memmove(copy + from, copy + from + some, length - from - some), length -= some; break;
+            case 2: memmove(copy + from + some, copy + from, length - from), length += some; break;
+            default: memmove(copy + to, copy + from, some);
+            }
+        }
+        char *exact = malloc(length);
+        memcpy(exact, copy, length);
+        dsvk_status status = encode(exact, length);
+        CHECK(status == DSVK_OK || status == DSVK_FORMAT || status == DSVK_INVALID || status == DSVK_UNSUPPORTED, "%s: %s",
+              dsvk_status_name(status), err.message);
+        accepted += status == DSVK_OK;
+        free(exact);
+    }
+    CHECK(accepted > 1000, "%zu accepted", accepted);
+}
+
 static void test_A06_every_allocation_fails(void) {
     static char json[1 << 16];
     dsvk_tokenizer *t = nano_tokenizer();
@@ -474,6 +503,7 @@ int main(void) {
         TEST(test_published_prompts), TEST(test_worked_examples), TEST(test_efforts), TEST(test_context_is_not_written_again),
         TEST(test_tools_of_the_conversation), TEST(test_content), TEST(test_T07_content_gives_no_special_token),
         TEST(test_tokenizer_without_the_tokens), TEST(test_replay), TEST(test_refusals), TEST(test_T01_cut_conversations),
+        TEST(test_T01_scrambled_conversations),
         TEST(test_A06_every_allocation_fails), TEST(test_no_input_is_slow),
     };
     int failed = harness_main(tests, DSVK_COUNT(tests));

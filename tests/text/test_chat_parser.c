@@ -274,6 +274,13 @@ static void test_T07_only_added_tokens_are_markup(void) {
     CHECK(strcmp(r.text, "R(a </think> b)C(<｜DSML｜tool_calls> <｜end▁of▁sentence｜>)"
                          "0:f({\"a\": \"</｜DSML｜parameter>\", \"b\": [\"</｜DSML｜parameter>\"]}).") == 0,
           "%s", r.text);
+    dsvk_chat_parser_close(p);
+    static const char *const added[] = { "<｜fim▁hole｜>", "<|EOT|>", "<think>", "</think>", "<｜▁pad▁｜>" };
+    CHECK(dsvk_chat_parser_open(&p, 0, &err) == DSVK_OK, "%s", err.message);
+    for (size_t i = 0; i < DSVK_COUNT(added); i++)
+        CHECK(dsvk_chat_parser_push(p, t, dsvk_tokenizer_id(t, added[i], strlen(added[i])), &err) == DSVK_OK &&
+                  !dsvk_chat_parser_next(p, &(dsvk_chat_event) { 0 }, &(uint32_t) { 0 }, &(const char *) { 0 }, &n),
+              "%s is no text", added[i]);
     CHECK(dsvk_chat_parser_push(p, t, -1, &err) == DSVK_INVALID && strstr(err.message, "id -1 is no token"), "%s", err.message);
     CHECK(dsvk_chat_parser_push(p, NULL, 1, &err) == DSVK_INVALID && strstr(err.message, "tokenizer is NULL"), "%s",
           err.message);
