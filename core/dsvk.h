@@ -241,7 +241,8 @@ DSVK_API dsvk_status dsvk_chat_parser_push(dsvk_chat_parser *parser, const dsvk_
 /* No more will come: what was held back comes out, an open call is cut. A second time it does nothing. */
 DSVK_API dsvk_status dsvk_chat_parser_finish(dsvk_chat_parser *parser, dsvk_error *err);
 /* The next event, 0 when there is none: text [*n] is valid until the next feed or finish; *call counts calls from 0. String
- * parameters come as they are generated, others when they are complete and proved to be JSON (or else as strings). */
+ * parameters come as they are generated, others when they are complete and proved to be JSON (or else as strings); of a
+ * repeated parameter only the first counts, and of one call at most 4,096. */
 DSVK_API uint32_t dsvk_chat_parser_next(dsvk_chat_parser *parser, dsvk_chat_event *event, uint32_t *call,
                                         const char **text, size_t *n);
 /* What the next byte would belong to: DSVK_CHAT_REASONING, _CONTENT, _CALL (inside a block of calls) or _END. */

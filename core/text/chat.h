@@ -53,8 +53,16 @@ static inline dsvk_json_value dsvk_member_value(dsvk_json_value object, dsvk_mem
 #define CHAT_END_THINK "</think>"
 #define CHAT_DSML "｜DSML｜"
 
-typedef enum dsvk_chat_task { CHAT_NO_TASK, CHAT_ACTION, CHAT_QUERY, CHAT_AUTHORITY, CHAT_DOMAIN, CHAT_TITLE, CHAT_READ_URL,
-                              CHAT_TASKS } dsvk_chat_task;
+typedef enum dsvk_chat_task {
+    CHAT_NO_TASK,
+    CHAT_ACTION,
+    CHAT_QUERY,
+    CHAT_AUTHORITY,
+    CHAT_DOMAIN,
+    CHAT_TITLE,
+    CHAT_READ_URL,
+    CHAT_TASKS
+} dsvk_chat_task;
 extern const char *const dsvk_chat_task_names[CHAT_TASKS];  /* "action"; [CHAT_NO_TASK] is NULL */
 extern const char *const dsvk_chat_task_tokens[CHAT_TASKS]; /* "<｜action｜>" */
 
@@ -94,8 +102,13 @@ typedef struct dsvk_chat_message {
     size_t first_block, n_blocks; /* of a user */
 } dsvk_chat_message;
 
-typedef enum dsvk_chat_effort { CHAT_EFFORT_UNSET, CHAT_EFFORT_NONE, CHAT_EFFORT_LOW, CHAT_EFFORT_HIGH,
-                                CHAT_EFFORT_MAX } dsvk_chat_effort;
+typedef enum dsvk_chat_effort {
+    CHAT_EFFORT_UNSET,
+    CHAT_EFFORT_NONE,
+    CHAT_EFFORT_LOW,
+    CHAT_EFFORT_HIGH,
+    CHAT_EFFORT_MAX
+} dsvk_chat_effort;
 typedef enum dsvk_chat_revision { CHAT_PREVIEW, CHAT_0731, CHAT_REVISIONS } dsvk_chat_revision;
 
 /* Something found by a JSON string, in order of these strings. */

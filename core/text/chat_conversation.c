@@ -39,8 +39,8 @@ typedef struct reader {
 
 static bool is_null(dsvk_json_value value) { return !value.text || dsvk_json_kind(value) == 'n'; }
 
-static dsvk_status bad_type(const reader *r, const char *where, const char *wanted, dsvk_json_value value) {
-    return dsvk_fail(r->err, DSVK_INVALID, "%s: expected %s, got %s", where, wanted, dsvk_json_kind_name(value));
+static dsvk_status bad_type(const reader *r, const char *at, const char *wanted, dsvk_json_value value) {
+    return dsvk_fail(r->err, DSVK_INVALID, "%s: expected %s, got %s", at, wanted, dsvk_json_kind_name(value));
 }
 
 /* "messages[3].content" */

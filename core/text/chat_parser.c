@@ -14,6 +14,7 @@
 #define DSML_CLOSE "</" CHAT_DSML
 #define PARAMETER_CLOSE DSML_CLOSE "parameter"
 #define BLOCK_NEWLINES 2 /* that precede a block and belong to it */
+#define NAMES_MAX 4096   /* parameters of one call, so that finding a repeated one stays quick; the rest is left out */
 
 typedef enum place { REASONING, CONTENT, BLOCK, VALUE, ENDED } place;
 
@@ -133,10 +134,11 @@ static void emit_json_string(dsvk_chat_parser *p, const char *before, const char
 
 static void begin_value(dsvk_chat_parser *p, const char *key, size_t n, value_kind kind) {
     const name *spans = (const name *)p->spans.bytes;
+    size_t n_names = p->spans.n / sizeof(name);
     p->place = VALUE;
-    p->kind = p->in_call ? kind : NO_VALUE;
+    p->kind = p->in_call && n_names < NAMES_MAX ? kind : NO_VALUE;
     p->value.n = 0;
-    for (size_t i = 0; i < p->spans.n / sizeof(name) && p->kind != NO_VALUE; i++)
+    for (size_t i = 0; i < n_names && p->kind != NO_VALUE; i++)
         if (spans[i].n == n && memcmp(p->names.bytes + spans[i].at, key, n) == 0)
             p->kind = NO_VALUE;
     if (p->kind == NO_VALUE)
@@ -178,8 +180,9 @@ static void end_call(dsvk_chat_parser *p, dsvk_chat_event how) {
         end_value(p);
     if (!p->in_call)
         return;
+    const char *rest = p->spans.n > 0 ? "}" : "{}";
     p->in_call = false;
-    emit(p, DSVK_CHAT_ARGUMENTS, "{}" + (p->spans.n > 0), p->spans.n > 0 ? 1 : 2);
+    emit(p, DSVK_CHAT_ARGUMENTS, rest, strlen(rest));
     emit(p, how, "", 0);
 }
 

@@ -395,6 +395,22 @@ static void test_A06_every_allocation_fails(void) {
     CHECK(status == DSVK_OK, "%s", err.message);
 }
 
+/* More parameters than a call may have: those beyond are left out, and looking for repeated names stays quick. */
+static void test_many_parameters(void) {
+    enum { N = 100000 };
+    char *text = malloc(N * 96), *json = NULL, *at = text;
+    at += sprintf(at, "<｜DSML｜invoke name=\"f\">\n");
+    for (int i = 0; i < N; i++)
+        at += sprintf(at, "<｜DSML｜parameter name=\"%06d\" string=\"false\">1</｜DSML｜parameter>\n", i);
+    sprintf(at, "</｜DSML｜invoke>");
+    double begin = cpu_seconds();
+    CHECK(dsvk_chat_parse(text, strlen(text), 0, &json, &err) == DSVK_OK, "%s", err.message);
+    CHECK(cpu_seconds() - begin < 4, "%.2f s", cpu_seconds() - begin);
+    CHECK(strstr(json, "\\\"004095\\\": 1}\"}}]}"), "the last of 4096");
+    dsvk_free(json);
+    free(text);
+}
+
 /* ---- a megabyte of each, byte by byte ---- */
 
 static void test_no_answer_is_slow(void) {
@@ -441,7 +457,7 @@ int main(void) {
         TEST(test_answers), TEST(test_calls), TEST(test_what_is_put_up_with), TEST(test_cut_short),
         TEST(test_T06_bytes_that_are_no_text), TEST(test_any_order), TEST(test_never_a_leak),
         TEST(test_T07_only_added_tokens_are_markup), TEST(test_place), TEST(test_misuse), TEST(test_parse),
-        TEST(test_A06_every_allocation_fails), TEST(test_no_answer_is_slow),
+        TEST(test_A06_every_allocation_fails), TEST(test_many_parameters), TEST(test_no_answer_is_slow),
     };
     return harness_main(tests, DSVK_COUNT(tests));
 }
