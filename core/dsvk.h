@@ -1,7 +1,8 @@
 /* dsvk: DeepSeek-V4 on Vulkan. The whole public C API.
  *
  * Handles: a device (one Vulkan device), a model (immutable weights on a device, shareable between sessions and threads),
- * a session (one timeline of tokens, one thread at a time), a tokenizer (immutable).
+ * a session (one timeline of tokens, one thread at a time), a tokenizer (immutable), a chat parser (one answer, one thread
+ * at a time).
  *
  * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and numbers.
  * The object is then as it was before the call. `close` functions and dsvk_free accept NULL. An options struct begins

@@ -253,7 +253,8 @@ static dsvk_status put_replay(prompt *p, const dsvk_chat_message *m, bool thinks
     }
     if (p->text.failed)
         return dsvk_fail_nomem(p->err, p->text.capacity);
-    bool thought = memmem(p->text.bytes + begin, p->text.n - begin, CHAT_END_THINK, strlen(CHAT_END_THINK)) != NULL;
+    bool thought = p->text.n > begin &&
+                   memmem(p->text.bytes + begin, p->text.n - begin, CHAT_END_THINK, strlen(CHAT_END_THINK));
     *done = thought == thinks;
     if (!*done) {
         p->text.n = begin;

@@ -3,9 +3,12 @@
 tests/vectors/chat.jsonl: 62 conversations drawn at random (roles in any order, missing content, results out of order, odd
 numbers and arguments), the parameters, and the published encoder's output, one per line.
 """
+import gc
 import json
 import random
 import struct
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -229,3 +232,23 @@ def test_misuse(tokenizer):
         unopened.feed("")
     with pytest.raises(dsvk.StateError, match="already open"):
         chat.Parser().__init__()
+
+
+def test_nothing_is_leaked(tokenizer):
+    """Parsers go without the cycle collector, and no call keeps an object."""
+    class Held(chat.Parser):
+        pass
+
+    parser, types = Held(), sys.getrefcount(Held)
+    reference = weakref.ref(parser)
+    parser.feed("T</think>A" + '<｜DSML｜invoke name="f">')
+    before = sys.getrefcount(tokenizer)
+    for _ in range(100):
+        parser.push(tokenizer, 1)
+    assert sys.getrefcount(tokenizer) == before
+    gc.disable()
+    try:
+        del parser
+        assert reference() is None and sys.getrefcount(Held) == types - 1
+    finally:
+        gc.enable()

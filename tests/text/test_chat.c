@@ -301,6 +301,10 @@ static void test_replay(void) {
     EXPECT(TALK("\"thinking_mode\":\"chat\",\"replay\":{\"a\":\"as said\"},", TURNS),
            BOS USER "Q" ASSISTANT "</think>as said" EOS USER "<tool_result>1</tool_result>" ASSISTANT "</think>");
 
+    EXPECT("{\"add_bos\":false,\"thinking_mode\":\"chat\",\"replay\":{\"a\":\"\"},\"messages\":["
+           "{\"role\":\"assistant\",\"wo_eos\":true,\"tool_calls\":[" CALL("a", "f", "\"{}\"") "]}]}",
+           "");
+
     /* Ids stay as they were sampled, also where the tokenizer would have made others of their text. */
     dsvk_tokenizer *t = nano_tokenizer();
     int32_t h = dsvk_tokenizer_id(t, "h", 1), e = dsvk_tokenizer_id(t, "e", 1), end = dsvk_tokenizer_id(t, "</think>", 8);
@@ -320,6 +324,10 @@ static void test_replay(void) {
     ids = NULL;
     CHECK(encode(json, (size_t)length) == DSVK_INVALID && strstr(err.message, "replay: ids need a tokenizer"), "%s",
           err.message);
+    static const char nothing[] = TALK("\"add_bos\":false,", "");
+    CHECK(dsvk_chat_encode_ids(t, nothing, strlen(nothing), &ids, &n, &err) == DSVK_OK && n == 0, "%zu ids", n);
+    dsvk_free(ids);
+    ids = NULL;
     length = snprintf(json, sizeof json, TALK("\"replay\":{\"a\":[1000000]},", TURNS));
     CHECK(dsvk_chat_encode_ids(t, json, (size_t)length, &ids, &n, &err) == DSVK_INVALID &&
               strstr(err.message, "id 1000000 at 0 is no token"),
