@@ -21,7 +21,7 @@ typedef struct py_state {
     PyObject *error;                     /* dsvk.Error */
     PyObject *errors[PY_STATUS_COUNT];   /* one subclass per status; [DSVK_OK] stays NULL */
     PyObject *json_loads;
-    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array;
+    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *chat_parser;
 } py_state;
 
 typedef struct py_device {
@@ -63,6 +63,12 @@ typedef struct py_session {
     Py_ssize_t n_vocab; /* width of a row of logits */
     PyObject *progress; /* owned callable, or NULL */
 } py_session;
+
+typedef struct py_chat_parser {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_chat_parser *handle;
+} py_chat_parser;
 
 /* float32 numbers of shape [n] or [rows, columns], contiguous. */
 typedef struct py_array {
@@ -134,8 +140,18 @@ PyObject *py_output_close(py_output *output, bool ok); /* the result, or NULL wh
     (((self)->handle != NULL) ? ((self)->users++, true)                                              \
                               : (py_raise_status((self)->state, DSVK_STATE, what " is closed"), false))
 
-extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec;
+extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec,
+    py_chat_parser_spec;
 PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char py_decode_batch_doc[];
+
+/* py_tokenizer.c: one call on a tokenizer, and on its model if it has one. */
+bool py_tokenizer_enter(py_tokenizer *self); /* raises StateError when either is closed */
+void py_tokenizer_leave(py_tokenizer *self);
+
+/* py_chat.c */
+PyObject *py_chat_encode(PyObject *module, PyObject *args);
+PyObject *py_chat_parse(PyObject *module, PyObject *args);
+extern const char py_chat_encode_doc[], py_chat_parse_doc[];
 
 #endif

@@ -130,6 +130,8 @@ static PyMethodDef module_methods[] = {
     {"plan", (PyCFunction)(void (*)(void))module_plan, METH_VARARGS | METH_KEYWORDS, plan_doc},
     {"verify", (PyCFunction)(void (*)(void))module_verify, METH_VARARGS | METH_KEYWORDS, verify_doc},
     {"decode_batch", (PyCFunction)(void (*)(void))py_decode_batch, METH_VARARGS | METH_KEYWORDS, py_decode_batch_doc},
+    {"chat_encode", py_chat_encode, METH_VARARGS, py_chat_encode_doc},
+    {"chat_parse", py_chat_parse, METH_VARARGS, py_chat_parse_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -149,7 +151,8 @@ static int module_exec(PyObject *module) {
         (state->session = py_add_type(module, &py_session_spec, "Session")) == NULL ||
         (state->tokenizer = py_add_type(module, &py_tokenizer_spec, "Tokenizer")) == NULL ||
         (state->decoder = py_add_type(module, &py_decoder_spec, "Decoder")) == NULL ||
-        (state->array = py_add_type(module, &py_array_spec, "Array")) == NULL)
+        (state->array = py_add_type(module, &py_array_spec, "Array")) == NULL ||
+        (state->chat_parser = py_add_type(module, &py_chat_parser_spec, "ChatParser")) == NULL)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", dsvk_version());
 }
@@ -166,6 +169,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->tokenizer);
     Py_VISIT(state->decoder);
     Py_VISIT(state->array);
+    Py_VISIT(state->chat_parser);
     return 0;
 }
 
@@ -181,6 +185,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->tokenizer);
     Py_CLEAR(state->decoder);
     Py_CLEAR(state->array);
+    Py_CLEAR(state->chat_parser);
     return 0;
 }
 

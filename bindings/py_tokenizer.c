@@ -56,7 +56,7 @@ static void tokenizer_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-static bool tokenizer_enter(py_tokenizer *self) {
+bool py_tokenizer_enter(py_tokenizer *self) {
     if (!PY_ENTER(self, "the tokenizer"))
         return false;
     if (self->model != NULL && !PY_ENTER(self->model, "the tokenizer's model")) {
@@ -66,7 +66,7 @@ static bool tokenizer_enter(py_tokenizer *self) {
     return true;
 }
 
-static void tokenizer_leave(py_tokenizer *self) {
+void py_tokenizer_leave(py_tokenizer *self) {
     if (self->model != NULL)
         self->model->users--;
     self->users--;
@@ -114,7 +114,7 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *args, PyObject *kw
     text_argument text;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|p:encode", names, &value, &special) || !text_open(&text, value))
         return NULL;
-    if (tokenizer_enter(self)) {
+    if (py_tokenizer_enter(self)) {
         int32_t *ids = NULL;
         size_t n = 0;
         dsvk_error err = {0};
@@ -125,9 +125,31 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *args, PyObject *kw
         if (py_call_end(&call, self->state, status, &err))
             result = py_token_list(ids, n);
         dsvk_free(ids);
-        tokenizer_leave(self);
+        py_tokenizer_leave(self);
     }
     text_close(&text);
+    return result;
+}
+
+PyDoc_STRVAR(encode_chat_doc, "encode_chat(conversation)\n--\n\n"
+                              "The prompt of a conversation, JSON text as core/dsvk.h describes it: a list of int. Use\n"
+                              "dsvk.chat.encode_ids.");
+
+static PyObject *tokenizer_encode_chat(PyObject *object, PyObject *args) {
+    py_tokenizer *self = (py_tokenizer *)object;
+    const char *conversation;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "s#:encode_chat", &conversation, &n) || !py_tokenizer_enter(self))
+        return NULL;
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    dsvk_error err = {0};
+    py_call call;
+    py_call_begin(&call, NULL);
+    dsvk_status status = dsvk_chat_encode_ids(self->handle, conversation, (size_t)n, &ids, &n_ids, &err);
+    PyObject *result = py_call_end(&call, self->state, status, &err) ? py_token_list(ids, n_ids) : NULL;
+    dsvk_free(ids);
+    py_tokenizer_leave(self);
     return result;
 }
 
@@ -140,13 +162,13 @@ static bool decode_text(py_tokenizer *self, PyObject *tokens, char **text, size_
     if (!py_tokens(tokens, "ids", &ids, &n_ids))
         return false;
     bool ok = false;
-    if (tokenizer_enter(self)) {
+    if (py_tokenizer_enter(self)) {
         dsvk_error err = {0};
         py_call call;
         py_call_begin(&call, NULL);
         dsvk_status status = dsvk_tokenizer_decode(self->handle, ids, (size_t)n_ids, text, n, &err);
         ok = py_call_end(&call, self->state, status, &err);
-        tokenizer_leave(self);
+        py_tokenizer_leave(self);
     }
     PyMem_Free(ids);
     if (!ok)
@@ -187,9 +209,9 @@ static PyObject *tokenizer_id(PyObject *object, PyObject *value) {
     if (!text_open(&text, value))
         return NULL;
     PyObject *result = NULL;
-    if (tokenizer_enter(self)) {
+    if (py_tokenizer_enter(self)) {
         int32_t id = dsvk_tokenizer_id(self->handle, text.bytes, (size_t)text.n);
-        tokenizer_leave(self);
+        py_tokenizer_leave(self);
         result = id < 0 ? Py_NewRef(Py_None) : PyLong_FromLong(id);
     }
     text_close(&text);
@@ -203,20 +225,20 @@ static PyObject *tokenizer_is_special(PyObject *object, PyObject *value) {
     long id = PyLong_AsLong(value);
     if (id == -1 && PyErr_Occurred())
         return NULL;
-    if (!tokenizer_enter(self))
+    if (!py_tokenizer_enter(self))
         return NULL;
     uint32_t special = id >= 0 && id <= INT32_MAX ? dsvk_tokenizer_is_special(self->handle, (int32_t)id) : 0;
-    tokenizer_leave(self);
+    py_tokenizer_leave(self);
     return PyBool_FromLong(special != 0);
 }
 
 static PyObject *tokenizer_vocab_size(PyObject *object, void *nothing) {
     (void)nothing;
     py_tokenizer *self = (py_tokenizer *)object;
-    if (!tokenizer_enter(self))
+    if (!py_tokenizer_enter(self))
         return NULL;
     uint32_t size = dsvk_tokenizer_vocab_size(self->handle);
-    tokenizer_leave(self);
+    py_tokenizer_leave(self);
     return PyLong_FromUnsignedLong(size);
 }
 
@@ -225,7 +247,7 @@ PyDoc_STRVAR(decoder_method_doc, "decoder()\n--\n\nA Decoder that turns ids into
 static PyObject *tokenizer_decoder(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_tokenizer *self = (py_tokenizer *)object;
-    if (!tokenizer_enter(self))
+    if (!py_tokenizer_enter(self))
         return NULL;
     allocfunc alloc = PyType_GetSlot(self->state->decoder, Py_tp_alloc);
     py_decoder *decoder = (py_decoder *)alloc(self->state->decoder, 0);
@@ -238,7 +260,7 @@ static PyObject *tokenizer_decoder(PyObject *object, PyObject *nothing) {
             Py_CLEAR(decoder);
         }
     }
-    tokenizer_leave(self);
+    py_tokenizer_leave(self);
     return (PyObject *)decoder;
 }
 
@@ -253,6 +275,7 @@ static PyObject *tokenizer_repr(PyObject *object) {
 
 static PyMethodDef tokenizer_methods[] = {
     {"encode", WITH_KEYWORDS(tokenizer_encode), encode_doc},
+    {"encode_chat", tokenizer_encode_chat, METH_VARARGS, encode_chat_doc},
     {"decode", tokenizer_decode, METH_O, decode_doc},
     {"decode_bytes", tokenizer_decode_bytes, METH_O, decode_bytes_doc},
     {"id", tokenizer_id, METH_O, id_doc},
@@ -308,14 +331,14 @@ static PyObject *decoder_push(PyObject *object, PyObject *value) {
         return NULL;
     if (id < INT32_MIN || id > INT32_MAX)
         return PyErr_Format(PyExc_ValueError, "id: %lld is no token id (32 bits)", id);
-    if (!tokenizer_enter(self->tokenizer))
+    if (!py_tokenizer_enter(self->tokenizer))
         return NULL;
     const char *text = NULL;
     size_t n = 0;
     dsvk_error err = {0};
     dsvk_status status = dsvk_decoder_push(self->handle, (int32_t)id, &text, &n, &err);
     PyObject *result = status == DSVK_OK ? py_text(text ? text : "", n) : py_raise(self->state, &err);
-    tokenizer_leave(self->tokenizer);
+    py_tokenizer_leave(self->tokenizer);
     return result;
 }
 
@@ -324,14 +347,14 @@ PyDoc_STRVAR(finish_doc, "finish()\n--\n\nWhat is left: '' or U+FFFD for a chara
 static PyObject *decoder_finish(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_decoder *self = (py_decoder *)object;
-    if (!tokenizer_enter(self->tokenizer))
+    if (!py_tokenizer_enter(self->tokenizer))
         return NULL;
     const char *text = NULL;
     size_t n = 0;
     dsvk_error err = {0};
     dsvk_status status = dsvk_decoder_finish(self->handle, &text, &n, &err);
     PyObject *result = status == DSVK_OK ? py_text(text ? text : "", n) : py_raise(self->state, &err);
-    tokenizer_leave(self->tokenizer);
+    py_tokenizer_leave(self->tokenizer);
     return result;
 }
 

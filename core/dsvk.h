@@ -1,7 +1,8 @@
 /* dsvk: DeepSeek-V4 on Vulkan. The whole public C API.
  *
  * Handles: a device (one Vulkan device), a model (immutable weights on a device, shareable between sessions and threads),
- * a session (one timeline of tokens, one thread at a time), a tokenizer (immutable).
+ * a session (one timeline of tokens, one thread at a time), a tokenizer (immutable), a chat parser (one answer, one thread
+ * at a time).
  *
  * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and numbers.
  * The object is then as it was before the call. `close` functions and dsvk_free accept NULL. An options struct begins
@@ -186,6 +187,71 @@ DSVK_API dsvk_status dsvk_decoder_open(dsvk_decoder **decoder, const dsvk_tokeni
 DSVK_API void dsvk_decoder_close(dsvk_decoder *decoder);
 DSVK_API dsvk_status dsvk_decoder_push(dsvk_decoder *decoder, int32_t id, const char **text, size_t *n, dsvk_error *err);
 DSVK_API dsvk_status dsvk_decoder_finish(dsvk_decoder *decoder, const char **text, size_t *n, dsvk_error *err);
+
+/* ---- chat: the family's conversation format (spec section 6) ---- */
+
+/* A conversation is a JSON object, `conversation` [n] bytes:
+ *   "messages": [{"role", "content", ...}]; roles and fields of spec 6.2. Content is text or a list of text parts;
+ *      "arguments" of a tool call are text, or an object; unknown fields are ignored, null is absent
+ *   "thinking_mode": "thinking" (default) or "chat"
+ *   "reasoning_effort": "none" (as thinking_mode "chat"), "low", "high", "max"; "minimal" is low, "medium" and "xhigh" are
+ *      high, "ultra" is max
+ *   "drop_thinking": true (default): thoughts before the last question are left out, unless there are tools
+ *   "add_bos": true (default)
+ *   "context": messages encoded before: only what comes behind them is written
+ *   "tools", "response_format": of the whole conversation: they go to its first system message
+ *   "revision": "preview" (default), or "0731": what the efforts high and max add differs
+ *   "replay": {tool call id: what was sampled}: an assistant's turn whose first call has this id, and that began in the
+ *      same mode, is written exactly so, up to its end token: text, special strings in it being tokens, or a list of ids
+ *      (for dsvk_chat_encode_ids). Never take it from a stranger.
+ * Errors: FORMAT with the byte offset for what is no JSON, INVALID or UNSUPPORTED naming the field ("messages[3].role:
+ * ..."), LIMIT for JSON nested deeper than 64. */
+
+/* The prompt as text [*n_text], released with dsvk_free. */
+DSVK_API dsvk_status dsvk_chat_encode(const char *conversation, size_t n, char **text, size_t *n_text, dsvk_error *err);
+/* The prompt as ids [*n_ids], released with dsvk_free. Special strings in messages stay ordinary text (faults T07): only
+ * what the format itself writes becomes special tokens. An answer begins inside thinking exactly when the last id is that
+ * of "<think>". UNSUPPORTED when the tokenizer lacks a token of the format. */
+DSVK_API dsvk_status dsvk_chat_encode_ids(const dsvk_tokenizer *tokenizer, const char *conversation, size_t n,
+                                          int32_t **ids, size_t *n_ids, dsvk_error *err);
+
+/* What a model answers, as it comes: feed bytes, cut anywhere, and take events until there are none. It never fails on
+ * what a model says: a missing or cut end, other white space and unknown tags are put up with, and no special string
+ * comes out as text. Texts are whole characters, U+FFFD for bytes that are none. */
+typedef struct dsvk_chat_parser dsvk_chat_parser;
+
+typedef enum dsvk_chat_event {
+    DSVK_CHAT_REASONING, /* more of the thoughts */
+    DSVK_CHAT_CONTENT,   /* more of the answer */
+    DSVK_CHAT_CALL,      /* a tool call begins: the text is its name */
+    DSVK_CHAT_ARGUMENTS, /* more of its arguments; together they are one JSON object, also when the call is cut */
+    DSVK_CHAT_CALL_END,  /* the call is complete */
+    DSVK_CHAT_CALL_CUT,  /* the text ended inside the call: what there was of the arguments has been closed */
+    DSVK_CHAT_END        /* the end token: the answer is complete, what follows is ignored */
+} dsvk_chat_event;
+
+/* thinking 1: the answer begins inside thinking. */
+DSVK_API dsvk_status dsvk_chat_parser_open(dsvk_chat_parser **parser, uint32_t thinking, dsvk_error *err);
+DSVK_API void dsvk_chat_parser_close(dsvk_chat_parser *parser);
+/* NOMEM leaves the parser as it was; STATE after finish. */
+DSVK_API dsvk_status dsvk_chat_parser_feed(dsvk_chat_parser *parser, const char *bytes, size_t n, dsvk_error *err);
+/* The same with the text of a token. Better than bytes: only added tokens are markup then, and a model that spells
+ * "</think>" in ordinary tokens is quoted. INVALID for an id that is no token. */
+DSVK_API dsvk_status dsvk_chat_parser_push(dsvk_chat_parser *parser, const dsvk_tokenizer *tokenizer, int32_t id,
+                                           dsvk_error *err);
+/* No more will come: what was held back comes out, an open call is cut. A second time it does nothing. */
+DSVK_API dsvk_status dsvk_chat_parser_finish(dsvk_chat_parser *parser, dsvk_error *err);
+/* The next event, 0 when there is none: text [*n] is valid until the next feed or finish; *call counts calls from 0. String
+ * parameters come as they are generated, others when they are complete and proved to be JSON (or else as strings); of a
+ * repeated parameter only the first counts, and of one call at most 4,096. */
+DSVK_API uint32_t dsvk_chat_parser_next(dsvk_chat_parser *parser, dsvk_chat_event *event, uint32_t *call,
+                                        const char **text, size_t *n);
+/* What the next byte would belong to: DSVK_CHAT_REASONING, _CONTENT, _CALL (inside a block of calls) or _END. */
+DSVK_API dsvk_chat_event dsvk_chat_parser_place(const dsvk_chat_parser *parser);
+
+/* A whole answer at once, as the JSON of an assistant's message: {"role", "content", "reasoning_content", "tool_calls":
+ * [{"type": "function", "function": {"name", "arguments"}}]}; a call that was cut has "complete": false. */
+DSVK_API dsvk_status dsvk_chat_parse(const char *text, size_t n, uint32_t thinking, char **json, dsvk_error *err);
 
 /* ---- session ---- */
 

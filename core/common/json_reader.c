@@ -95,6 +95,7 @@ struct key {
 struct check {
     const unsigned char *text;
     size_t n, at;
+    uint32_t allow; /* DSVK_JSON_NUL, DSVK_JSON_REPEATED */
     const char *what;
     dsvk_error *err;
     struct key *keys; /* of all open objects, innermost last */
@@ -156,7 +157,7 @@ static dsvk_status check_escape(struct check *c) {
         return bad(c, start, "\\u without four hexadecimal digits");
     uint32_t code = hex4(text + c->at);
     c->at += 4;
-    if (code == 0)
+    if (code == 0 && !(c->allow & DSVK_JSON_NUL))
         return bad(c, start, "NUL written as \\u0000");
     if (code >= 0xdc00 && code < 0xe000)
         return bad(c, start, "lone surrogate escape");
@@ -237,6 +238,8 @@ static dsvk_status push_key(struct check *c, size_t offset) {
     if (c->at - offset - 2 > DSVK_JSON_KEY_LIMIT)
         return dsvk_fail(c->err, DSVK_LIMIT, "%s: key of %zu bytes at offset %zu, the limit is %u", c->what,
                          c->at - offset - 2, offset, DSVK_JSON_KEY_LIMIT);
+    if (c->allow & DSVK_JSON_REPEATED)
+        return DSVK_OK;
     if (c->n_keys == c->key_capacity) {
         size_t capacity = c->key_capacity ? c->key_capacity * 2 : 64;
         struct key *keys = dsvk_realloc(c->keys, capacity * sizeof *keys);
@@ -364,9 +367,13 @@ static dsvk_status check_document(struct check *c) {
 }
 
 dsvk_status dsvk_json_check(const char *text, size_t n, const char *what, dsvk_error *err) {
+    return dsvk_json_check_as(0, text, n, what, err);
+}
+
+dsvk_status dsvk_json_check_as(uint32_t allow, const char *text, size_t n, const char *what, dsvk_error *err) {
     if (n >= UINT32_MAX)
         return dsvk_fail(err, DSVK_LIMIT, "%s: %zu bytes of JSON, the limit is %u", what, n, UINT32_MAX);
-    struct check c = { .text = (const unsigned char *)text, .n = n, .what = what, .err = err };
+    struct check c = { .text = (const unsigned char *)text, .n = n, .allow = allow, .what = what, .err = err };
     dsvk_status status = check_document(&c);
     dsvk_free(c.keys);
     return status;
@@ -492,10 +499,12 @@ bool dsvk_json_equals(dsvk_json_value value, const char *text) {
         return false;
     struct unescape u = { .at = value.text + 1 };
     for (int c; (c = next_byte(&u)) >= 0; text++)
-        if ((unsigned char)*text != c)
+        if (c == 0 || (unsigned char)*text != c) /* no C text holds a NUL */
             return false;
     return *text == 0;
 }
+
+int dsvk_json_compare(dsvk_json_value a, dsvk_json_value b) { return compare_strings(a.text, b.text); }
 
 bool dsvk_json_uint(dsvk_json_value value, uint64_t *out) {
     uint64_t sum = 0;

@@ -14,6 +14,11 @@
  * byte, nothing but white space around the value (FORMAT). Messages begin with `what` and carry the byte offset. */
 dsvk_status dsvk_json_check(const char *text, size_t n, const char *what, dsvk_error *err);
 
+#define DSVK_JSON_NUL 1u      /* NUL may be written as \u0000 */
+#define DSVK_JSON_REPEATED 2u /* keys may be repeated; then nothing is allocated */
+/* The same, less strict: `allow` holds flags from above. */
+dsvk_status dsvk_json_check_as(uint32_t allow, const char *text, size_t n, const char *what, dsvk_error *err);
+
 /* A slice of a checked text: one value, without white space around it. */
 typedef struct dsvk_json_value {
     const char *text;
@@ -38,6 +43,7 @@ bool dsvk_json_find(dsvk_json_value value, const char *key, dsvk_json_value *mem
 /* A string's UTF-8 bytes to out [out_size], NUL-terminated and cut to fit; returns its whole length. */
 size_t dsvk_json_string(dsvk_json_value value, char *out, size_t out_size);
 bool dsvk_json_equals(dsvk_json_value value, const char *text); /* is it this string? */
+int dsvk_json_compare(dsvk_json_value a, dsvk_json_value b); /* order of two strings by their bytes, however escaped */
 /* True when it is a number written with digits only that fits 64 bits. */
 bool dsvk_json_uint(dsvk_json_value value, uint64_t *out);
 /* True when it is a number of at most 511 characters; one beyond the range of double gives infinity. Independent of the

@@ -166,6 +166,54 @@ static dsvk_status encode_span(dsvk_encoder *e, int round, size_t from, size_t t
     return DSVK_OK;
 }
 
+static dsvk_status encode_mark(dsvk_encoder *e, const dsvk_mark *mark) {
+    int32_t token = -1;
+    const int32_t *ids = mark->ids;
+    size_t n_ids = mark->n_ids;
+    if (!ids) {
+        token = dsvk_tokenizer_find(e->t, e->text + mark->at, mark->n);
+        if (token < 0 || e->t->tokens[token].kind < DSVK_TOKEN_ADDED)
+            return dsvk_fail(e->err, DSVK_UNSUPPORTED, "the tokenizer has no added token %.*s", (int)mark->n,
+                             e->text + mark->at);
+        ids = &token;
+        n_ids = 1;
+    }
+    DSVK_TRY(reserve_ids(e, n_ids));
+    memcpy(e->ids + e->n, ids, n_ids * sizeof *ids);
+    e->n += n_ids;
+    return DSVK_OK;
+}
+
+static dsvk_status encode_text(const dsvk_tokenizer *t, const char *text, size_t n, int round, const dsvk_mark *marks,
+                               size_t n_marks, int32_t **ids, size_t *n_ids, dsvk_error *err) {
+    if (n > DSVK_TEXT_MAX)
+        return dsvk_fail(err, DSVK_LIMIT, "text is %zu bytes long, the limit is %zu", n, DSVK_TEXT_MAX);
+    dsvk_encoder e = {.t = t, .text = text, .err = err};
+    dsvk_status status;
+    size_t from = 0;
+    DSVK_GOTO(reserve_ids(&e, n / 4 + 1));
+    DSVK_GOTO(dsvk_split_begin(&e.split, t->splits, text, n, err));
+    for (size_t i = 0; i < n_marks; i++) {
+        DSVK_GOTO(encode_span(&e, round, from, marks[i].at));
+        DSVK_GOTO(encode_mark(&e, &marks[i]));
+        from = marks[i].at + marks[i].n;
+    }
+    DSVK_GOTO(encode_span(&e, round, from, n));
+    *ids = e.ids;
+    *n_ids = e.n;
+    e.ids = NULL;
+fail:
+    dsvk_free(e.ids);
+    dsvk_split_end(e.split);
+    dsvk_merger_close(&e.merger);
+    return status;
+}
+
+dsvk_status dsvk_tokenizer_encode_marked(const dsvk_tokenizer *t, const char *text, size_t n, const dsvk_mark *marks,
+                                         size_t n_marks, int32_t **ids, size_t *n_ids, dsvk_error *err) {
+    return encode_text(t, text, n, DSVK_ADDED_ROUNDS, marks, n_marks, ids, n_ids, err);
+}
+
 dsvk_status dsvk_tokenizer_encode(const dsvk_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t **ids,
                                   size_t *n_ids, dsvk_error *err) {
     if (!t || (!text && n > 0) || !ids || !n_ids)
@@ -176,21 +224,8 @@ dsvk_status dsvk_tokenizer_encode(const dsvk_tokenizer *t, const char *text, siz
                                   : "text");
     if (flags & ~DSVK_PARSE_SPECIAL)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_encode: unknown flags 0x%x", flags);
-    if (n > DSVK_TEXT_MAX)
-        return dsvk_fail(err, DSVK_LIMIT, "text is %zu bytes long, the limit is %zu", n, DSVK_TEXT_MAX);
-    dsvk_encoder e = {.t = t, .text = text, .err = err};
-    dsvk_status status;
-    DSVK_GOTO(reserve_ids(&e, n / 4 + 1));
-    DSVK_GOTO(dsvk_split_begin(&e.split, t->splits, text, n, err));
-    DSVK_GOTO(encode_span(&e, flags & DSVK_PARSE_SPECIAL ? DSVK_ADDED_FIRST : DSVK_ADDED_ROUNDS, 0, n));
-    *ids = e.ids;
-    *n_ids = e.n;
-    e.ids = NULL;
-fail:
-    dsvk_free(e.ids);
-    dsvk_split_end(e.split);
-    dsvk_merger_close(&e.merger);
-    return status;
+    return encode_text(t, text, n, flags & DSVK_PARSE_SPECIAL ? DSVK_ADDED_FIRST : DSVK_ADDED_ROUNDS, NULL, 0, ids,
+                       n_ids, err);
 }
 
 /* ---- decoding ---- */

@@ -97,6 +97,19 @@ static inline const char *dsvk_token_bytes(const dsvk_tokenizer *t, int32_t id) 
     return t->bytes + t->tokens[id].at;
 }
 
+/* A place in a text whose tokens are given: bytes [at, at + n) are the added token of exactly these bytes, or where ids
+ * is not NULL ids [n_ids]. */
+typedef struct dsvk_mark {
+    size_t at, n;
+    const int32_t *ids;
+    size_t n_ids;
+} dsvk_mark;
+
+/* dsvk_tokenizer_encode of a text with marks, in order and not overlapping: the text between two marks is ordinary
+ * whatever it spells, and the patterns see it as a whole. UNSUPPORTED names a mark without its added token. */
+dsvk_status dsvk_tokenizer_encode_marked(const dsvk_tokenizer *t, const char *text, size_t n, const dsvk_mark *marks,
+                                         size_t n_marks, int32_t **ids, size_t *n_ids, dsvk_error *err);
+
 /* The id whose bytes are text [n], -1 when there is none; added tokens come first (tokenizer.c). */
 int32_t dsvk_tokenizer_find(const dsvk_tokenizer *t, const char *text, size_t n);
 

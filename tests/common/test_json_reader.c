@@ -158,6 +158,28 @@ static void test_keys_of_different_objects(void) {
     CHECK(status == DSVK_FORMAT && strstr(err.message, "\"y\""), "%s", err.message);
 }
 
+/* What dsvk_json_check_as may let through, and nothing beside it. */
+static void test_less_strict(void) {
+    static const char nul[] = "\"a\\u0000b\"", twice[] = "{\"a\":1,\"\\u0061\":2}", open[] = "{\"a\":1,\"a\":2";
+    dsvk_error err;
+    char out[8];
+    CHECK(dsvk_json_check_as(DSVK_JSON_NUL, nul, strlen(nul), "text", &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_json_check_as(DSVK_JSON_REPEATED, nul, strlen(nul), "text", &err) == DSVK_FORMAT, "NUL");
+    CHECK(dsvk_json_check_as(DSVK_JSON_REPEATED, twice, strlen(twice), "text", &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_json_check_as(DSVK_JSON_NUL, twice, strlen(twice), "text", &err) == DSVK_FORMAT, "repeated");
+    CHECK(dsvk_json_check_as(DSVK_JSON_REPEATED, open, strlen(open), "text", &err) == DSVK_FORMAT, "open");
+    dsvk_alloc_fail_after(0);
+    CHECK(dsvk_json_check_as(DSVK_JSON_REPEATED, twice, strlen(twice), "text", &err) == DSVK_OK, "allocates");
+    dsvk_alloc_fail_after(-1);
+    dsvk_json_value value = dsvk_json_root(nul, strlen(nul));
+    CHECK(dsvk_json_string(value, out, sizeof out) == 3 && memcmp(out, "a\0b", 4) == 0, "NUL is a byte");
+    CHECK(!dsvk_json_equals(value, "a") && !dsvk_json_equals(value, "ab"), "no C text equals it");
+    CHECK(dsvk_json_compare(sound("\"\\u0061b\""), sound("\"ab\"")) == 0 &&
+              dsvk_json_compare(sound("\"a\""), sound("\"ab\"")) < 0 && dsvk_json_compare(sound("\"b\""), sound("\"ab\"")) > 0 &&
+              dsvk_json_compare(value, sound("\"a\"")) > 0,
+          "order");
+}
+
 static void test_quoting(void) {
     char out[16];
     CHECK(strcmp(dsvk_json_quote(sound("\"a\\nb\""), out, sizeof out), "\"a\\x5cnb\"") == 0, "%s", out);
@@ -186,7 +208,7 @@ static void test_tree(void) {
 
 int main(void) {
     void (*const tests[])(void) = {
-        test_walking, test_strings, test_numbers, test_depth, test_keys_of_different_objects, test_quoting, test_tree
+        test_walking, test_strings, test_numbers, test_depth, test_keys_of_different_objects, test_less_strict, test_quoting, test_tree
     };
     int passed = 0;
     for (size_t i = 0; i < DSVK_COUNT(tests); i++) {

@@ -1,4 +1,5 @@
-"""README.md is true: its two programs run and print the same, and its tree is the repository's."""
+"""README.md is true: its two programs run and print the same, its conversation is as printed, and its tree is the
+repository's."""
 import os
 import re
 import shutil
@@ -57,7 +58,7 @@ def test_every_path_in_the_text_exists():
 
 
 def test_the_two_programs_print_the_same(tmp_path):
-    python, = blocks("python")
+    python = blocks("python")[0]
     program, = blocks("c")
     compile_line = next(block for block in blocks("sh") if block.startswith("cc "))
     if not (ROOT / "build/release/libdsvk.a").exists():
@@ -73,6 +74,13 @@ def test_the_two_programs_print_the_same(tmp_path):
     assert from_c.stdout == from_python.stdout and len(from_c.stdout) > 20
     failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1 and "no model" in failed.stderr
+
+
+def test_the_conversation_is_as_printed():
+    section = README[README.index("## Conversations"):]
+    shown = re.search(r"^prints\n\n```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
+    ran = subprocess.run([sys.executable, "-c", blocks("python")[1]], capture_output=True, text=True, timeout=120)
+    assert (ran.stderr, ran.stdout) == ("", shown)
 
 
 def test_the_help_texts_name_every_command():
