@@ -11,7 +11,8 @@
 #define CHUNK_WORKGROUP 4 /* invocations: 128 per tile; 8 when nothing is staged */
 #define CHUNK_STAGED 5    /* tiled: 1 through shared memory, 0 through registers alone (TILES 1) */
 #define CHUNK_COLUMNS 6   /* tiled, not staged: 1: weights in columns (weights.glsl) */
-#define CHUNK_TILED_CONSTANTS 7
+#define CHUNK_SUBGROUP_8 7 /* tiled, not staged: as MATMUL_SUBGROUP_8 */
+#define CHUNK_TILED_CONSTANTS 8
 #define CHUNK_M 5         /* coopmat: rows of x, output rows and inputs of one matrix product */
 #define CHUNK_N 6
 #define CHUNK_K 7

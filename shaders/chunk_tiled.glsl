@@ -8,6 +8,8 @@
 layout(constant_id = CHUNK_STAGED) const uint STAGED = 1u;
 layout(constant_id = CHUNK_COLUMNS) const uint COLUMNS = 0u; /* weights in columns (weights.glsl); not staged only */
 
+layout(constant_id = CHUNK_SUBGROUP_8) const uint SUBGROUP_8 = 0u;
+
 const uint EACH = STAGED != 0u ? ROWS / 16u : ROWS; /* rows of x per invocation */
 vec4 sums[EACH];                                    /* [row of x], one component per output row */
 
@@ -18,12 +20,15 @@ const uint WORD_PARTS = TYPE == TYPE_FP4 ? 4u : TYPE == TYPE_FP8 ? 2u : 1u;
 const uint TOGETHER = 4u; /* rows of x whose sums are in registers; the others' wait on the stack */
 
 void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uint n_in, uvec2 x) {
-    const uint lane = COLUMNS != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
+    const uint lane = SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
     TileWords tile_codes = TileWords(add_product(codes, tile, words * 512u));
     const float magnitude = e2m1_magnitude(lane), unit = COLUMNS != 0u && TYPE == TYPE_FP4 ? 1.0 : UNIT;
+    /* With subgroups of 8, a lane reads one of 4 rows times 2 quads and the others get it from there; with columns they read it
+     * themselves, as such drivers read once what all lanes share. */
+    const bool shared_x = SUBGROUP_8 != 0u && COLUMNS == 0u;
     uvec2 row[EACH];
-    [[unroll]] for (uint r = 0u; r < EACH; r++)
-        row[r] = add_product(x, x_at(r), 16u);
+    [[unroll]] for (uint r = 0u; r < (shared_x ? EACH / TOGETHER : EACH); r++)
+        row[r] = add_product(x, x_at(shared_x ? r * TOGETHER + lane % TOGETHER : r), 16u);
     for (uint k = 0u; k < words; k++) {
         uvec4 word[4];
         vec4 scale = vec4(1.0);
@@ -50,15 +55,19 @@ void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uin
                         w[q][i] = w[q][i] * unit * scale;
             }
             const uint at = (k * WORD_PARTS + part) * PART_QUADS;
-            [[unroll]] for (uint first = 0u; first < EACH; first += TOGETHER)
+            [[unroll]] for (uint first = 0u; first < EACH; first += TOGETHER) {
+                vec4 mine;
+                if (shared_x)
+                    mine = Vec4s(row[first / TOGETHER]).v[at + lane / TOGETHER % PART_QUADS];
                 [[unroll]] for (uint q = 0u; q < PART_QUADS; q++) {
                     mat4 v;
                     [[unroll]] for (uint r = 0u; r < TOGETHER; r++)
-                        v[r] = Vec4s(row[first + r]).v[at + q];
+                        v[r] = shared_x ? subgroupBroadcast(mine, q * TOGETHER + r) : Vec4s(row[first + r]).v[at + q];
                     [[unroll]] for (uint i = 0u; i < 4u; i++)
                         [[unroll]] for (uint r = 0u; r < TOGETHER; r++)
                             sums[first + r] = fma(w[q][i], vec4(v[r][i]), sums[first + r]);
                 }
+            }
         }
     }
 }

@@ -31,7 +31,8 @@ const uint SPLITS = 32u;
 
 shared float partial[PASS_ROWS * SPLITS * 32u];
 
-/* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so turns the reads of x into scalar ones. */
+/* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so makes addresses that are the same for all its lanes
+ * scalars. */
 uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : gl_LocalInvocationIndex / 8u; }
 uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex % 8u; }
 
@@ -115,14 +116,18 @@ void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2
         uvec4 word[4];
         [[unroll]] for (uint j = 0u; j < 4u; j++)
             word[j] = tile_codes.v[k].rows[j].lane[lane];
+        vec4 some[MAX_ROWS]; /* with subgroups of 8: the lane's quad of each row of x */
         precise vec4 part[MAX_ROWS];
-        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        [[unroll]] for (uint r = 0u; r < ROWS; r++) {
             part[r] = type >= TYPE_FP8 ? vec4(0.0) : total[r];
+            if (SUBGROUP_8 != 0u)
+                some[r] = load_x(type, row[r], k, lane & ((1u << type) - 1u));
+        }
         [[unroll]] for (uint q = 0u; q < 1u << type; q++) {
             const mat4 w = transpose(mat4(decode_quad(type, word[0], q), decode_quad(type, word[1], q), decode_quad(type, word[2], q),
                                           decode_quad(type, word[3], q)));
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-                const vec4 v = load_x(type, row[r], k, q);
+                const vec4 v = SUBGROUP_8 != 0u ? subgroupBroadcast(some[r], q) : load_x(type, row[r], k, q);
                 part[r] = fma(w[0], v.xxxx, part[r]);
                 part[r] = fma(w[1], v.yyyy, part[r]);
                 part[r] = fma(w[2], v.zzzz, part[r]);

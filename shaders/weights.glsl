@@ -6,6 +6,7 @@
  * a tile lie side by side for every input, so that all lanes read one address and each picks its rows: drivers that run on a CPU
  * turn reads at addresses that differ into one load per lane. Columns need subgroups of exactly 8. */
 #extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 
 const uint TYPE_BF16 = 1u, TYPE_FP8 = 2u, TYPE_FP4 = 3u; /* 0 is f32 */

@@ -9,14 +9,18 @@ _Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
 
 uint32_t dsvk_matmul_rows(uint32_t n) { return n == 1 ? 1 : n <= 4 ? 4 : 8; }
 
-void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants) {
+bool dsvk_matmul_subgroup_8(dsvk_cmd *cmd) {
     const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
+    return limits->subgroup_min == 8 && limits->subgroup_max == 8;
+}
+
+void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants) {
     constants[MATMUL_TYPE] = w->type;
     constants[MATMUL_ROWS] = rows;
     constants[MATMUL_EPILOGUE] = epilogue;
     constants[MATMUL_TYPE_B] = 0;
     constants[MATMUL_COLUMNS] = w->columns;
-    constants[MATMUL_SUBGROUP_8] = limits->subgroup_min == 8 && limits->subgroup_max == 8;
+    constants[MATMUL_SUBGROUP_8] = dsvk_matmul_subgroup_8(cmd);
 }
 
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {

@@ -33,7 +33,7 @@ bool dsvk_moe_tile_fits(const dsvk_device *device, uint32_t n, uint32_t tile) {
     return tile >= least && tile <= most && (tile & (tile - 1)) == 0 && !(most == 8 && tile == 2);
 }
 
-static void choose_tiled(dsvk_kernel *kernel, bool registers, uint32_t rows, uint32_t tiles) {
+static void choose_tiled(dsvk_cmd *cmd, dsvk_kernel *kernel, bool registers, uint32_t rows, uint32_t tiles) {
     kernel->matmul = "matmul_tiled";
     kernel->moe_expert = "moe_expert_tiled";
     kernel->n_constants = CHUNK_TILED_CONSTANTS;
@@ -41,6 +41,7 @@ static void choose_tiled(dsvk_kernel *kernel, bool registers, uint32_t rows, uin
     kernel->tiles = registers || kernel->rows == STAGED_LEAST || tiles % 2 ? 1 : 2;
     kernel->constants[CHUNK_WORKGROUP] = registers ? 8 : 128 * kernel->tiles;
     kernel->constants[CHUNK_STAGED] = !registers;
+    kernel->constants[CHUNK_SUBGROUP_8] = dsvk_matmul_subgroup_8(cmd);
 }
 
 static void choose_coopmat(dsvk_cmd *cmd, dsvk_kernel *kernel, dsvk_matmul_variant variant, uint32_t rows, uint32_t tiles) {
@@ -64,12 +65,12 @@ bool dsvk_chunk_kernel(dsvk_cmd *cmd, const dsvk_matmul_variant *way, const dsvk
         return false;
     *kernel = (dsvk_kernel){ 0 };
     if (w->columns) {
-        choose_tiled(kernel, true, rows, tiles);
+        choose_tiled(cmd, kernel, true, rows, tiles);
         kernel->constants[CHUNK_COLUMNS] = 1;
     } else if (variant.kind == DSVK_MATMUL_COOPMAT && w->type != DSVK_TYPE_F32) { /* a half is too small a part of a float32 weight */
         choose_coopmat(cmd, kernel, variant, rows, tiles);
     } else {
-        choose_tiled(kernel, variant.kind == DSVK_MATMUL_REGISTERS, rows, tiles);
+        choose_tiled(cmd, kernel, variant.kind == DSVK_MATMUL_REGISTERS, rows, tiles);
     }
     kernel->constants[CHUNK_TYPE] = w->type;
     kernel->constants[CHUNK_EPILOGUE] = epilogue;

@@ -29,6 +29,7 @@ bool dsvk_matmul_check_few(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w, 
 /* Bytes and flops of n rows times a matrix, for profiles: weights once, x and result. */
 uint64_t dsvk_matmul_bytes(const dsvk_matrix *w, uint32_t n);
 uint64_t dsvk_matmul_flops(const dsvk_matrix *w, uint32_t n);
+bool dsvk_matmul_subgroup_8(dsvk_cmd *cmd); /* every subgroup has exactly 8 invocations */
 uint32_t dsvk_float_bits(float x); /* as a specialization constant */
 
 #endif
