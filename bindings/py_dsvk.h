@@ -21,7 +21,7 @@ typedef struct py_state {
     PyObject *error;                     /* dsvk.Error */
     PyObject *errors[PY_STATUS_COUNT];   /* one subclass per status; [DSVK_OK] stays NULL */
     PyObject *json_loads;
-    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array;
+    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *scheduler;
 } py_state;
 
 typedef struct py_device {
@@ -63,6 +63,14 @@ typedef struct py_session {
     Py_ssize_t n_vocab; /* width of a row of logits */
     PyObject *progress; /* owned callable, or NULL */
 } py_session;
+
+typedef struct py_scheduler {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_scheduler *handle;
+    int users;
+    py_model *model; /* owned; the library keeps the weights even when this one is closed */
+} py_scheduler;
 
 /* float32 numbers of shape [n] or [rows, columns], contiguous. */
 typedef struct py_array {
@@ -134,7 +142,8 @@ PyObject *py_output_close(py_output *output, bool ok); /* the result, or NULL wh
     (((self)->handle != NULL) ? ((self)->users++, true)                                              \
                               : (py_raise_status((self)->state, DSVK_STATE, what " is closed"), false))
 
-extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec;
+extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec,
+    py_scheduler_spec;
 PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char py_decode_batch_doc[];
 
