@@ -425,16 +425,17 @@ static bool is_cancelled(void *user) {
 
 /* Whose turn it is, and who can share the step. */
 static uint32_t choose_prefill(dsvk_scheduler *s, dsvk_sequence *chosen[MOST_RUNNING]) {
+    const uint32_t turn = s->turn;
     uint32_t n = 0, rows = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
-        dsvk_sequence *q = s->running[(s->turn + i) % s->n_running];
+        dsvk_sequence *q = s->running[(turn + i) % s->n_running];
         if (q->phase != DSVK_PREFILL)
             continue;
         const dsvk_run run = next_run(s, q);
         if (n > 0 && rows + run.n > s->short_rows)
             continue;
         if (n == 0)
-            s->turn = (s->turn + i + 1) % s->n_running;
+            s->turn = (turn + i + 1) % s->n_running;
         s->runs[n] = run;
         chosen[n++] = q;
         rows += run.n;
