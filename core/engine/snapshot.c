@@ -65,22 +65,31 @@ dsvk_status dsvk_snapshot_take(dsvk_snapshot **snapshot, const dsvk_session *s, 
     return status;
 }
 
-dsvk_status dsvk_snapshot_restore(const dsvk_snapshot *p, dsvk_session *s, const int32_t *tokens, dsvk_error *err) {
-    dsvk_model *m = s->model;
-    const uint32_t whole = (uint32_t)(p->n / m->layout.page_tokens);
-    const dsvk_buffer *from[3] = { &p->state, &p->logits }, *to[3] = { &s->state, &s->logits };
-    while (s->n_pages < whole)
-        share_page(&s->pages[s->n_pages], p->pages[s->n_pages]), s->n_pages++;
-    for (uint32_t i = 0; i < whole; i++)
-        DSVK_TRY(dsvk_buffer_write(m->device, &s->page_table, i * sizeof(dsvk_addr), &p->pages[i]->buffer.addr,
-                                   sizeof(dsvk_addr), err));
-    DSVK_TRY(dsvk_grow_pages(s, p->n, err)); /* the one that is not full */
-    const bool part = s->n_pages > whole;
-    if (part) {
-        from[2] = &p->pages[whole]->buffer;
-        to[2] = &s->pages[whole]->buffer;
+/* The snapshot's whole pages, into a page table that is still empty, with one write. */
+static dsvk_status share_pages(const dsvk_snapshot *p, dsvk_session *s, uint32_t whole, dsvk_error *err) {
+    dsvk_addr *addresses = dsvk_alloc(whole * sizeof *addresses);
+    if (!addresses)
+        return dsvk_fail_nomem(err, whole * sizeof *addresses);
+    for (; s->n_pages < whole; s->n_pages++) {
+        share_page(&s->pages[s->n_pages], p->pages[s->n_pages]);
+        addresses[s->n_pages] = p->pages[s->n_pages]->buffer.addr;
     }
-    DSVK_TRY(copy(m, from, to, part ? 3 : 2, err));
+    dsvk_status status = dsvk_buffer_write(s->model->device, &s->page_table, 0, addresses, whole * sizeof *addresses, err);
+    dsvk_free(addresses);
+    return status;
+}
+
+dsvk_status dsvk_snapshot_restore(const dsvk_snapshot *p, dsvk_session *s, const int32_t *tokens, dsvk_error *err) {
+    const uint32_t whole = (uint32_t)(p->n / s->model->layout.page_tokens);
+    const dsvk_buffer *from[3] = { &p->state, &p->logits }, *to[3] = { &s->state, &s->logits };
+    uint32_t n = 2;
+    DSVK_TRY(share_pages(p, s, whole, err));
+    DSVK_TRY(dsvk_grow_pages(s, p->n, err)); /* the one that is not full */
+    if (s->n_pages > whole) {
+        from[n] = &p->pages[whole]->buffer;
+        to[n++] = &s->pages[whole]->buffer;
+    }
+    DSVK_TRY(copy(s->model, from, to, n, err));
     memcpy(s->tokens, tokens, p->n * sizeof *tokens);
     s->n = s->high = p->n;
     s->have_logits = true;

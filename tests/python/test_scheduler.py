@@ -440,36 +440,35 @@ def test_the_cache_stays_within_its_budget(tiny, device):
 # ---- memory runs short, numbers turn bad ----
 
 def test_D04_whoever_came_last_waits_for_memory(folder):
-    """Room for two or three sequences at their end: all finish, and give what they give alone."""
-    def jobs(run):
-        return [run.submit(prompt(30 + i, 200 + i), 180, seed=i, temperature=0.7) for i in range(4)]
+    """Room for all at their beginning and not at their end, when they need a second page: all finish, and give what they give
+    alone. With less there is not even room for one."""
+    JOBS = [dict(prompt=prompt(30 + i, 100 + i), max_tokens=40, seed=i, temperature=0.7) for i in range(4)]
 
-    def fitting(budget):
-        device = dsvk.Device(budgets={"cache": budget})
-        return device, dsvk.Model(folder, device=device, max_chunk=CHUNK, page_tokens=128)
+    def run_with(budget, steps):
+        """The requests one after the other, or together for some steps or to their end, with so much memory for caches."""
+        with dsvk.Device(budgets={"cache": budget}) as device, \
+                dsvk.Model(folder, device=device, max_chunk=CHUNK, page_tokens=128) as model:
+            before = device.memory()["cache"]["used"]
+            with Run(model, cache=steps is not None) as run:
+                if steps is None:
+                    return [run.alone(**job)["ids"] for job in JOBS], before
+                ids = [run.submit(**job) for job in JOBS]
+                for _ in range(steps):
+                    if run.step() == 0:
+                        break
+                told = [run.told.get((id, 0)) for id in ids]
+                return told, device.memory()["cache"]["used"] - before, run.core.report["preempted"]
 
-    device, model = fitting(0)
-    with device, model, Run(model) as run:
-        want = [run.alone(prompt(30 + i, 200 + i), 180, seed=i, temperature=0.7)["ids"] for i in range(4)]
-        before = device.memory()["cache"]["used"]
-        ids = jobs(run)
-        for _ in range(3):
-            run.step()
-        begun = device.memory()["cache"]["used"]
-        run.finish()
+    want, before = run_with(0, None)
+    _, begun, _ = run_with(0, 4)
     preempted = 0
-    for budget in (begun, begun - (begun - before) // 4):
-        device, model = fitting(budget)
-        with device, model, Run(model, cache=True) as run:
-            ids = jobs(run)
-            run.finish()
-            assert [run.told[id, 0]["ids"] for id in ids] == want
-            preempted += run.core.report["preempted"]
+    for part in (4, 3, 2):
+        told, _, times = run_with(before + begun * part // 4, 5000)
+        assert [one["ids"] for one in told] == want, part
+        preempted += times
     assert preempted > 0
-    device, model = fitting(before + (begun - before) // 8)            # not even one
-    with device, model, Run(model) as run:
-        told = run.alone(prompt(30, 200), 180)
-        assert told["finish"] == "error" and told["status"] == "DEVMEM" and "cache" in told["message"]
+    told, _, _ = run_with(before + begun // 16, 5000)
+    assert all(one["finish"] == "error" and one["status"] == "DEVMEM" and "cache" in one["message"] for one in told)
 
 
 def test_D17_one_without_finite_logits_ends_alone(folder, tmp_path, device):
