@@ -22,5 +22,5 @@ from .session import Session
 
 __all__ = ["Array", "BusyError", "CancelledError", "Decoder", "Device", "DeviceLostError", "DeviceMemoryError", "Error",
            "Event", "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
-           "NoDeviceError", "NumericError", "Profile", "Request", "Scheduler", "Session", "StateError", "Tokenizer", "UnsupportedError",
-           "__version__", "devices", "locate", "plan", "verify"]
+           "NoDeviceError", "NumericError", "Profile", "Request", "Scheduler", "Session", "StateError", "Tokenizer",
+           "UnsupportedError", "__version__", "devices", "locate", "plan", "verify"]

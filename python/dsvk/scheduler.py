@@ -17,7 +17,7 @@ ERRORS = {error.status: error for error in vars(_dsvk).values()
           if isinstance(error, type) and issubclass(error, _dsvk.Error)}
 
 
-@dataclass(slots=True)
+@dataclass
 class Event:
     """What a request has to tell.
 
@@ -26,7 +26,7 @@ class Event:
     stop id not counted. text: whole characters, never part of a stop text. ids: the tokens of that text; with logprobs asked
     for, logprobs has one number per id and top a list of (id, logprob) per id, the likeliest first. finish: "stop", "length",
     "context" (it is full), "cancelled" or "error"; stop_id or stop_text (an index) says what stopped it, -1 is nothing; error is
-    the dsvk.Error of a "error".
+    the dsvk.Error of "error".
     """
     kind: str
     choice: int
@@ -77,7 +77,7 @@ class Request:
         if not self.finished:
             self._driver.cancel(self.id)
 
-    def deliver(self, events: Iterable[Event], failure: BaseException | None = None) -> None:
+    def _deliver(self, events: Iterable[Event], failure: BaseException | None = None) -> None:
         """Called by the scheduler's thread."""
         with self._changed:
             for event in events:
@@ -176,7 +176,7 @@ class Driver:
         with self.changed:
             told = [(self.requests[id], events) for id, events in news.items()]
         for request, events in told:
-            request.deliver(events)
+            request._deliver(events)
             if request.finished:
                 with self.changed:
                     del self.requests[request.id]
@@ -205,7 +205,7 @@ class Driver:
             requests = list(self.requests.values())
             self.requests.clear()
         for request in requests:
-            request.deliver((), failure)
+            request._deliver((), failure)
 
     def close(self) -> None:
         with self.changed:

@@ -1,4 +1,4 @@
-"""README.md is true: its two programs run and print the same, and its tree is the repository's."""
+"""README.md is true: its programs run and print what they should, and its tree is the repository's."""
 import os
 import re
 import shutil
@@ -57,7 +57,7 @@ def test_every_path_in_the_text_exists():
 
 
 def test_the_two_programs_print_the_same(tmp_path):
-    python, = blocks("python")
+    python = blocks("python")[0]
     program, = blocks("c")
     compile_line = next(block for block in blocks("sh") if block.startswith("cc "))
     if not (ROOT / "build/release/libdsvk.a").exists():
@@ -73,6 +73,14 @@ def test_the_two_programs_print_the_same(tmp_path):
     assert from_c.stdout == from_python.stdout and len(from_c.stdout) > 20
     failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1 and "no model" in failed.stderr
+
+
+def test_many_at_once_answer_as_one_by_one(nano):
+    program = blocks("python")[1]
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    answers = [nano.generate(f"{name}:\n", 24, temperature=0, stop="\n\n") for name in ("ROMEO", "JULIET", "KING HENRY")]
+    assert re.fullmatch(re.escape("\n--\n".join(answers)) + r"\n\d+ tokens\n", ran.stdout), ran.stdout
 
 
 def test_the_help_texts_name_every_command():
