@@ -157,10 +157,10 @@ dsvk_status dsvk_scheduler_submit(dsvk_scheduler *s, const dsvk_request_options 
     const uint64_t unfinished = s->counts.unfinished;
     if (unfinished < most) {
         *request = r->id = ++s->last_id;
-        dsvk_request_release(r); /* its sequences have it */
+        s->counts.unfinished += r->n_choices;
         *s->last = first;
         s->last = &last->next;
-        s->counts.unfinished += options->choices ? options->choices : 1;
+        dsvk_request_release(r); /* its sequences have it */
         r = NULL;
     }
     pthread_mutex_unlock(&s->lock);
@@ -338,10 +338,10 @@ static void begin_counting(dsvk_scheduler *s, dsvk_sequence *q, const dsvk_snaps
     pthread_mutex_unlock(&s->lock);
 }
 
-static void prompt_done(dsvk_scheduler *s, dsvk_sequence *q);
+static void prompt_done(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept);
 
-/* False: there is no memory for it now. */
-static bool begin(dsvk_scheduler *s, dsvk_sequence *q) {
+/* Where there is no memory for it now, it waits on. */
+static void begin(dsvk_scheduler *s, dsvk_sequence *q) {
     const dsvk_request *r = q->request;
     uint64_t common;
     dsvk_error err;
@@ -361,14 +361,13 @@ static bool begin(dsvk_scheduler *s, dsvk_sequence *q) {
         if (!q->begun)
             begin_counting(s, q, kept);
         if (at == r->n_prompt)
-            prompt_done(s, q);
+            prompt_done(s, q, kept);
     } else if (status == DSVK_DEVMEM && s->n_running > 0) {
         s->hold = true;
     } else {
         fail(s, q, &err);
     }
     dsvk_snapshot_release(kept);
-    return status == DSVK_OK;
 }
 
 static void admit(dsvk_scheduler *s) {
@@ -391,16 +390,23 @@ static dsvk_run next_run(const dsvk_scheduler *s, const dsvk_sequence *q) {
     return (dsvk_run){ q->session, n < r->n_prompt ? r->prompt + n : q->ids + (n - r->n_prompt), (uint32_t)(end - n) };
 }
 
-/* The prompt has been run for the first time: keeps it, for later prompts and for the other choices. */
-static void prompt_done(dsvk_scheduler *s, dsvk_sequence *q) {
+/* What a snapshot of this sequence's prompt would hold. */
+static dsvk_snapshot_kind kind_at(const dsvk_scheduler *s, const dsvk_sequence *q) {
+    const uint64_t n = q->session->n;
+    return !q->exact ? DSVK_SNAPSHOT_ANY : n % s->options.chunk == 0 ? DSVK_SNAPSHOT_CUT : DSVK_SNAPSHOT_WHOLE;
+}
+
+/* The session stands at the end of the prompt, for the first time or again: keeps it, for later prompts and for the other choices.
+ * `kept`: where it was found kept, or NULL. */
+static void prompt_done(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept) {
     dsvk_request *r = q->request;
     if (q->session->n == timeline(q))
         q->phase = DSVK_DECODE;
     if (r->prompt_done)
         return;
     r->prompt_done = true;
-    dsvk_snapshot *p = keep(s, q, !q->exact ? DSVK_SNAPSHOT_ANY : r->n_prompt % s->options.chunk ? DSVK_SNAPSHOT_WHOLE : DSVK_SNAPSHOT_CUT);
-    if (r->n_begun < r->n_choices && (p || dsvk_snapshot_take(&p, q->session, DSVK_SNAPSHOT_WHOLE, NULL) == DSVK_OK))
+    dsvk_snapshot *p = kept ? dsvk_snapshot_retain(kept) : keep(s, q, kind_at(s, q));
+    if (r->n_begun < r->n_choices && (p || dsvk_snapshot_take(&p, q->session, kind_at(s, q), NULL) == DSVK_OK))
         r->fork = dsvk_snapshot_retain(p);
     dsvk_snapshot_release(p);
 }
@@ -411,9 +417,9 @@ static void after_run(dsvk_scheduler *s, dsvk_sequence *q) {
     if (n <= r->n_prompt)
         q->prompt_done = n;
     if (n == r->n_prompt)
-        prompt_done(s, q);
+        prompt_done(s, q, NULL);
     else if (n < r->n_prompt && (n == q->keep_at || n % (KEEP_CHUNKS * s->options.chunk) == 0))
-        dsvk_snapshot_release(keep(s, q, q->exact ? DSVK_SNAPSHOT_CUT : DSVK_SNAPSHOT_ANY));
+        dsvk_snapshot_release(keep(s, q, kind_at(s, q)));
     else if (n == timeline(q))
         q->phase = DSVK_DECODE;
 }
