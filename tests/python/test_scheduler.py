@@ -405,6 +405,18 @@ def test_K09_prefixes_are_found_under_their_key_only(tiny):
         assert run.alone(text, 1, cache_key="{\"user\": 1}")["cached"] == 100
 
 
+def test_no_row_of_a_found_prompt_runs_again(tiny, device):
+    """Passes through the model: one for the token; of a prompt of 300 that is not found, three more."""
+    def passes(text):
+        device.profile_begin()
+        told = run.alone(text, 1)
+        ops = device.profile_end()["ops"]
+        return told["cached"], sum(op["calls"] for op in ops if op["name"] == "embed")
+    with Run(tiny, cache=True) as run:
+        assert passes(prompt(19, 300)) == (0, 4)
+        assert passes(prompt(19, 300)) == (300, 1)
+
+
 def test_the_tree_against_a_list(tiny):
     """Prompts that are beginnings of each other in any order, against the longest beginning there is."""
     rng = np.random.default_rng(1)
@@ -545,6 +557,33 @@ def test_iterated_and_asynchronously(nano):
             return await asyncio.gather(*(read(text) for text in ("ROMEO:\n", "To be, or")))
         assert asyncio.run(both()) == want
         assert scheduler.report["finished"] == 3
+
+
+def test_200_at_once_none_mixed_up(nano):
+    texts = [f"{name}:\n" for name in ("ROMEO", "JULIET", "KING", "First Citizen", "A", "Nurse", "To be", "O")]
+    want = {(text, seed): nano.generate(text, 4, temperature=1.0, seed=seed) for text in texts for seed in range(2)}
+
+    async def read(scheduler, text, seed):
+        return "".join([event.text async for event in scheduler.submit(text, 4, temperature=1.0, seed=seed, exact=True)])
+
+    async def all_of_them(scheduler):
+        asked = [(texts[i % 8], i // 8 % 2) for i in range(200)]
+        told = await asyncio.gather(*(read(scheduler, *one) for one in asked))
+        assert all(got == want[one] for one, got in zip(asked, told))
+    with dsvk.Scheduler(nano) as scheduler:
+        asyncio.run(all_of_them(scheduler))
+        report = scheduler.report
+        assert report["finished"] == 200 and report["waiting"] == report["running"] == 0
+
+
+def test_A08_control_c_while_iterating(python):
+    result = python("import dsvk, os, signal, threading\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                    "with dsvk.Scheduler(dsvk.Model('nano')) as scheduler:\n"
+                    "    request = scheduler.submit('A', 4000, temperature=0)\n    next(request)\n"
+                    "    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+                    "    try:\n        for event in request:\n            assert event.finish is None\n"
+                    "    except KeyboardInterrupt:\n        print('stopped')\n")
+    assert result.returncode == 0 and result.stdout == "stopped\n", result.stderr
 
 
 def test_leaving_early_cancels(nano):
