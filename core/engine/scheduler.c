@@ -234,7 +234,7 @@ static void retire(dsvk_scheduler *s, dsvk_sequence *q) {
 static void fail(dsvk_scheduler *s, dsvk_sequence *q, const dsvk_error *why) {
     dsvk_sequence_finish(q, DSVK_FINISH_ERROR);
     q->error = *why;
-    q->request->prompt_done = true; /* its other choices try for themselves */
+    q->request->prompt_ran = true; /* its other choices try for themselves */
     retire(s, q);
 }
 
@@ -259,6 +259,20 @@ static void make_room(dsvk_scheduler *s, const dsvk_error *why) {
     youngest->phase = DSVK_WAITING;
     s->hold = true;
     count(s, &s->counts.preempted, 1);
+}
+
+/* DEVMEM of a step of these: before the device began it has changed nothing, and is tried again when there is room. Later it has
+ * left sessions that cannot go on. */
+static void out_of_memory(dsvk_scheduler *s, dsvk_sequence *const *chosen, uint32_t n, const dsvk_error *why) {
+    bool begun = false;
+    for (uint32_t i = 0; i < n; i++) {
+        if (chosen[i]->session->high == chosen[i]->session->n)
+            continue;
+        fail(s, chosen[i], why);
+        begun = true;
+    }
+    if (!begun)
+        make_room(s, why);
 }
 
 /* Keeps the session's timeline, when there is memory for it. Tokens [session->n]. */
@@ -286,7 +300,7 @@ static bool comes_before(const dsvk_scheduler *s, const dsvk_sequence *a, const 
 }
 
 /* The other choices of a request wait for the first one to run the prompt. */
-static bool may_begin(const dsvk_sequence *q) { return q->phase == DSVK_WAITING && (q->choice == 0 || q->request->prompt_done); }
+static bool may_begin(const dsvk_sequence *q) { return q->phase == DSVK_WAITING && (q->choice == 0 || q->request->prompt_ran); }
 
 static dsvk_sequence *next_to_begin(dsvk_scheduler *s) {
     dsvk_sequence *best = NULL;
@@ -338,7 +352,29 @@ static void begin_counting(dsvk_scheduler *s, dsvk_sequence *q, const dsvk_snaps
     pthread_mutex_unlock(&s->lock);
 }
 
-static void prompt_done(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept);
+/* The timeline: the prompt, then what was generated before the sequence had to wait. */
+static uint64_t timeline(const dsvk_sequence *q) { return q->request->n_prompt + q->n_ids; }
+
+/* What a snapshot of this sequence's prompt would hold. */
+static dsvk_snapshot_kind kind_at(const dsvk_scheduler *s, const dsvk_sequence *q) {
+    const uint64_t n = q->session->n;
+    return !q->exact ? DSVK_SNAPSHOT_ANY : n % s->options.chunk == 0 ? DSVK_SNAPSHOT_CUT : DSVK_SNAPSHOT_WHOLE;
+}
+
+/* The session stands at the end of the prompt, for the first time or again: keeps it, for later prompts and for the other choices.
+ * `kept`: where it was found kept, or NULL. */
+static void at_prompt_end(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept) {
+    dsvk_request *r = q->request;
+    if (q->session->n == timeline(q))
+        q->phase = DSVK_DECODE;
+    if (r->prompt_ran)
+        return;
+    r->prompt_ran = true;
+    dsvk_snapshot *p = kept ? dsvk_snapshot_retain(kept) : keep(s, q, kind_at(s, q));
+    if (r->n_begun < r->n_choices && (p || dsvk_snapshot_take(&p, q->session, kind_at(s, q), NULL) == DSVK_OK))
+        r->fork = dsvk_snapshot_retain(p);
+    dsvk_snapshot_release(p);
+}
 
 /* Where there is no memory for it now, it waits on. */
 static void begin(dsvk_scheduler *s, dsvk_sequence *q) {
@@ -361,7 +397,7 @@ static void begin(dsvk_scheduler *s, dsvk_sequence *q) {
         if (!q->begun)
             begin_counting(s, q, kept);
         if (at == r->n_prompt)
-            prompt_done(s, q, kept);
+            at_prompt_end(s, q, kept);
     } else if (status == DSVK_DEVMEM && s->n_running > 0) {
         s->hold = true;
     } else {
@@ -378,9 +414,6 @@ static void admit(dsvk_scheduler *s) {
 
 /* ---- prefill ---- */
 
-/* The timeline: the prompt, then what was generated before the sequence had to wait. */
-static uint64_t timeline(const dsvk_sequence *q) { return q->request->n_prompt + q->n_ids; }
-
 static dsvk_run next_run(const dsvk_scheduler *s, const dsvk_sequence *q) {
     const dsvk_request *r = q->request;
     const uint64_t n = q->session->n, chunk = s->options.chunk;
@@ -390,34 +423,13 @@ static dsvk_run next_run(const dsvk_scheduler *s, const dsvk_sequence *q) {
     return (dsvk_run){ q->session, n < r->n_prompt ? r->prompt + n : q->ids + (n - r->n_prompt), (uint32_t)(end - n) };
 }
 
-/* What a snapshot of this sequence's prompt would hold. */
-static dsvk_snapshot_kind kind_at(const dsvk_scheduler *s, const dsvk_sequence *q) {
-    const uint64_t n = q->session->n;
-    return !q->exact ? DSVK_SNAPSHOT_ANY : n % s->options.chunk == 0 ? DSVK_SNAPSHOT_CUT : DSVK_SNAPSHOT_WHOLE;
-}
-
-/* The session stands at the end of the prompt, for the first time or again: keeps it, for later prompts and for the other choices.
- * `kept`: where it was found kept, or NULL. */
-static void prompt_done(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept) {
-    dsvk_request *r = q->request;
-    if (q->session->n == timeline(q))
-        q->phase = DSVK_DECODE;
-    if (r->prompt_done)
-        return;
-    r->prompt_done = true;
-    dsvk_snapshot *p = kept ? dsvk_snapshot_retain(kept) : keep(s, q, kind_at(s, q));
-    if (r->n_begun < r->n_choices && (p || dsvk_snapshot_take(&p, q->session, kind_at(s, q), NULL) == DSVK_OK))
-        r->fork = dsvk_snapshot_retain(p);
-    dsvk_snapshot_release(p);
-}
-
 static void after_run(dsvk_scheduler *s, dsvk_sequence *q) {
     const dsvk_request *r = q->request;
     const uint64_t n = q->session->n;
     if (n <= r->n_prompt)
         q->prompt_done = n;
     if (n == r->n_prompt)
-        prompt_done(s, q, NULL);
+        at_prompt_end(s, q, NULL);
     else if (n < r->n_prompt && (n == q->keep_at || n % (KEEP_CHUNKS * s->options.chunk) == 0))
         dsvk_snapshot_release(keep(s, q, kind_at(s, q)));
     else if (n == timeline(q))
@@ -458,7 +470,7 @@ static void prefill(dsvk_scheduler *s) {
     const dsvk_step_result result = { .stop = n == 1 ? is_cancelled : NULL, .user = chosen[0] };
     const dsvk_status status = dsvk_step_run(s->model, s->runs, n, &result, &err);
     if (status == DSVK_DEVMEM)
-        make_room(s, &err);
+        out_of_memory(s, chosen, n, &err);
     else if (status != DSVK_OK && status != DSVK_CANCELLED) /* the next step ends the cancelled one */
         for (uint32_t i = 0; i < n; i++)
             fail(s, chosen[i], &err);
@@ -539,7 +551,9 @@ static void decode_apart(dsvk_scheduler *s, dsvk_sequence *const *chosen, uint32
         const dsvk_status status = decode_together(s, &chosen[i], 1, 1, &err);
         if (status == DSVK_OK)
             take_tokens(s, chosen[i]);
-        else if (status != DSVK_DEVMEM)
+        else if (status == DSVK_DEVMEM)
+            out_of_memory(s, &chosen[i], 1, &err);
+        else
             fail(s, chosen[i], &err);
     }
 }
@@ -567,7 +581,7 @@ static void decode(dsvk_scheduler *s) {
     if (status == DSVK_NUMERIC)
         decode_apart(s, chosen, n);
     else if (status == DSVK_DEVMEM)
-        make_room(s, &err);
+        out_of_memory(s, chosen, n, &err);
     else if (status != DSVK_OK)
         for (uint32_t i = 0; i < n; i++)
             fail(s, chosen[i], &err);

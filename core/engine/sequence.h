@@ -31,7 +31,7 @@ typedef struct dsvk_request {
     uint32_t n_top;
     uint32_t n_choices;
     atomic_bool cancelled;
-    bool prompt_done;         /* the first choice has run the prompt: the others may begin */
+    bool prompt_ran;          /* by the first choice: the others may begin */
     uint64_t cached;          /* tokens of the prompt found kept */
     uint32_t n_begun;         /* choices that have begun */
     dsvk_snapshot *fork;      /* the end of the prompt, until every choice has begun */

@@ -3,7 +3,6 @@ turns, cancelling in every phase, and memory that runs short. Most tests step th
 is the same; the last ones use the thread."""
 import asyncio
 import gc
-import os
 import shutil
 import threading
 import weakref
