@@ -120,6 +120,25 @@ struct dsvk_model {
 #define DSVK_SELECT_ROWS 64u /* rows whose entries are selected together */
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
 
+/* How long the last slice of one kind took. */
+typedef struct dsvk_pace {
+    uint64_t n;     /* its tokens; 0: there was none */
+    double seconds;
+} dsvk_pace;
+
+/* What a session is polled towards (poll.c). */
+typedef struct dsvk_goal {
+    int32_t *tokens;         /* [end] the prefix to be at, then what was decoded; NULL: no goal */
+    uint64_t n;              /* so many of them are known */
+    uint64_t told;           /* ... and these the caller has heard of */
+    uint64_t end;            /* n when all is decoded */
+    bool stopped;            /* the last one is a stop */
+    dsvk_sample_options options; /* stop: owned */
+    dsvk_pace prefill, decode;
+    atomic_flag busy;
+    atomic_bool cancel;
+} dsvk_goal;
+
 struct dsvk_session {
     dsvk_model *model;
     uint64_t context;
@@ -140,6 +159,7 @@ struct dsvk_session {
                                 for n, and the timeline runs again before it goes on */
     atomic_flag busy;
     atomic_bool cancel;
+    dsvk_goal goal;
 };
 
 const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans and profiles */
@@ -222,6 +242,14 @@ dsvk_status dsvk_decode_open(dsvk_model *model, dsvk_error *err);
 void dsvk_decode_close(dsvk_model *model);
 uint64_t dsvk_decode_scratch_bytes(void); /* what open allocates */
 uint64_t dsvk_decode_readback_bytes(void);
+
+/* ---- work in slices (poll.c) ---- */
+
+void dsvk_goal_free(dsvk_goal *goal);
+dsvk_status dsvk_session_check_goal(const dsvk_session *session, const int32_t *tokens, size_t n, size_t n_decode,
+                                    const dsvk_sample_options *options, dsvk_error *err);
+/* How many tokens of the prefix [n] need not run again to be at it; n: the session is there, with logits. */
+dsvk_status dsvk_session_kept(dsvk_session *session, const int32_t *tokens, uint64_t n, uint64_t *n_kept, dsvk_error *err);
 
 /* UNSUPPORTED when this device decodes small weights wrong (known_answer.c). */
 dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
