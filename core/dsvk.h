@@ -251,10 +251,11 @@ typedef struct dsvk_poll_result {
     uint32_t stopped;      /* 1: the last token decoded is a stop */
 } dsvk_poll_result;
 
-/* Works towards the goal for about budget_us microseconds. Slices are sized by what the last one took, so that they fit into
- * what is left of the budget, and a call runs at least one; the smallest is one token, prefilled or decoded, and the longest
- * wait is for that. Other calls may move the timeline in between: polling goes back to the goal. A failing poll keeps the
- * goal. DSVK_STATE without one. Allocates no host memory but what the model's first steps of a size need. */
+/* Works towards the goal for about budget_us microseconds. Slices are sized by what the last ones took, so that they fit into what
+ * is left of the budget; a call runs at least one. The smallest, which is the longest wait, is one layer of one token, or a step of
+ * at most 8 tokens when other work went through the model since the last call. Nothing is held between calls: other sessions, and
+ * other calls on this one, run freely, and polling goes back to the goal. A failing poll keeps the goal. DSVK_STATE without one.
+ * Allocates no host memory but what the model's first steps of a size need. */
 DSVK_API dsvk_status dsvk_session_poll(dsvk_session *session, uint64_t budget_us, dsvk_poll_result *result, dsvk_error *err);
 /* Asks a running call on this session to stop after its current submit; from any thread. */
 DSVK_API void dsvk_session_cancel(dsvk_session *session);

@@ -1,9 +1,11 @@
 /* A session's work in slices. The goal is a list of tokens to be at, which grows by what is decoded; a slice either brings the
- * timeline some rows nearer to it, or, when the session is there, decodes some tokens more. So it does not matter what other
- * calls did to the timeline in between.
+ * timeline nearer to it, or, when the session is there, decodes some tokens more. So it does not matter what other calls did to
+ * the timeline in between.
  *
- * A slice is one call of sync or decode, sized by what the last one of its kind took, at most twice as large. Time per token
- * falls with the size of a slice, so an estimate from a smaller one errs to the safe side. */
+ * Where the last step or token would have fitted into the time that is left, a slice is a whole call of sync or decode, sized by
+ * that, at most twice as large. Time per token falls with the size of a slice, so an estimate from a smaller one errs to the
+ * safe side. Where not, or where nothing is known yet, it is a part of a step of few rows: some layers; and a token is decoded by
+ * choosing it, after which it is one more to be at. */
 #include <string.h>
 
 #include "engine.h"
@@ -44,6 +46,7 @@ static dsvk_status begin(dsvk_session *s, const int32_t *tokens, size_t n, size_
     g->n = g->told = n;
     g->end = n + n_decode;
     g->stopped = false;
+    g->part.ticket = 0;
     g->options = *options;
     g->options.stop = stop;
     return DSVK_OK;
@@ -74,15 +77,33 @@ static void measured(dsvk_pace *pace, uint64_t n, double seconds) {
         *pace = (dsvk_pace){ n, seconds > 1e-6 ? seconds : 1e-6 };
 }
 
-/* Nearer to the tokens known, of which `there` stand. */
-static dsvk_status prefill(dsvk_session *s, uint64_t there, double seconds, bool *arrived, dsvk_error *err) {
+static uint64_t at_most(uint64_t n, uint64_t most) { return n < most ? n : most; }
+
+/* Nearer to the tokens known, of which `there` stand, by a whole step. */
+static dsvk_status prefill_step(dsvk_session *s, uint64_t there, double seconds, bool *arrived, dsvk_error *err) {
     dsvk_goal *g = &s->goal;
-    const uint64_t missing = g->n - there, chunk = s->model->options.max_chunk;
-    const uint64_t rows = fitting(&g->prefill, seconds, missing < chunk ? missing : chunk);
+    const uint64_t missing = g->n - there, rows = fitting(&g->prefill, seconds, at_most(missing, s->model->options.max_chunk));
     const double began = dsvk_now_s();
     DSVK_TRY(dsvk_session_sync(s, g->tokens, there + rows, err));
     measured(&g->prefill, rows, dsvk_now_s() - began);
     *arrived = rows == missing;
+    return DSVK_OK;
+}
+
+/* The same by a part of one. */
+static dsvk_status prefill_part(dsvk_session *s, uint64_t there, double seconds, bool *arrived, dsvk_error *err) {
+    dsvk_goal *g = &s->goal;
+    dsvk_part *part = &g->part;
+    const uint64_t missing = g->n - there, most = at_most(DSVK_ROLLBACK, s->model->options.max_chunk);
+    part->rows = (uint32_t)fitting(&g->layer, seconds, at_most(missing, most));
+    DSVK_TRY(dsvk_session_part(s, part, g->tokens, g->n, seconds, err));
+    measured(&g->layer, part->run.n, part->layer_seconds);
+    if (!part->done)
+        return DSVK_OK;
+    measured(&g->prefill, part->run.n, part->seconds);
+    if (part->run.n == 1)
+        measured(&g->decode, 1, part->seconds);
+    *arrived = part->run.n == missing;
     return DSVK_OK;
 }
 
@@ -99,18 +120,31 @@ static dsvk_status decode(dsvk_session *s, double seconds, dsvk_error *err) {
     return status;
 }
 
+static dsvk_status choose(dsvk_session *s, dsvk_error *err) {
+    dsvk_goal *g = &s->goal;
+    DSVK_TRY(dsvk_session_sample(s, &g->options, &g->tokens[g->n], err));
+    g->stopped = dsvk_is_stop(&g->options, g->tokens[g->n++]);
+    return DSVK_OK;
+}
+
 static bool decoded_all(const dsvk_goal *g) { return g->n == g->end || g->stopped; }
 
 /* One slice, if there is anything to do. */
 static dsvk_status slice(dsvk_session *s, double seconds, bool *finished, dsvk_error *err) {
     dsvk_goal *g = &s->goal;
+    const bool step_fits = g->prefill.n > 0 && g->prefill.seconds <= seconds;
+    const bool token_fits = g->decode.n > 0 && g->decode.seconds <= seconds * (double)g->decode.n;
     uint64_t there;
     DSVK_TRY(dsvk_session_kept(s, g->tokens, g->n, &there, err));
     bool arrived = there == g->n;
     if (!arrived)
-        DSVK_TRY(prefill(s, there, seconds, &arrived, err));
-    else if (!decoded_all(g))
+        DSVK_TRY(step_fits ? prefill_step(s, there, seconds, &arrived, err) : prefill_part(s, there, seconds, &arrived, err));
+    else if (!decoded_all(g) && token_fits)
         DSVK_TRY(decode(s, seconds, err));
+    else if (!decoded_all(g)) {
+        DSVK_TRY(choose(s, err));
+        arrived = false;
+    }
     *finished = arrived && decoded_all(g);
     return DSVK_OK;
 }
@@ -120,15 +154,14 @@ static dsvk_status poll(dsvk_session *s, uint64_t budget_us, dsvk_poll_result *r
     if (!g->tokens)
         return dsvk_fail(err, DSVK_STATE, "the session has no goal: dsvk_session_begin states one");
     const double end = dsvk_now_s() + 1e-6 * (double)budget_us;
-    double now = dsvk_now_s(), before;
+    double left = 1e-6 * (double)budget_us;
     bool finished;
     do {
-        before = now;
-        DSVK_TRY(slice(s, end - now, &finished, err));
-        now = dsvk_now_s();
+        DSVK_TRY(slice(s, left, &finished, err));
         if (atomic_load(&g->cancel))
             return dsvk_fail(err, DSVK_CANCELLED, "cancelled; the session stands at token %llu", (unsigned long long)s->n);
-    } while (!finished && end - now >= now - before);
+        left = end - dsvk_now_s();
+    } while (!finished && left > 0 && left >= g->layer.seconds);
     *result = (dsvk_poll_result){ g->tokens + g->told, g->n - g->told, finished, g->stopped };
     g->told = g->n;
     return DSVK_OK;

@@ -225,6 +225,19 @@ dsvk_status dsvk_session_kept(dsvk_session *s, const int32_t *tokens, uint64_t n
     return DSVK_OK;
 }
 
+dsvk_status dsvk_session_part(dsvk_session *s, dsvk_part *part, const int32_t *tokens, uint64_t n, double seconds,
+                              dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    roll_back(s, kept(s, tokens, n));
+    dsvk_session *sessions[] = { s };
+    journey j = { sessions, 1, "tokens", s->n, n };
+    dsvk_status status = dsvk_step_part(s, part, tokens, seconds, err);
+    if (status == DSVK_OK && wants_to_stop(&j))
+        status = cancelled(&j, err);
+    give_back(s);
+    return status;
+}
+
 static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
     DSVK_TRY(check_tokens(s, tokens, n, err));
     DSVK_TRY(check_fits(s, 0, n, err));
@@ -292,7 +305,7 @@ dsvk_status dsvk_session_mtp_logits(dsvk_session *s, float *out, dsvk_error *err
 
 /* ---- decoding ---- */
 
-static dsvk_status check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
+dsvk_status dsvk_check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
     if (o->size != sizeof *o)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_sample_options has size %zu, this library's is %zu", o->size, sizeof *o);
     if (!(o->temperature >= 0 && o->temperature <= 1e6f))
@@ -306,13 +319,21 @@ static dsvk_status check_sampling(const dsvk_sample_options *o, dsvk_error *err)
     return DSVK_OK;
 }
 
+dsvk_status dsvk_session_sample(dsvk_session *s, const dsvk_sample_options *options, int32_t *id, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    dsvk_status status = s->have_logits ? dsvk_step_sample(s->model, &s, 1, options, id, err)
+                                        : dsvk_fail(err, DSVK_STATE, "there are no logits to choose a token from");
+    give_back(s);
+    return status;
+}
+
 dsvk_status dsvk_session_check_goal(const dsvk_session *s, const int32_t *tokens, size_t n, size_t n_decode,
                                     const dsvk_sample_options *options, dsvk_error *err) {
     if (n == 0)
         return dsvk_fail(err, DSVK_INVALID, "a goal has at least one token to be at");
     DSVK_TRY(check_tokens(s, tokens, n, err));
     DSVK_TRY(check_fits(s, n, n_decode, err));
-    return options ? check_sampling(options, err) : DSVK_OK;
+    return options ? dsvk_check_sampling(options, err) : DSVK_OK;
 }
 
 #define SMALL_BATCH 32u
@@ -421,7 +442,7 @@ static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions,
             return dsvk_fail(err, DSVK_STATE, "session %zu has no tokens to continue from", i);
         DSVK_TRY(check_fits(s, s->n, n, err));
         if (options)
-            DSVK_TRY(check_sampling(&options[i], err));
+            DSVK_TRY(dsvk_check_sampling(&options[i], err));
     }
     return DSVK_OK;
 }

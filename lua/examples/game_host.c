@@ -1,9 +1,9 @@
 /* A game engine in little: embeds Lua, calls the script's frame(seconds) sixty times a second, and reports how long frames took.
  *
- *   LUA_CPATH=build/release/?.so build/release/game_host lua/examples/game.lua [FRAMES]
+ *   LUA_CPATH=build/release/?.so build/release/game_host lua/examples/game.lua [FRAMES [BUDGET]]
  *
- * Writes JSON: the budget of a frame, how many frames were late, and the milliseconds of every frame's work; the text that
- * was spoken goes to stderr. */
+ * BUDGET: microseconds of a frame for the model. Writes JSON: what a frame may take, how many were late, and the milliseconds of
+ * every frame's work; the text that was spoken goes to stderr. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -53,10 +53,14 @@ int main(int argc, char **argv) {
     double *work = n > 0 ? calloc((size_t)n, sizeof *work) : NULL;
     lua_State *L = luaL_newstate();
     if (argc < 2 || L == NULL || work == NULL) {
-        fprintf(stderr, "usage: game_host SCRIPT [FRAMES]\n");
+        fprintf(stderr, "usage: game_host SCRIPT [FRAMES [BUDGET]]\n");
         return 2;
     }
     luaL_openlibs(L);
+    if (argc > 3) {
+        lua_pushinteger(L, atoi(argv[3]));
+        lua_setglobal(L, "BUDGET");
+    }
     int failed = luaL_dofile(L, argv[1]) != LUA_OK; /* the loading screen */
     double start = now_ms(), before = start;
     for (int i = 0; !failed && i < n; i++) {

@@ -1,7 +1,8 @@
 /* Work in slices: the same tokens and, bit for bit, the same logits as sync and decode give one token at a time; a slice never
- * larger than asked for. Budgets of 0 make every slice one token, whatever the machine's speed. Edge list: a goal of one token, of
+ * larger than asked for. Budgets of 0 make every slice a layer, the head, or the choice of a token, whatever the machine's speed.
+ * Edge list: a goal of one token, of
  * nothing to decode, reached already; a timeline that shares nothing, all, or more than the rings can take back; a timeline moved
- * between polls; stops; logits that are gone; cancelling; no host memory; polling inside a callback.
+ * between polls; two sessions in turns; stops; logits that are gone; cancelling; no host memory; polling inside a callback.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #define VOCAB 4096 /* at least the model's */
 #define N 29       /* tokens of the prefix */
 #define M 7        /* ... and decoded */
+
+static uint32_t parts(const dsvk_model *model) { return model->config.n_layers + 1; } /* of a step of one token */
 
 static dsvk_model *open_model(void) {
     dsvk_device *device = NULL;
@@ -87,7 +90,7 @@ static void test_same_as_one_by_one(void) {
         CHECK(dsvk_session_begin(s, prefix, N, M, &options, &err) == DSVK_OK, "%s", err.message);
         CHECK(s->n == 0, "beginning computes nothing");
         const size_t polls = poll_all(s, ids, &n);
-        CHECK(polls == N + M && n == M, "%zu polls, %zu tokens", polls, n);
+        CHECK(polls == (N + M) * parts(model) + M && n == M, "%zu polls, %zu tokens", polls, n);
         CHECK(memcmp(ids, want_ids, sizeof ids) == 0, "other tokens");
         read_logits(s, got);
         CHECK(memcmp(got, want, sizeof got) == 0, "other logits");
@@ -99,7 +102,7 @@ static void test_same_as_one_by_one(void) {
 static void test_from_any_timeline(void) {
     static const struct {
         size_t common, other; /* tokens shared with the goal's prefix, and others after them */
-        size_t polls;         /* of the prefix */
+        size_t steps;         /* of the prefix */
     } cases[] = {
         { 0, 0, N }, { 0, 40, N }, { N, 0, 0 }, { N - 5, 0, 5 }, { N - 5, 3, 5 }, { N, 4, 1 }, { N - 5, 20, N },
     };
@@ -118,7 +121,7 @@ static void test_from_any_timeline(void) {
         CHECK(dsvk_session_evaluate(s, timeline, cases[i].common + cases[i].other, 1, NULL, NULL, &err) == DSVK_OK, "%s", err.message);
         CHECK(dsvk_session_begin(s, prefix, N, M, NULL, &err) == DSVK_OK, "%s", err.message);
         const size_t polls = poll_all(s, ids, &n);
-        CHECK(polls == cases[i].polls + M, "%zu shared, %zu others: %zu polls", cases[i].common, cases[i].other, polls);
+        CHECK(polls == (cases[i].steps + M) * parts(model) + M, "%zu shared, %zu others: %zu polls", cases[i].common, cases[i].other, polls);
         CHECK(n == M && memcmp(ids, want, sizeof ids) == 0, "%zu shared, %zu others: other tokens", cases[i].common, cases[i].other);
         dsvk_session_close(s);
     }
@@ -129,6 +132,7 @@ static void test_moved_between_polls(void) {
     static float logits[VOCAB];
     int32_t prefix[N], elsewhere[3] = { 9, 8, 7 }, want[M], ids[M];
     size_t n = 0;
+    bool moved[4] = { false };
     dsvk_error err;
     dsvk_poll_result result = { 0 };
     dsvk_model *model = open_model();
@@ -136,17 +140,55 @@ static void test_moved_between_polls(void) {
     fill_prefix(prefix, N);
     one_by_one(model, prefix, NULL, want, logits);
     CHECK(dsvk_session_begin(s, prefix, N, M, NULL, &err) == DSVK_OK, "%s", err.message);
-    for (int poll = 0; !result.finished && poll < 1000; poll++) {
-        if (poll == 10 || poll == 10 + N + 3) /* once in the prefix, once among the decoded */
+    for (int poll = 0; !result.finished && poll < 2000; poll++) {
+        const bool inside = s->goal.part.ticket != 0; /* a step has begun */
+        if (!moved[0] && s->n == 10 && inside) {
+            moved[0] = true;
             CHECK(dsvk_session_sync(s, elsewhere, 3, &err) == DSVK_OK, "%s", err.message);
-        if (poll == 10 + N + 12)
+        } else if (!moved[1] && s->n == 12 && inside) {
+            moved[1] = true;
+            read_logits(s, logits); /* those of token 12 are there still */
+        } else if (!moved[2] && n == 3 && inside) {
+            moved[2] = true;
+            CHECK(dsvk_session_sync(s, elsewhere, 0, &err) == DSVK_OK, "%s", err.message);
+        } else if (!moved[3] && n == 5) {
+            moved[3] = true;
             s->have_logits = false;
+        }
         CHECK(dsvk_session_poll(s, 0, &result, &err) == DSVK_OK, "%s", err.message);
         memcpy(ids + n, result.tokens, result.n_tokens * sizeof *ids);
         n += result.n_tokens;
     }
+    CHECK(moved[0] && moved[1] && moved[2] && moved[3], "not everything was tried");
     CHECK(result.finished && n == M && memcmp(ids, want, sizeof ids) == 0, "%zu tokens, or other ones", n);
     dsvk_session_close(s);
+    dsvk_model_close(model);
+}
+
+/* Two sessions whose every slice interrupts the other's step: both get on, by steps that are not interrupted. */
+static void test_two_in_turns(void) {
+    static float logits[VOCAB];
+    int32_t prefix[N], want[M], ids[2][M];
+    size_t n[2] = { 0 };
+    dsvk_error err;
+    dsvk_poll_result result[2] = { { 0 } };
+    dsvk_model *model = open_model();
+    dsvk_session *s[2] = { open_session(model, NULL, NULL), open_session(model, NULL, NULL) };
+    fill_prefix(prefix, N);
+    one_by_one(model, prefix, NULL, want, logits);
+    for (int i = 0; i < 2; i++)
+        CHECK(dsvk_session_begin(s[i], prefix, N, M, NULL, &err) == DSVK_OK, "%s", err.message);
+    for (int poll = 0; !(result[0].finished && result[1].finished) && poll < 2000; poll++) {
+        const int i = poll % 2;
+        CHECK(dsvk_session_poll(s[i], 0, &result[i], &err) == DSVK_OK, "%s", err.message);
+        memcpy(ids[i] + n[i], result[i].tokens, result[i].n_tokens * sizeof *ids[i]);
+        n[i] += result[i].n_tokens;
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(result[i].finished && n[i] == M && memcmp(ids[i], want, sizeof want) == 0, "session %d: %zu tokens, or other ones", i,
+              n[i]);
+        dsvk_session_close(s[i]);
+    }
     dsvk_model_close(model);
 }
 
@@ -296,7 +338,7 @@ static void test_A06_allocations(void) {
 
 int main(int argc, char **argv) {
     const struct test tests[] = {
-        TEST(test_same_as_one_by_one), TEST(test_from_any_timeline), TEST(test_moved_between_polls), TEST(test_ends),
+        TEST(test_same_as_one_by_one), TEST(test_from_any_timeline), TEST(test_moved_between_polls), TEST(test_two_in_turns), TEST(test_ends),
         TEST(test_slices_grow),        TEST(test_A01_arguments),     TEST(test_A04_inside_a_callback), TEST(test_A06_allocations),
     };
     return run_tests(tests, DSVK_COUNT(tests), argc, argv);
