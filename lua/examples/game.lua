@@ -6,6 +6,7 @@ BUDGET = BUDGET or 6000 -- of the 16667 microseconds of a frame
 
 -- The loading screen: the model, and steps of every size that a slice may have, so that no kernel is compiled in a frame.
 local model = assert(dsvk.model("nano"))
+DEVICE = model:device():info().driver -- for the report
 local session = assert(model:session { context = 1024 })
 for rows = 1, 8 do assert(session:evaluate(("O"):rep(2 * rows), { chunk = rows })) end
 assert(session:decode(2))

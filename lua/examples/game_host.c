@@ -2,8 +2,8 @@
  *
  *   LUA_CPATH=build/release/?.so build/release/game_host lua/examples/game.lua [FRAMES [BUDGET]]
  *
- * BUDGET: microseconds of a frame for the model. Writes JSON: what a frame may take, how many were late, and the milliseconds of
- * every frame's work; the text that was spoken goes to stderr. */
+ * BUDGET: microseconds of a frame for the model. Writes JSON: the script's DEVICE, what a frame may take, how many were late,
+ * and the milliseconds of every frame's work; the text that was spoken goes to stderr. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -31,12 +31,12 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void report(const double *work, int n) {
+static void report(const char *device, const double *work, int n) {
     double *sorted = malloc((size_t)n * sizeof *sorted);
     int late = 0;
     if (sorted == NULL)
         return;
-    printf("{\n \"frame_ms\": %.3f,\n \"frames\": %d,\n \"work_ms\": [", FRAME_MS, n);
+    printf("{\n \"device\": \"%s\",\n \"frame_ms\": %.3f,\n \"frames\": %d,\n \"work_ms\": [", device, FRAME_MS, n);
     for (int i = 0; i < n; i++) {
         sorted[i] = work[i];
         late += work[i] > FRAME_MS;
@@ -74,10 +74,12 @@ int main(int argc, char **argv) {
         if (now_ms() > start + (i + 2) * FRAME_MS) /* a late frame is not caught up with */
             start = now_ms() - (i + 1) * FRAME_MS;
     }
-    if (failed)
+    if (failed) {
         fprintf(stderr, "%s\n", lua_tostring(L, -1));
-    else
-        report(work, n);
+    } else {
+        lua_getglobal(L, "DEVICE");
+        report(luaL_tolstring(L, -1, NULL), work, n);
+    }
     lua_close(L);
     free(work);
     return failed;
