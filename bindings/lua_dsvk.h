@@ -59,9 +59,10 @@ typedef struct ld_session { /* user values: 1 its Model, 2 the progress function
 
 /* lua_module.c */
 void *ld_new(lua_State *L, size_t size, int n_values, const char *type); /* pushes a zeroed object */
-/* dsvk.NAME: the type's functions, which are its methods. `close` is __gc, `leave` __close; both may be NULL. */
+/* Adds the type to the module on top of the stack as dsvk.NAME, the table of its functions, which are its methods. `collect` is
+ * __gc, `leave` __close. */
 void ld_add_type(lua_State *L, const char *type, const luaL_Reg *functions, lua_CFunction collect, lua_CFunction leave);
-/* Of a handle checked to be open: the object is in use until users--. */
+/* Raises when the object's handle is closed. */
 #define LD_OPEN(L, object, what) ((object)->handle != NULL ? (void)0 : (void)luaL_error(L, what " is closed"))
 
 /* lua_call.c: results, and calls that report progress. */

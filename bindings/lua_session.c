@@ -249,6 +249,8 @@ static int session_begin(lua_State *L) {
     dsvk_error err = {0};
     lua_settop(L, 4);
     sample_options(L, 4, false, &options);
+    if (self->users > 0)
+        return ld_busy(L, "the session");
     const int32_t *tokens = NULL;
     if (!lua_isnil(L, 2)) {
         tokens = ld_tokens(L, 2, self->tokenizer, &n, &err);
@@ -289,27 +291,44 @@ static dsvk_status add_text(luaL_Buffer *text, dsvk_decoder *decoder, const dsvk
     return status;
 }
 
-/* session:poll(microseconds) -> text, finished, ids. */
+typedef struct polled {
+    ld_session *session;
+    dsvk_poll_result result;
+} polled;
+
+/* The results of poll: text, finished, ids. */
+static int push_polled(lua_State *L) {
+    const polled *p = lua_touserdata(L, 1);
+    dsvk_error err = {0};
+    luaL_Buffer text;
+    luaL_buffinit(L, &text);
+    const dsvk_status status = p->session->decoder ? add_text(&text, p->session->decoder, &p->result, &err) : DSVK_OK;
+    luaL_pushresult(&text);
+    if (status != DSVK_OK)
+        return ld_fail(L, &err);
+    lua_pushboolean(L, p->result.finished != 0);
+    ld_push_ids(L, p->result.tokens, p->result.n_tokens);
+    return 3;
+}
+
 static int session_poll(lua_State *L) {
     ld_session *self = check_session(L, 1);
     const lua_Integer budget = (lua_Integer)luaL_checknumber(L, 2);
     luaL_argcheck(L, budget >= 0, 2, "expected microseconds");
-    dsvk_poll_result result = {0};
+    polled p = {.session = self};
     ld_call call;
     dsvk_error err = {0};
-    luaL_Buffer text;
     enter(L, self, &call);
-    dsvk_status status = dsvk_session_poll(self->handle, (uint64_t)budget, &result, &err);
+    const dsvk_status status = dsvk_session_poll(self->handle, (uint64_t)budget, &p.result, &err);
     leave(self, &call);
-    luaL_buffinit(L, &text);
-    if (status == DSVK_OK && self->decoder != NULL)
-        status = add_text(&text, self->decoder, &result, &err);
-    luaL_pushresult(&text);
     if (status != DSVK_OK)
         return ld_fail(L, &err);
-    lua_pushboolean(L, result.finished != 0);
-    ld_push_ids(L, result.tokens, result.n_tokens);
-    return 3;
+    self->users++; /* the result lies in the session: finalizers that run meanwhile may neither begin anew nor close it */
+    lua_pushcfunction(L, push_polled);
+    lua_pushlightuserdata(L, &p);
+    const bool raised = lua_pcall(L, 1, 3, 0) != LUA_OK;
+    self->users--;
+    return raised ? lua_error(L) : 3;
 }
 
 static int session_cancel(lua_State *L) {

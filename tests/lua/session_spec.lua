@@ -207,7 +207,7 @@ describe("sessions", function()
       seen = { own:decode(1) }
       inner = { own:close() }
       assert(not own:closed())
-      refused("BUSY", "polled", own:begin(prompt, 1))
+      refused("BUSY", "in use", own:begin(prompt, 1))
     end })
     assert(own:begin(prompt, 1))
     assert(own:poll(0))
