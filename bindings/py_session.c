@@ -284,6 +284,58 @@ static PyObject *session_decode(PyObject *object, PyObject *args, PyObject *kwar
     return result;
 }
 
+PyDoc_STRVAR(begin_doc,
+             "begin(tokens, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
+             "States a goal for poll: be at the prefix tokens, then append up to n sampled tokens. It computes nothing, and\n"
+             "replaces an earlier goal. Raises LimitError when they are more than the context.");
+
+static PyObject *session_begin(PyObject *object, PyObject *args, PyObject *kwargs) {
+    py_session *self = (py_session *)object;
+    PyObject *tokens, *count;
+    uint64_t n_decode;
+    int32_t *ids;
+    Py_ssize_t n;
+    dsvk_sample_options options = {0};
+    if (!PyArg_ParseTuple(args, "OO:begin", &tokens, &count) || !py_u64(count, "n", &n_decode) ||
+        !sample_options(kwargs, &options))
+        return NULL;
+    bool ok = false;
+    if (py_tokens(tokens, "tokens", &ids, &n)) {
+        if (PY_ENTER(self, "the session")) { /* the lock stays: poll reads what this replaces */
+            dsvk_error err = {0};
+            ok = dsvk_session_begin(self->handle, ids, (size_t)n, (size_t)n_decode, &options, &err) == DSVK_OK;
+            if (!ok)
+                py_raise(self->state, &err);
+            self->users--;
+        }
+        PyMem_Free(ids);
+    }
+    sample_options_free(&options);
+    return ok ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(poll_doc,
+             "poll(microseconds)\n--\n\n"
+             "Works towards the goal for about so long, at least one slice, and returns the ids decoded since the last poll and\n"
+             "whether the goal is reached. The smallest slice is one layer of one token.");
+
+static PyObject *session_poll(PyObject *object, PyObject *value) {
+    py_session *self = (py_session *)object;
+    uint64_t budget;
+    if (!py_u64(value, "microseconds", &budget) || !PY_ENTER(self, "the session"))
+        return NULL;
+    dsvk_poll_result result = {0};
+    dsvk_error err = {0};
+    py_call call;
+    py_call_begin(&call, self->progress);
+    dsvk_status status = dsvk_session_poll(self->handle, budget, &result, &err);
+    PyObject *ids = NULL;
+    if (py_call_end(&call, self->state, status, &err))
+        ids = py_token_list(result.tokens, result.n_tokens);
+    self->users--;
+    return ids ? Py_BuildValue("NO", ids, result.finished ? Py_True : Py_False) : NULL;
+}
+
 /* One decode_batch call: everything below belongs to it. */
 typedef struct batch {
     size_t n_sessions;
@@ -486,6 +538,8 @@ static PyMethodDef session_methods[] = {
     {"mtp_logits", WITH_KEYWORDS(session_mtp_logits), mtp_logits_doc},
     {"evaluate", WITH_KEYWORDS(session_evaluate), evaluate_doc},
     {"decode", WITH_KEYWORDS(session_decode), decode_doc},
+    {"begin", WITH_KEYWORDS(session_begin), begin_doc},
+    {"poll", session_poll, METH_O, poll_doc},
     {"cancel", session_cancel, METH_NOARGS, cancel_doc},
     {"close", session_close, METH_NOARGS, close_doc},
     {"__enter__", session_enter, METH_NOARGS, NULL},

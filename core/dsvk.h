@@ -305,6 +305,24 @@ DSVK_API dsvk_status dsvk_session_decode(dsvk_session *session, size_t n, const 
  * `options` [n_sessions], or NULL. */
 DSVK_API dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, size_t n,
                                        const dsvk_sample_options *options, int32_t *out, size_t *n_out, dsvk_error *err);
+/* Work in slices, for a caller that must not wait, such as a game between two frames. begin states a goal: be at the prefix
+ * tokens [n], n > 0, then append n_decode sampled tokens, fewer after a stop. It computes nothing, and replaces an earlier goal. */
+DSVK_API dsvk_status dsvk_session_begin(dsvk_session *session, const int32_t *tokens, size_t n, size_t n_decode,
+                                        const dsvk_sample_options *options, dsvk_error *err);
+
+typedef struct dsvk_poll_result {
+    const int32_t *tokens; /* [n_tokens] those decoded since the last poll that succeeded; valid until begin or close */
+    size_t n_tokens;
+    uint32_t finished;     /* 1: the goal is reached, more polls do nothing */
+    uint32_t stopped;      /* 1: the last token decoded is a stop */
+} dsvk_poll_result;
+
+/* Works towards the goal for about budget_us microseconds. Slices are sized by what the last ones took, so that they fit into what
+ * is left of the budget; a call runs at least one. The smallest, which is the longest wait, is one layer of one token, or a step of
+ * at most 8 tokens when other work went through the model since the last call. Nothing is held between calls: other sessions, and
+ * other calls on this one, run freely, and polling goes back to the goal. A failing poll keeps the goal. DSVK_STATE without one.
+ * Allocates no host memory but what the model's first steps of a size need. */
+DSVK_API dsvk_status dsvk_session_poll(dsvk_session *session, uint64_t budget_us, dsvk_poll_result *result, dsvk_error *err);
 /* Asks a running call on this session to stop after its current submit; from any thread. */
 DSVK_API void dsvk_session_cancel(dsvk_session *session);
 /* {"state": bytes, "pages": bytes, "rope": bytes, ...} of this session's device memory. */

@@ -10,8 +10,8 @@ die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 # ---- system packages: the same names on Debian 12, Debian 13 and Ubuntu 24.04 ----
 
 build_packages="gcc libc6-dev make ninja-build cmake pkg-config python3-venv python3-dev libvulkan-dev glslang-tools
-  libjansson-dev libpcre2-dev libstb-dev mesa-vulkan-drivers"
-test_packages="vulkan-validationlayers"
+  libjansson-dev libpcre2-dev libstb-dev liblua5.4-dev mesa-vulkan-drivers"
+test_packages="vulkan-validationlayers lua5.4"
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -39,7 +39,7 @@ build() { # CONFIGURATION
     local directory=$root/build/$1 generator=()
     [ -f "$directory/CMakeCache.txt" ] || generator=(-G Ninja)
     say "building ($1)"
-    cmake -S "$root" -B "$directory" "${generator[@]}" "-DDSVK_CONFIGURATION=$1" -DDSVK_PYTHON=ON \
+    cmake -S "$root" -B "$directory" "${generator[@]}" "-DDSVK_CONFIGURATION=$1" -DDSVK_PYTHON=ON -DDSVK_LUA=ON \
         "-DPython3_EXECUTABLE=$venv/bin/python" >"$root/build/$1.log" 2>&1 &&
         cmake --build "$directory" >>"$root/build/$1.log" 2>&1 || { tail -n 60 "$root/build/$1.log" >&2; die "the build failed"; }
 }

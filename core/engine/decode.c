@@ -226,6 +226,7 @@ static dsvk_status run_submit(dsvk_batch *b, uint32_t tokens, dsvk_error *err) {
     dsvk_model *m = b->sessions[0]->model;
     dsvk_decode *d = &m->decode;
     uint32_t positions;
+    m->ticket++;
     DSVK_TRY(reserve_pages(b, &tokens, &positions, err));
     DSVK_TRY(dsvk_rope_table_cover(&m->rope[0], m->device, positions, err));
     DSVK_TRY(dsvk_rope_table_cover(&m->rope[1], m->device, positions, err));

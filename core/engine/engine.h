@@ -110,6 +110,7 @@ struct dsvk_model {
     dsvk_buffer outbox;       /* READBACK */
     dsvk_buffer logits;       /* SCRATCH, f32 [rows][vocab] */
     dsvk_cmd *cmd;
+    uint64_t ticket;          /* of what the scratch holds: every step takes a new one */
     uint32_t stages_per_submit; /* how many stages of a block one submit takes now (step.c) */
     dsvk_decode decode;
 };
@@ -127,6 +128,49 @@ typedef struct dsvk_page {
     dsvk_buffer buffer;
     uint32_t kept;           /* snapshots of the prefix tree that hold it (prefix_tree.c) */
 } dsvk_page;
+
+/* One run of new tokens of one session in a step. */
+typedef struct dsvk_run {
+    dsvk_session *session;
+    const int32_t *tokens;   /* [n], appended at the session's end */
+    uint32_t n;
+} dsvk_run;
+
+/* A step of few rows that is run in parts: some layers, then others, then the head (step.c). Between two parts nothing is held:
+ * when other work went through the model meanwhile, the step begins again, and then runs to its end. */
+typedef struct dsvk_part {
+    uint32_t rows;          /* wanted for the next step, at most DSVK_ROLLBACK, so that the rings lose nothing by it */
+    dsvk_run run;           /* of the step that has begun */
+    dsvk_step step;
+    uint64_t start;         /* of run in the timeline */
+    uint64_t ticket;        /* the model's, as the step's last part left it; 0: no step has begun */
+    uint32_t layers;        /* that have run; the head comes after the last */
+    double seconds;         /* of all parts of the step */
+    double layer_seconds;   /* what a layer of these rows took; 0: not known */
+    double head_seconds;    /* the same of the head */
+    bool done;              /* the step has ended, its tokens are appended */
+} dsvk_part;
+
+/* How long the last slice of one kind took. */
+typedef struct dsvk_pace {
+    uint64_t n;     /* its tokens; 0: there was none */
+    double seconds;
+} dsvk_pace;
+
+/* What a session is polled towards (poll.c). */
+typedef struct dsvk_goal {
+    int32_t *tokens;         /* [end] the prefix to be at, then what was decoded; NULL: no goal */
+    uint64_t n;              /* so many of them are known */
+    uint64_t told;           /* ... and these the caller has heard of */
+    uint64_t end;            /* n when all is decoded */
+    bool stopped;            /* the last one is a stop */
+    dsvk_sample_options options; /* stop: owned */
+    dsvk_part part;
+    dsvk_pace prefill, decode; /* whole slices: a step, some tokens */
+    dsvk_pace layer;           /* rows of a step in parts, and a layer of them */
+    atomic_flag busy;
+    atomic_bool cancel;
+} dsvk_goal;
 
 struct dsvk_session {
     dsvk_model *model;
@@ -148,6 +192,7 @@ struct dsvk_session {
                                 for n, and the timeline runs again before it goes on */
     atomic_flag busy;
     atomic_bool cancel;
+    dsvk_goal goal;
 };
 
 const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans and profiles */
@@ -170,13 +215,6 @@ void dsvk_forward_mtp(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, c
 
 /* ---- steps (step.c): prepare, submit, wait ---- */
 
-/* One run of new tokens of one session in a step. */
-typedef struct dsvk_run {
-    dsvk_session *session;
-    const int32_t *tokens;   /* [n], appended at the session's end */
-    uint32_t n;
-} dsvk_run;
-
 /* What a step gives besides the sessions' own last logits, which stay on the device; every field may be NULL. */
 typedef struct dsvk_step_result {
     float *logits;           /* host f32 [sum n, vocab], in the order of runs */
@@ -193,6 +231,9 @@ dsvk_status dsvk_step_run(dsvk_model *model, const dsvk_run *runs, uint32_t n_ru
 /* Chooses the next id of every session from its last logits: ids [n]. */
 dsvk_status dsvk_step_sample(dsvk_model *model, dsvk_session *const *sessions, uint32_t n, const dsvk_sample_options *options,
                              int32_t *ids, dsvk_error *err);
+/* As many layers as fit into so many seconds, at least one, or the head: of the step that has begun, or of a new one of part->rows
+ * tokens, tokens[session->n] and on. */
+dsvk_status dsvk_step_part(dsvk_session *session, dsvk_part *part, const int32_t *tokens, double seconds, dsvk_error *err);
 dsvk_status dsvk_step_open(dsvk_model *model, dsvk_error *err);
 void dsvk_step_close(dsvk_model *model);
 
@@ -233,6 +274,19 @@ dsvk_status dsvk_decode_open(dsvk_model *model, dsvk_error *err);
 void dsvk_decode_close(dsvk_model *model);
 uint64_t dsvk_decode_scratch_bytes(void); /* what open allocates */
 uint64_t dsvk_decode_readback_bytes(void);
+
+/* ---- work in slices (poll.c) ---- */
+
+void dsvk_goal_free(dsvk_goal *goal);
+dsvk_status dsvk_session_check_goal(const dsvk_session *session, const int32_t *tokens, size_t n, size_t n_decode,
+                                    const dsvk_sample_options *options, dsvk_error *err);
+/* How many tokens of the prefix [n] need not run again to be at it; n: the session is there, with logits. */
+dsvk_status dsvk_session_kept(dsvk_session *session, const int32_t *tokens, uint64_t n, uint64_t *n_kept, dsvk_error *err);
+/* Goes back to what is kept of the prefix [n], and runs a part of a step of its next tokens. */
+dsvk_status dsvk_session_part(dsvk_session *session, dsvk_part *part, const int32_t *tokens, uint64_t n, double seconds,
+                              dsvk_error *err);
+/* The next id by the session's logits; appends nothing. */
+dsvk_status dsvk_session_sample(dsvk_session *session, const dsvk_sample_options *options, int32_t *id, dsvk_error *err);
 
 /* UNSUPPORTED when this device decodes small weights wrong (known_answer.c). */
 dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);

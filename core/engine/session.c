@@ -47,6 +47,7 @@ dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const d
     s->progress = options ? options->progress : NULL;
     s->user = options ? options->user : NULL;
     atomic_flag_clear(&s->busy);
+    atomic_flag_clear(&s->goal.busy);
     dsvk_status status = open_buffers(s, err);
     if (status != DSVK_OK) {
         dsvk_session_close(s);
@@ -68,6 +69,7 @@ void dsvk_session_close(dsvk_session *s) {
     dsvk_buffer_destroy(device, &s->mtp_logits);
     dsvk_free(s->pages);
     dsvk_free(s->tokens);
+    dsvk_goal_free(&s->goal);
     dsvk_model_close(s->model);
     dsvk_free(s);
 }
@@ -89,8 +91,10 @@ static dsvk_status take(dsvk_session *s, const char *call, dsvk_error *err) {
 static void give_back(dsvk_session *s) { atomic_flag_clear(&s->busy); }
 
 void dsvk_session_cancel(dsvk_session *s) {
-    if (s)
-        atomic_store(&s->cancel, true);
+    if (!s)
+        return;
+    atomic_store(&s->goal.cancel, true);
+    atomic_store(&s->cancel, true);
 }
 
 uint64_t dsvk_session_position(const dsvk_session *s) { return s ? s->n : 0; }
@@ -172,9 +176,12 @@ static dsvk_status extend(dsvk_session *s, const int32_t *tokens, uint64_t n, ui
     return DSVK_OK;
 }
 
+/* Do the rings still hold what token n looks back to? */
+static bool within_reach(const dsvk_session *s, uint64_t n) { return s->high - n <= DSVK_ROLLBACK; }
+
 /* Takes the timeline back to its first n tokens if the rings still reach, else empties it. */
 static void roll_back(dsvk_session *s, uint64_t n) {
-    if (s->high - n > DSVK_ROLLBACK)
+    if (!within_reach(s, n))
         n = 0;
     if (n == 0)
         s->high = 0;
@@ -201,15 +208,40 @@ static dsvk_status settle(dsvk_session *s, dsvk_error *err) {
     return status;
 }
 
-static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
-    DSVK_TRY(check_tokens(s, tokens, n, err));
-    DSVK_TRY(check_fits(s, 0, n, err));
+/* How much of the prefix tokens [n] stands already, so that sync computes only the rest. */
+static uint64_t kept(const dsvk_session *s, const int32_t *tokens, uint64_t n) {
     uint64_t common = 0;
     while (common < n && common < s->n && tokens[common] == s->tokens[common])
         common++;
     if (common == n && n > 0 && !(s->n == n && s->have_logits))
         common = n - 1; /* the last token runs again for its logits */
-    roll_back(s, common);
+    return within_reach(s, common) ? common : 0;
+}
+
+dsvk_status dsvk_session_kept(dsvk_session *s, const int32_t *tokens, uint64_t n, uint64_t *n_kept, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    *n_kept = kept(s, tokens, n);
+    give_back(s);
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_session_part(dsvk_session *s, dsvk_part *part, const int32_t *tokens, uint64_t n, double seconds,
+                              dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    roll_back(s, kept(s, tokens, n));
+    dsvk_session *sessions[] = { s };
+    journey j = { sessions, 1, "tokens", s->n, n };
+    dsvk_status status = dsvk_step_part(s, part, tokens, seconds, err);
+    if (status == DSVK_OK && wants_to_stop(&j))
+        status = cancelled(&j, err);
+    give_back(s);
+    return status;
+}
+
+static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
+    DSVK_TRY(check_tokens(s, tokens, n, err));
+    DSVK_TRY(check_fits(s, 0, n, err));
+    roll_back(s, kept(s, tokens, n));
     return extend(s, tokens + s->n, n - s->n, s->model->options.max_chunk, NULL, NULL, err);
 }
 
@@ -285,6 +317,23 @@ dsvk_status dsvk_check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
     if (!o->stop && o->n_stop)
         return dsvk_fail(err, DSVK_INVALID, "stop must not be NULL when n_stop is %zu", o->n_stop);
     return DSVK_OK;
+}
+
+dsvk_status dsvk_session_sample(dsvk_session *s, const dsvk_sample_options *options, int32_t *id, dsvk_error *err) {
+    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    dsvk_status status = s->have_logits ? dsvk_step_sample(s->model, &s, 1, options, id, err)
+                                        : dsvk_fail(err, DSVK_STATE, "there are no logits to choose a token from");
+    give_back(s);
+    return status;
+}
+
+dsvk_status dsvk_session_check_goal(const dsvk_session *s, const int32_t *tokens, size_t n, size_t n_decode,
+                                    const dsvk_sample_options *options, dsvk_error *err) {
+    if (n == 0)
+        return dsvk_fail(err, DSVK_INVALID, "a goal has at least one token to be at");
+    DSVK_TRY(check_tokens(s, tokens, n, err));
+    DSVK_TRY(check_fits(s, n, n_decode, err));
+    return options ? dsvk_check_sampling(options, err) : DSVK_OK;
 }
 
 #define SMALL_BATCH 32u

@@ -146,6 +146,7 @@ dsvk_status dsvk_grow_pages(dsvk_session *s, uint64_t tokens, dsvk_error *err) {
 /* Everything that can fail before the device is touched. */
 static dsvk_status prepare(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsvk_step *step, dsvk_error *err) {
     *step = (dsvk_step){ .n_seqs = n_runs };
+    m->ticket++;
     for (uint32_t i = 0; i < n_runs; i++) {
         dsvk_session *s = runs[i].session;
         uint64_t end = s->n + runs[i].n;
@@ -412,6 +413,83 @@ dsvk_status dsvk_step_run(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, 
         }
     }
     pthread_mutex_unlock(&m->step_lock);
+    return status;
+}
+
+/* ---- a step in parts ---- */
+
+static dsvk_status begin_part(dsvk_session *s, dsvk_part *p, const int32_t *tokens, dsvk_error *err) {
+    if (p->run.n != p->rows)
+        p->layer_seconds = p->head_seconds = 0;
+    p->ticket = 0;
+    p->run = (dsvk_run){ s, tokens + s->n, p->rows };
+    p->start = s->n;
+    p->layers = 0;
+    p->seconds = 0;
+    DSVK_TRY(prepare(s->model, &p->run, 1, &p->step, err));
+    fill_rows(s->model, &p->run, 1);
+    p->ticket = s->model->ticket;
+    return DSVK_OK;
+}
+
+/* n more layers, and the head. */
+static dsvk_status run_units(flight *f, dsvk_part *p, uint32_t n, bool head, dsvk_error *err) {
+    p->step.between = between_stages;
+    p->step.user = f;
+    DSVK_TRY(take_off(f, err));
+    if (p->layers == 0)
+        dsvk_forward_begin(f->m, f->m->cmd, &p->step);
+    for (; n > 0; n--) {
+        dsvk_forward_layer(f->m, f->m->cmd, &p->step, p->layers++);
+        DSVK_TRY(f->status);
+    }
+    if (head)
+        DSVK_TRY(finish_main(f, &p->run, 1, f->result, err));
+    if (head && p->run.session->mtp)
+        DSVK_TRY(finish_mtp(f, &p->run, 1, &p->step, f->result, err));
+    return dsvk_cmd_dispatches(f->m->cmd) > 0 ? land(f, err) : DSVK_OK;
+}
+
+static dsvk_status run_part(dsvk_session *s, dsvk_part *p, const int32_t *tokens, double seconds, dsvk_error *err) {
+    const dsvk_step_result none = { 0 };
+    flight f = { .m = s->model, .err = err, .result = &none };
+    const bool begun = p->ticket != 0 && p->start == s->n, interrupted = begun && p->ticket != s->model->ticket;
+    p->done = false;
+    if (!begun || interrupted)
+        DSVK_TRY(begin_part(s, p, tokens, err));
+    const uint32_t left = s->model->config.n_layers - p->layers;
+    const double fit = p->layer_seconds > 0 ? seconds / p->layer_seconds : 1, rest = seconds - left * p->layer_seconds;
+    uint32_t n = fit < 1 ? 1 : fit < left ? (uint32_t)fit : left;
+    if (left == 0 || interrupted) /* interrupted once more it might never end */
+        n = left;
+    const bool head = n == left && (left == 0 || interrupted || (p->head_seconds > 0 && p->head_seconds <= rest));
+    const dsvk_status status = run_units(&f, p, n, head, err);
+    if (status != DSVK_OK || head)
+        p->ticket = 0;
+    if (status != DSVK_OK) {
+        cut_short(&p->run);
+        return status;
+    }
+    p->seconds += f.seconds;
+    if (n > 0)
+        p->layer_seconds = f.seconds / n;
+    else
+        p->head_seconds = f.seconds;
+    p->done = head;
+    if (head) {
+        append(&p->run);
+        if (p->run.n == 1)
+            dsvk_decode_measured(s->model, 1, p->seconds);
+    } else if (s->high < s->n + p->run.n) {
+        s->high = s->n + p->run.n; /* the logits are still those of the last token */
+    }
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_step_part(dsvk_session *s, dsvk_part *p, const int32_t *tokens, double seconds, dsvk_error *err) {
+    DSVK_TRY(dsvk_step_lock(s->model, err));
+    const dsvk_status status = run_part(s, p, tokens, seconds, err);
+    pthread_mutex_unlock(&s->model->step_lock);
     return status;
 }
 

@@ -187,6 +187,39 @@ def test_decode_is_reproducible_and_can_be_cut(nano):
         assert session.decode(24, temperature=1.0, seed=8) != runs[0]
 
 
+def test_poll_decodes_in_slices(nano):
+    tokens, options = nano.tokenizer.encode(PROMPT), {"temperature": 1.0, "seed": 7}
+    with nano.session() as session:
+        session.evaluate(tokens, chunk=1)
+        want = session.decode(6, **options)
+        session.sync([5])
+        session.begin(tokens, 6, **options)
+        ids, polls, finished = [], 0, False
+        while not finished:
+            before = session.position
+            new, finished = session.poll(0)
+            ids += new
+            polls += 1
+            assert polls == 1 or session.position <= before + 1
+        assert ids == want and session.tokens == tokens + want and polls > len(tokens) + 6
+        assert session.poll(1000) == ([], True)
+        session.begin(tokens, 6, stop=[want[2]], **options)
+        while not session.poll(100000)[1]:
+            pass
+        assert session.tokens == tokens + want[:want.index(want[2]) + 1]
+    with nano.session(context=50) as session:
+        with pytest.raises(dsvk.StateError, match="goal"):
+            session.poll(0)
+        with pytest.raises(dsvk.LimitError, match="51"):
+            session.begin([5], 50)
+        with pytest.raises(dsvk.InvalidError, match="9999"):
+            session.begin([9999], 5)
+        with pytest.raises(TypeError):
+            session.begin("text", 5)
+        with pytest.raises(ValueError, match="microseconds"):
+            session.poll(-1)
+
+
 def test_greedy_decode_is_the_argmax(session):
     session.sync([10, 20, 30])
     expected = int(np.asarray(session.logits()).argmax())

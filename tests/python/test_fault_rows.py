@@ -1,5 +1,5 @@
-"""Every row of the fault list that concerns model files, configurations and tokenizers has a test that carries its id in its
-name (test_M08_...), in C or in Python. Rows of formats and features that are not here yet stand below with the reason."""
+"""Every row of the fault list that concerns model files, configurations, tokenizers and Lua has a test that carries its id in its
+name (test_M08_...), in C, Python or Lua. Rows of formats and features that are not here yet stand below with the reason."""
 import re
 from pathlib import Path
 
@@ -9,12 +9,13 @@ NOT_YET = {
     "M23": "no GGUF reader", "M24": "no GGUF reader", "M25": "no GGUF reader", "M26": "no GGUF reader",
 }
 ROWS = [f"M{i:02}" for i in range(1, 29)] + [f"C{i:02}" for i in range(1, 12)] + [f"T{i:02}" for i in range(1, 12)]
+ROWS += ["A12", "A13", "A14"]
 
 
 def test_every_row_has_a_test():
     found = set()
-    for path in TESTS.rglob("test_*"):
-        if path.suffix in (".c", ".py"):
+    for path in TESTS.rglob("*"):
+        if path.suffix in (".c", ".py", ".lua"):
             for name in re.findall(r"\btest_((?:[A-Z]\d\d_)+)", path.read_text(encoding="utf-8")):
                 found.update(name.rstrip("_").split("_"))
     missing = [row for row in ROWS if row not in found and row not in NOT_YET]

@@ -53,12 +53,13 @@ def test_every_entry_of_the_tree_exists():
 
 
 def test_every_path_in_the_text_exists():
-    for path in set(re.findall(r"`((?:core|shaders|bindings|python|tests|tools|bench|\.ci)/[\w./]*)`", README)):
+    for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|tests|tools|bench|\.ci)/[\w./]*)`", README)):
         assert (ROOT / path).exists(), path
 
 
-def test_the_two_programs_print_the_same(tmp_path):
+def test_the_three_programs_print_the_same(tmp_path):
     python = blocks("python")[0]
+    lua, = blocks("lua")
     program, = blocks("c")
     compile_line = next(block for block in blocks("sh") if block.startswith("cc "))
     if not (ROOT / "build/release/libdsvk.a").exists():
@@ -72,6 +73,11 @@ def test_the_two_programs_print_the_same(tmp_path):
     from_c = subprocess.run([tmp_path / "example", dsvk.locate("nano")], capture_output=True, text=True, timeout=120)
     assert from_c.returncode == 0, from_c.stderr
     assert from_c.stdout == from_python.stdout and len(from_c.stdout) > 20
+    (tmp_path / "example.lua").write_text(lua, encoding="utf-8")
+    line = next(block for block in blocks("sh") if block.startswith("LUA_CPATH=")).replace("example.lua", str(tmp_path / "example.lua"))
+    from_lua = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert from_lua.returncode == 0, from_lua.stderr
+    assert from_lua.stdout == from_python.stdout
     failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1 and "no model" in failed.stderr
 

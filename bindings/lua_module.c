@@ -1,0 +1,122 @@
+/* The Lua module dsvk (dsvk.so): its types, the functions that belong to no handle, and its part in Lua (lua/dsvk.lua),
+ * which is compiled in as text. A state has metatables of its own in its registry; nothing is shared between states. */
+#include <string.h>
+
+#include "lua_dsvk.h"
+#include "lua_part.h" /* made by the build of lua/dsvk.lua */
+
+/* ---- types ---- */
+
+void *ld_new(lua_State *L, size_t size, int n_values, const char *type) {
+    void *object = lua_newuserdatauv(L, size, n_values);
+    memset(object, 0, size);
+    luaL_setmetatable(L, type);
+    return object;
+}
+
+static int to_text(lua_State *L) {
+    int closed = 0;
+    luaL_getmetafield(L, 1, "__name");
+    if (luaL_getmetafield(L, 1, "__index") == LUA_TTABLE && lua_getfield(L, -1, "closed") == LUA_TFUNCTION) {
+        lua_pushvalue(L, 1);
+        lua_call(L, 1, 1);
+        closed = lua_toboolean(L, -1);
+    }
+    lua_pushfstring(L, "<%s%s %p>", lua_tostring(L, 2), closed ? " closed" : "", lua_topointer(L, 1));
+    return 1;
+}
+
+void ld_add_type(lua_State *L, const char *type, const luaL_Reg *functions, lua_CFunction collect, lua_CFunction leave) {
+    luaL_newmetatable(L, type);
+    lua_pushcfunction(L, collect);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, leave);
+    lua_setfield(L, -2, "__close");
+    lua_pushcfunction(L, to_text);
+    lua_setfield(L, -2, "__tostring");
+    lua_newtable(L);
+    luaL_setfuncs(L, functions, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "__index");
+    lua_setfield(L, -3, strrchr(type, '.') + 1); /* dsvk.Session */
+    lua_pop(L, 1);
+}
+
+/* ---- functions ---- */
+
+static int survey(lua_State *L) {
+    ld_box *json = ld_new_box(L, dsvk_free);
+    dsvk_error err = {0};
+    if (dsvk_devices((char **)&json->memory, &err) != DSVK_OK)
+        return ld_fail(L, &err);
+    ld_push_json(L, json);
+    return 1;
+}
+
+static int plan(lua_State *L) {
+    static const char *const names[] = {"context", "device", LD_MODEL_OPTIONS, NULL};
+    const char *path = luaL_checkstring(L, 1);
+    dsvk_model_options options;
+    dsvk_error err = {0};
+    lua_settop(L, 2);
+    ld_options(L, 2, names);
+    ld_model_options(L, 2, &options);
+    const uint64_t context = ld_option_count(L, 2, "context", UINT64_MAX);
+    dsvk_device *device = NULL;
+    if (lua_getfield(L, 2, "device") != LUA_TNIL)
+        device = ld_check_device(L, lua_gettop(L))->handle;
+    ld_box *json = ld_new_box(L, dsvk_free);
+    if (dsvk_plan(path, device, &options, context, (char **)&json->memory, &err) != DSVK_OK)
+        return ld_fail(L, &err);
+    ld_push_json(L, json);
+    return 1;
+}
+
+static int verify(lua_State *L) {
+    static const char *const names[] = {"strict", "threads", "progress", NULL};
+    const char *path = luaL_checkstring(L, 1);
+    dsvk_model_options options;
+    dsvk_error err = {0};
+    lua_settop(L, 2);
+    ld_options(L, 2, names);
+    ld_model_options(L, 2, &options);
+    options.verify = 1;
+    ld_call call, *running = NULL;
+    const int progress = ld_option_function(L, 2, "progress");
+    ld_box *json = ld_new_box(L, dsvk_free);
+    ld_call_begin(&call, &running, L, progress);
+    options.progress = ld_progress;
+    options.user = &running;
+    const dsvk_status status = dsvk_verify(path, &options, (char **)&json->memory, &err);
+    ld_call_end(&call, &running);
+    if (status != DSVK_OK)
+        return ld_fail(L, &err);
+    ld_push_json(L, json);
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"survey", survey},        {"plan", plan},         {"verify", verify}, {"device", ld_device_open},
+    {"model", ld_model_open},  {"tokenizer", ld_tokenizer_open},           {NULL, NULL},
+};
+
+/* require gives the module's name and, of a shared library, its file. */
+__attribute__((visibility("default"))) int luaopen_dsvk(lua_State *L);
+int luaopen_dsvk(lua_State *L) {
+    luaL_checkversion(L);
+    lua_settop(L, 2);
+    luaL_newlib(L, functions);
+    lua_pushstring(L, dsvk_version());
+    lua_setfield(L, -2, "version");
+    ld_add_box_type(L);
+    ld_add_device(L);
+    ld_add_model(L);
+    ld_add_session(L);
+    ld_add_tokenizer(L);
+    if (luaL_loadbuffer(L, (const char *)lua_part, sizeof lua_part, "@dsvk.lua") != LUA_OK)
+        return lua_error(L);
+    lua_pushvalue(L, 3);
+    lua_pushvalue(L, 2);
+    lua_call(L, 2, 0);
+    return 1;
+}

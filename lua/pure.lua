@@ -1,0 +1,195 @@
+-- The part of the module dsvk that is written in Lua: where models lie, and text as it comes. It is compiled into dsvk.so,
+-- which runs it with its table of functions and its own file name (nil where it is linked into a program).
+local dsvk, library = ...
+local Model, Session = dsvk.Model, dsvk.Session
+local SLICE = 50000 -- microseconds between two pieces of a stream
+
+-- ---- models ----
+
+local function readable(path)
+  local file = io and io.open(path, "rb")
+  return file and file:close()
+end
+
+--- The folder of a model: "nano" is the small one that comes with the module (unless a folder has that name). It is looked for
+--- as dsvk/nano beside dsvk.so and in the folders of package.path.
+function dsvk.locate(path)
+  if path ~= "nano" or readable("nano/config.json") then return path end
+  local places = package.path:gsub("%.lua%f[;\0]", ".json")
+  local folder = library and library:match("^(.*)[/\\]") or "."
+  local config = package.searchpath("dsvk/nano/config", folder .. "/?.json;" .. places)
+  return config and config:gsub("[/\\]config%.json$", "") or path
+end
+
+for _, name in ipairs { "model", "plan", "verify", "tokenizer" } do
+  local open = dsvk[name]
+  dsvk[name] = function(path, ...) return open(dsvk.locate(path), ...) end
+end
+
+--- Every Vulkan device the loader shows, usable or not, the best first.
+function dsvk.devices()
+  local survey, message, code = dsvk.survey()
+  if not survey then return nil, message, code end
+  return survey.devices
+end
+
+-- ---- text as it comes ----
+
+--- Decodes up to n tokens: `for piece, ids in session:stream(n, options) do`. Pieces are whole characters (sometimes none), and
+--- the text of a stop is not among them; ids are the tokens they come from, as decode gives them. Raises what fails.
+function Session.stream(session, n, options)
+  local begun, message = session:begin(nil, n, options)
+  if not begun then error(message, 2) end
+  local finished = false
+  return function()
+    while not finished do
+      local piece, done, ids = session:poll(SLICE)
+      if not piece then error(done, 2) end
+      finished = done
+      if piece ~= "" or ids[1] then return piece, ids end
+    end
+  end
+end
+
+--- A coroutine for schedulers: every resume does about options.budget microseconds of work (4000) towards being at `tokens`
+--- (nil: as it stands) and n decoded tokens, and yields the text and ids that are new, often "" and {}. The last ones are
+--- returned; so is a failure, as nil, message, code.
+function Session.coroutine(session, tokens, n, options)
+  local sampling, budget = {}, 4000
+  for name, value in pairs(options or {}) do
+    if name == "budget" then budget = value else sampling[name] = value end
+  end
+  local begun, message, code = session:begin(tokens, n, sampling)
+  if not begun then return nil, message, code end
+  return coroutine.create(function()
+    while true do
+      local piece, finished, ids = session:poll(budget)
+      if not piece then return piece, finished, ids end
+      if finished then return piece, ids end
+      coroutine.yield(piece, ids)
+    end
+  end)
+end
+
+-- Where the earliest stop text begins, or nil.
+local function first_stop(text, stops)
+  local first
+  for _, stop in ipairs(stops) do
+    local at = text:find(stop, 1, true)
+    if at and (not first or at < first) then first = at end
+  end
+  return first
+end
+
+-- How many bytes at the end of text may be the beginning of a stop text.
+local function held_back(text, stops)
+  local longest = 0
+  for _, stop in ipairs(stops) do
+    for n = math.min(#stop - 1, #text), longest + 1, -1 do
+      if text:sub(-n) == stop:sub(1, n) then
+        longest = n
+        break
+      end
+    end
+  end
+  return longest
+end
+
+-- A function that returns the next piece of what a session is polled towards; nil at the end, nil, message, code on failure.
+-- Both close the session.
+local function pieces(session, stops)
+  local held, finished = "", false
+  return function()
+    while not finished do
+      local piece, done, code = session:poll(SLICE)
+      if not piece then
+        session:close()
+        return nil, done, code
+      end
+      local text = held .. piece
+      local at = first_stop(text, stops)
+      local keep = at and at - 1 or done and #text or #text - held_back(text, stops)
+      finished, held = done or at ~= nil, text:sub(keep + 1)
+      if keep > 0 then return text:sub(1, keep) end
+    end
+    session:close()
+  end
+end
+
+local sampling_options = { temperature = 1.0, top_p = 1.0, top_k = 0, min_p = 0.0 } -- with generate's defaults
+local generate_options = { max_tokens = true, stream = true, stop = true, bos = true, seed = true }
+
+local function take_options(options)
+  local sampling = {}
+  for name, default in pairs(sampling_options) do sampling[name] = options[name] or default end
+  for name in pairs(options) do
+    if not (sampling_options[name] or generate_options[name]) then
+      error(("unknown option '%s'"):format(tostring(name)), 3)
+    end
+  end
+  sampling.seed = options.seed or math.random(0)
+  return sampling
+end
+
+-- The ids generate starts from: a text's with the begin token in front unless bos is false; ids as they are.
+local function prompt_tokens(config, tokenizer, prompt, bos)
+  if type(prompt) == "table" then return prompt end
+  local tokens, message, code = tokenizer:encode(prompt)
+  if not tokens then return nil, message, code end
+  if bos ~= false and config.bos_token_id >= 0 then table.insert(tokens, 1, config.bos_token_id) end
+  return tokens
+end
+
+-- Ids and texts of options.stop, which may be one of either or a list of both; the model's own end token always stops.
+local function stops_of(config, stop)
+  local ids, texts = {}, {}
+  if config.eos_token_id >= 0 then ids[1] = config.eos_token_id end
+  for _, one in ipairs(type(stop) == "table" and stop or { stop }) do
+    local list = type(one) == "string" and texts or ids
+    if one ~= "" then list[#list + 1] = one end
+  end
+  return ids, texts
+end
+
+--- Continues a text: a string, or with stream = true an iterator of pieces of it: `for piece in model:generate(...) do`.
+--- prompt: text (special tokens in it stay ordinary text) or ids. options: max_tokens (256), stream, temperature (1), top_p (1),
+--- top_k, min_p, seed (drawn), stop (texts or ids, not part of the result), bos (true). A context that fills up ends the text.
+function Model.generate(model, prompt, options)
+  options = options or {}
+  local sampling = take_options(options)
+  local config, message, code = model:config()
+  if not config then return nil, message, code end
+  local tokenizer, tokens, session, begun
+  tokenizer, message, code = model:tokenizer()
+  if not tokenizer then return nil, message, code end
+  tokens, message, code = prompt_tokens(config, tokenizer, prompt, options.bos)
+  if not tokens then return nil, message, code end
+  if #tokens > config.max_positions then
+    return nil, ("%d tokens are more than the context of %d"):format(#tokens, config.max_positions), "LIMIT"
+  end
+  local texts
+  sampling.stop, texts = stops_of(config, options.stop)
+  local n = math.min(options.max_tokens or 256, config.max_positions - #tokens)
+  session, message, code = model:session { context = #tokens + n }
+  if not session then return nil, message, code end
+  begun, message, code = session:begin(tokens, n, sampling)
+  if not begun then
+    session:close()
+    return nil, message, code
+  end
+  local next_piece = pieces(session, texts)
+  if options.stream then
+    return function()
+      local piece, failure = next_piece()
+      if not piece and failure then error(failure, 2) end
+      return piece
+    end, nil, nil, session -- a loop that is left early closes the session
+  end
+  local all, piece = {}, nil
+  repeat
+    piece, message, code = next_piece()
+    all[#all + 1] = piece
+  until not piece
+  if message then return nil, message, code end
+  return table.concat(all)
+end

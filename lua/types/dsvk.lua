@@ -1,0 +1,208 @@
+---@meta dsvk
+-- What the module offers, for LuaLS ("Lua.workspace.library": ["lua/types"]). tests/lua/annotations_spec.lua compares it with the module.
+-- Failures at run time: nil, a sentence, and a status's name. Wrong arguments and closed handles raise an error.
+
+---@alias dsvk.Code "INVALID"|"STATE"|"BUSY"|"CANCELLED"|"FORMAT"|"UNSUPPORTED"|"LIMIT"|"IO"|"NOMEM"|"DEVMEM"|"DEVLOST"|"NODEVICE"|"NUMERIC"
+---@alias dsvk.Tokens integer[]|string ids, or text that is encoded as ordinary text by the model's tokenizer
+---@alias dsvk.Progress fun(stage: string, done: integer, total: integer) an error it raises stops the call and is raised there
+---@alias dsvk.Purpose "weights"|"cache"|"scratch"|"staging"|"readback"
+
+---@class dsvk.DeviceOptions
+---@field cache_dir? string folder for compiled pipelines, "" for none
+---@field matmul? string how prefill multiplies, one of info().matmul_variants; nil: the fastest
+---@field validation? boolean turn on the Khronos validation layer
+---@field max_allocation? integer bytes; pretend the driver allows no larger allocation
+---@field budgets? table<dsvk.Purpose, integer> bytes
+
+---@class dsvk.PlanOptions
+---@field cache? "native"|"f32"
+---@field max_chunk? integer most rows of one forward pass
+---@field page_tokens? integer tokens per cache page
+---@field strict? boolean unknown tensors are an error
+---@field verify? boolean NaN or infinity in a weight is an error
+---@field threads? integer that read files
+
+---@class dsvk.ModelOptions: dsvk.PlanOptions
+---@field device? dsvk.Device|string|integer a Device, or what dsvk.device takes as its choice
+---@field budgets? table<dsvk.Purpose, integer> of the device opened here
+---@field progress? dsvk.Progress in bytes
+
+---@class dsvk.SampleOptions
+---@field temperature? number 0: the most likely token
+---@field top_p? number
+---@field min_p? number
+---@field top_k? integer
+---@field seed? integer the same seed after the same prefix gives the same tokens
+---@field stop? integer[] ids that end decoding; the stop is the last id returned
+
+---@class dsvk
+---@field version string
+dsvk = {}
+
+---@return table[]? devices, string? message, dsvk.Code? code every Vulkan device, the best first
+function dsvk.devices() end
+---@return table? survey, string? message, dsvk.Code? code loader (text) and devices
+function dsvk.survey() end
+---@param choice? integer|string an index, a UUID, or part of a name that fits one device; nil: the best
+---@param options? dsvk.DeviceOptions
+---@return dsvk.Device? device, string? message, dsvk.Code? code
+function dsvk.device(choice, options) end
+---@param path string a folder in the published safetensors layout, or "nano"
+---@param options? dsvk.ModelOptions
+---@return dsvk.Model? model, string? message, dsvk.Code? code
+function dsvk.model(path, options) end
+---@param path string a tokenizer.json or its folder
+---@return dsvk.Tokenizer? tokenizer, string? message, dsvk.Code? code
+function dsvk.tokenizer(path) end
+---@param path string
+---@param options? dsvk.PlanOptions|{context: integer?, device: dsvk.Device?}
+---@return table? plan, string? message, dsvk.Code? code bytes by purpose, layer and context, from config.json alone
+function dsvk.plan(path, options) end
+---@param path string
+---@param options? {strict: boolean?, threads: integer?, progress: dsvk.Progress?}
+---@return table? report, string? message, dsvk.Code? code
+function dsvk.verify(path, options) end
+---@param path string
+---@return string folder where "nano" lies, or path itself
+function dsvk.locate(path) end
+
+---@class dsvk.Device
+dsvk.Device = {}
+---@return table? info, string? message, dsvk.Code? code as dsvk.devices says
+function dsvk.Device:info() end
+---@return table? memory, string? message, dsvk.Code? code bytes by purpose
+function dsvk.Device:memory() end
+---@return table? peaks, string? message, dsvk.Code? code what the device can do, in about two seconds
+function dsvk.Device:measure() end
+---@return true? ok, string? message, dsvk.Code? code from here every dispatch is timed
+function dsvk.Device:profile_begin() end
+---@return table? profile, string? message, dsvk.Code? code
+function dsvk.Device:profile_end() end
+---@return true? ok, string? message, dsvk.Code? code models keep the device alive until they are closed
+function dsvk.Device:close() end
+---@return boolean
+function dsvk.Device:closed() end
+
+---@class dsvk.Model
+dsvk.Model = {}
+---@return table? config, string? message, dsvk.Code? code
+function dsvk.Model:config() end
+---@return table? report, string? message, dsvk.Code? code what loading did
+function dsvk.Model:report() end
+---@return integer
+function dsvk.Model:vocab_size() end
+---@return boolean
+function dsvk.Model:has_mtp() end
+---@return dsvk.Device
+function dsvk.Model:device() end
+---@return dsvk.Tokenizer? tokenizer, string? message, dsvk.Code? code
+function dsvk.Model:tokenizer() end
+---@param options? {context: integer?, mtp: boolean?, progress: dsvk.Progress?} context: most tokens, 0 for the model's largest
+---@return dsvk.Session? session, string? message, dsvk.Code? code
+function dsvk.Model:session(options) end
+---Session.decode for many different sessions at once; seed may be a list, one per session.
+---@param sessions dsvk.Session[]
+---@param n integer
+---@param options? dsvk.SampleOptions
+---@return integer[][]? ids, string? message, dsvk.Code? code
+function dsvk.Model:decode(sessions, n, options) end
+---Continues a text; with stream = true an iterator of pieces of it.
+---@param prompt dsvk.Tokens
+---@param options? {max_tokens: integer?, stream: boolean?, temperature: number?, top_p: number?, top_k: integer?, min_p: number?, seed: integer?, stop: string|integer|(string|integer)[]|nil, bos: boolean?}
+---@return string|fun(): string?|nil text, string? message, dsvk.Code? code
+function dsvk.Model:generate(prompt, options) end
+---@return true
+function dsvk.Model:close() end
+---@return boolean
+function dsvk.Model:closed() end
+
+---@class dsvk.Session
+dsvk.Session = {}
+---Be at this prefix: keeps the common beginning, rolls back, extends or rebuilds as needed.
+---@param tokens dsvk.Tokens
+---@return true? ok, string? message, dsvk.Code? code
+function dsvk.Session:sync(tokens) end
+---@return number[]? logits, string? message, dsvk.Code? code after the last token; of id i at i + 1
+function dsvk.Session:logits() end
+---@return number[]? logits, string? message, dsvk.Code? code of the multi-token-prediction block, for the token after next
+function dsvk.Session:mtp_logits() end
+---Appends tokens and gives the logits of each of their positions.
+---@param tokens dsvk.Tokens
+---@param options? {chunk: integer?, mtp: boolean?}
+---@return number[][]? rows, (number[][]|string)? mtp_rows_or_message, dsvk.Code? code
+function dsvk.Session:evaluate(tokens, options) end
+---@param n integer
+---@param options? dsvk.SampleOptions
+---@return integer[]? ids, string? message, dsvk.Code? code
+function dsvk.Session:decode(n, options) end
+---`for piece, ids in session:stream(n, options) do`; raises what fails.
+---@param n integer
+---@param options? dsvk.SampleOptions
+---@return fun(): string?, integer[]?
+function dsvk.Session:stream(n, options) end
+---States what poll works towards: be at tokens (nil: as it stands), then decode n.
+---@param tokens dsvk.Tokens?
+---@param n integer
+---@param options? dsvk.SampleOptions
+---@return true? ok, string? message, dsvk.Code? code
+function dsvk.Session:begin(tokens, n, options) end
+---Works for about so long, at least one slice, and returns what is new.
+---@param microseconds number
+---@return string? piece, (boolean|string)? finished_or_message, (integer[]|dsvk.Code)? ids_or_code
+function dsvk.Session:poll(microseconds) end
+---A coroutine whose every resume polls for options.budget microseconds (4000) and yields piece, ids.
+---@param tokens dsvk.Tokens?
+---@param n integer
+---@param options? dsvk.SampleOptions|{budget: number?}
+---@return thread? coroutine, string? message, dsvk.Code? code
+function dsvk.Session:coroutine(tokens, n, options) end
+---Asks the running call to stop, from its progress function.
+function dsvk.Session:cancel() end
+---@return integer
+function dsvk.Session:position() end
+---@return integer
+function dsvk.Session:context() end
+---@return integer[]? ids, string? message, dsvk.Code? code
+function dsvk.Session:tokens() end
+---@return table? memory, string? message, dsvk.Code? code bytes
+function dsvk.Session:memory() end
+---@return dsvk.Model
+function dsvk.Session:model() end
+---@return true? ok, string? message, dsvk.Code? code
+function dsvk.Session:close() end
+---@return boolean
+function dsvk.Session:closed() end
+
+---@class dsvk.Tokenizer
+dsvk.Tokenizer = {}
+---@param text string any bytes
+---@param options? {special: boolean?} special: text of added tokens becomes their ids
+---@return integer[]? ids, string? message, dsvk.Code? code
+function dsvk.Tokenizer:encode(text, options) end
+---@param ids integer[]
+---@return string? text, string? message, dsvk.Code? code
+function dsvk.Tokenizer:decode(ids) end
+---@param text string
+---@return integer? id
+function dsvk.Tokenizer:id(text) end
+---@param id integer
+---@return boolean
+function dsvk.Tokenizer:is_special(id) end
+---@return integer
+function dsvk.Tokenizer:vocab_size() end
+---@return dsvk.Decoder? decoder, string? message, dsvk.Code? code ids to text one by one, whole characters only
+function dsvk.Tokenizer:decoder() end
+---@return true
+function dsvk.Tokenizer:close() end
+
+---@class dsvk.Decoder
+dsvk.Decoder = {}
+---@param id integer
+---@return string? text, string? message, dsvk.Code? code what became complete, sometimes ""
+function dsvk.Decoder:push(id) end
+---@return string? text, string? message, dsvk.Code? code
+function dsvk.Decoder:finish() end
+---@return true
+function dsvk.Decoder:close() end
+
+return dsvk

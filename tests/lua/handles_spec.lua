@@ -1,0 +1,137 @@
+-- Devices, models, tokenizers: opening, asking, closing; wrong arguments; faults A01, A02, A03, A14.
+local dsvk = require "dsvk"
+
+local function fails(word, call, ...)
+  local ok, message = pcall(call, ...)
+  assert(not ok, "no error was raised")
+  assert(tostring(message):find(word, 1, true), ("%q does not name %q"):format(tostring(message), word))
+end
+
+local function refused(code, word, ...)
+  local value, message, got = ...
+  assert(value == nil and got == code, ("expected nil and %s, got %s, %s, %s"):format(code, value, message, got))
+  assert(message:find(word, 1, true), ("%q does not name %q"):format(message, word))
+end
+
+describe("handles", function()
+  local model
+
+  setup(function() model = assert(dsvk.model("nano", { budgets = { cache = 1 << 30 } })) end)
+  teardown(function() model:close() end)
+
+  it("says what it is", function()
+    assert(dsvk.version:match("^%d+%.%d+%.%d+$"))
+    local devices = assert(dsvk.devices())
+    assert(#devices >= 1 and type(devices[1].name) == "string")
+    assert(model:device():info().uuid and model:device():memory().weights.used > 0)
+    assert(model:config().n_layers > 1 and model:report().tensors > 1)
+    assert(model:vocab_size() == model:tokenizer():vocab_size())
+    assert(tostring(model):find("dsvk.Model", 1, true))
+    assert(model:device():memory().cache.budget == 1 << 30)
+  end)
+
+  it("plans and verifies without loading", function()
+    assert(dsvk.plan("nano", { context = 256 }).purposes.weights > 0)
+    local calls = 0
+    assert(dsvk.verify("nano", { progress = function() calls = calls + 1 end }).tensors > 1)
+    assert(calls > 0)
+  end)
+
+  it("profiles", function()
+    local device = model:device()
+    local session <close> = assert(model:session { context = 64 })
+    assert(device:profile_begin())
+    assert(session:sync { 1, 2, 3 })
+    local report = assert(device:profile_end())
+    assert(report.dispatches > 0 and report.ops[1].name)
+  end)
+
+  it("encodes any bytes and gives them back", function()
+    local tokenizer = model:tokenizer()
+    for _, text in ipairs { "", "To be, or not to be", "a\0b", "\xff\xfe", "Grüße, 世界 🙂" } do
+      assert(tokenizer:decode(assert(tokenizer:encode(text))) == text)
+    end
+    local begin = tokenizer:id("<｜begin▁of▁sentence｜>")
+    assert(begin and tokenizer:is_special(begin) and not tokenizer:is_special(300))
+    assert(#tokenizer:encode("<｜begin▁of▁sentence｜>") > 1)
+    assert(#tokenizer:encode("<｜begin▁of▁sentence｜>", { special = true }) == 1)
+    assert(tokenizer:id("no such token at all") == nil)
+  end)
+
+  it("streams whole characters", function()
+    local tokenizer = model:tokenizer()
+    local decoder <close> = tokenizer:decoder()
+    local text = ""
+    for _, id in ipairs(tokenizer:encode("世界🙂")) do
+      local piece = assert(decoder:push(id))
+      assert(utf8.len(piece))
+      text = text .. piece
+    end
+    assert(text .. decoder:finish() == "世界🙂")
+  end)
+
+  it("is a function and a method alike", function()
+    local session <close> = assert(dsvk.Model.session(model, { context = 64 }))
+    assert(dsvk.Session.sync(session, { 5 }) and dsvk.Session.position(session) == 1)
+    assert(dsvk.Session.model(session) == model)
+  end)
+
+  it("test_A01_ names what is wrong", function()
+    fails("unknown option 'contxt'", model.session, model, { contxt = 5 })
+    fails("'context'", model.session, model, { context = -1 })
+    fails("'context'", model.session, model, { context = 1.5 })
+    fails("table expected", model.session, model, 5)
+    fails("'cache'", dsvk.model, "nano", { cache = "bf16" })
+    fails("'progress'", dsvk.model, "nano", { progress = 5 })
+    fails("unknown option 'weight'", dsvk.device, nil, { budgets = { weight = 5 } })
+    fails("device", dsvk.device, {})
+    fails("dsvk.Model expected", dsvk.Model.config, model:device())
+    fails("string expected", dsvk.model)
+    fails("budgets", dsvk.model, "nano", { device = model:device(), budgets = {} })
+    refused("INVALID", "no device", dsvk.device("no device of that name"))
+    refused("IO", "no model", dsvk.model("no model here"))
+    refused("INVALID", "positions", model:session { context = 1 << 40 })
+  end)
+
+  it("test_A02_ refuses closed handles", function()
+    local device = assert(dsvk.device())
+    local own = assert(dsvk.model("nano", { device = device }))
+    local tokenizer, session = own:tokenizer(), assert(own:session { context = 64 })
+    local decoder = tokenizer:decoder()
+    assert(session:close() and session:closed() and session:close())
+    fails("the session is closed", session.sync, session, { 1 })
+    assert(own:close() and own:closed() and own:close())
+    fails("the model is closed", own.config, own)
+    fails("the model is closed", own.session, own)
+    fails("the model is closed", tokenizer.encode, tokenizer, "x")
+    fails("the model is closed", decoder.push, decoder, 1)
+    assert(device:close() and device:closed() and device:close())
+    fails("the device is closed", device.memory, device)
+    fails("the device is closed", dsvk.model, "nano", { device = device })
+    assert(tostring(device):find("closed", 1, true))
+  end)
+
+  it("test_A03_ sessions keep their model", function()
+    local own = assert(dsvk.model("nano", { device = model:device() }))
+    local session <close> = assert(own:session { context = 64 })
+    own:close()
+    own = nil
+    collectgarbage()
+    assert(session:sync("Romeo") and #session:decode(3) == 3)
+  end)
+
+  it("test_A14_ closes at the end of a block", function()
+    local kept
+    do
+      local session <close> = assert(model:session { context = 64 })
+      kept = session
+    end
+    assert(kept:closed())
+    pcall(function()
+      local session <close> = assert(model:session { context = 64 })
+      kept = session
+      error("leave")
+    end)
+    assert(kept:closed())
+  end)
+end)

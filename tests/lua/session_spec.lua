@@ -1,0 +1,258 @@
+-- Sessions: sync, decode, logits, batches, streams, polling, callbacks; faults A04, A05, A12, T11.
+local dsvk = require "dsvk"
+
+local function same(a, b)
+  assert(table.concat(a, " ") == table.concat(b, " "), table.concat(a, " ") .. " is not " .. table.concat(b, " "))
+end
+
+local function refused(code, word, value, message, got)
+  assert(value == nil and got == code, ("expected nil and %s, got %s, %s, %s"):format(code, value, message, got))
+  assert(message:find(word, 1, true), ("%q does not name %q"):format(message, word))
+end
+
+local function argmax(row)
+  local best = 1
+  for i = 2, #row do if row[i] > row[best] then best = i end end
+  return best - 1
+end
+
+describe("sessions", function()
+  local model, tokenizer, session, prompt
+
+  setup(function()
+    model = assert(dsvk.model("nano", { max_chunk = 64 }))
+    tokenizer = assert(model:tokenizer())
+    prompt = tokenizer:encode("ROMEO:\nO, she doth teach the torches to burn bright!")
+  end)
+  before_each(function()
+    if session then session:close() end
+    session = assert(model:session { context = 200 })
+  end)
+  teardown(function()
+    session:close()
+    model:close()
+  end)
+
+  it("decodes what its logits say", function()
+    assert(session:sync(prompt))
+    local row = assert(session:logits())
+    assert(#row == model:vocab_size())
+    local ids = assert(session:decode(4))
+    assert(#ids == 4 and ids[1] == argmax(row))
+    assert(session:position() == #prompt + 4 and session:context() == 200)
+    same(session:tokens(), table.move(ids, 1, 4, #prompt + 1, table.move(prompt, 1, #prompt, 1, {})))
+    assert(session:memory().pages > 0)
+  end)
+
+  it("takes text where tokens are wanted", function()
+    assert(session:sync("Romeo, wherefore"))
+    same(session:tokens(), tokenizer:encode("Romeo, wherefore"))
+  end)
+
+  it("goes back and forth", function()
+    assert(session:sync(prompt))
+    local first = session:decode(6)
+    assert(session:sync("Something else"))
+    assert(session:sync(prompt))
+    same(session:decode(6), first)
+  end)
+
+  it("evaluates rows", function()
+    local rows, mtp = assert(session:evaluate({ 5, 6, 7 }, { chunk = 2 }))
+    assert(#rows == 3 and #rows[3] == model:vocab_size() and mtp == nil)
+    local pairs_of <close> = assert(model:session { context = 64, mtp = true })
+    rows, mtp = assert(pairs_of:evaluate({ 5, 6, 7 }, { mtp = true }))
+    assert(#rows == 3 and #mtp == 3 and mtp[1][1] ~= mtp[1][1] and mtp[2][1] == mtp[2][1])
+    assert(#pairs_of:mtp_logits() == model:vocab_size())
+  end)
+
+  it("decodes many sessions in one batch", function()
+    local other <close> = assert(model:session { context = 200 })
+    local options = { temperature = 0.9, seed = 3 }
+    assert(session:sync(prompt) and other:sync("JULIET:"))
+    local alone = { session:decode(5, options), other:decode(5, options) }
+    assert(session:sync(prompt) and other:sync("JULIET:"))
+    local rows = assert(model:decode({ session, other }, 5, options))
+    same(rows[1], alone[1])
+    same(rows[2], alone[2])
+    refused("BUSY", "another call", model:decode({ session, session }, 1))
+    assert(not pcall(model.decode, model, { session, 5 }, 1))
+    assert(not pcall(model.decode, model, { session, other }, 1, { seed = { 1 } }))
+  end)
+
+  it("stops at a stop", function()
+    assert(session:sync(prompt))
+    local ids = session:decode(8)
+    session:sync(prompt)
+    local cut = session:decode(8, { stop = { ids[3] } })
+    assert(#cut <= 3 and cut[#cut] == ids[3])
+  end)
+
+  it("streams the same text", function()
+    assert(session:sync(prompt))
+    local ids = session:decode(30)
+    session:sync(prompt)
+    local text, streamed = "", {}
+    for piece, new in session:stream(30) do
+      text = text .. piece
+      table.move(new, 1, #new, #streamed + 1, streamed)
+    end
+    same(streamed, ids)
+    assert(text == tokenizer:decode(ids))
+    session:sync(prompt)
+    text = ""
+    for piece in session:stream(30, { stop = { ids[5] } }) do text = text .. piece end
+    assert(text == tokenizer:decode { table.unpack(ids, 1, #text > 0 and session:position() - #prompt - 1 or 0) })
+    for _ in session:stream(20) do break end
+    assert(session:sync(prompt), "a stream may be left")
+    assert(not pcall(session.stream, session, 1000), "more than the context")
+  end)
+
+  it("is polled, a layer at a time when there is no time", function()
+    assert(session:evaluate(prompt, { chunk = 1 }))
+    local ids = session:decode(6)
+    session:sync("somewhere else")
+    assert(session:begin(prompt, 6))
+    local polls, got, text, finished = 0, {}, "", false
+    while not finished do
+      local before = session:position()
+      local piece, done, new = session:poll(0)
+      finished, text, polls = done, text .. assert(piece, done), polls + 1
+      table.move(new, 1, #new, #got + 1, got)
+      assert(polls == 1 or session:position() <= before + 1, "at most one token per poll")
+    end
+    assert(polls == (#prompt + 6) * (model:config().n_layers + 1) + 6)
+    same(got, ids)
+    assert(text == tokenizer:decode(ids))
+    local piece, done, new = session:poll(1000)
+    assert(piece == "" and done and #new == 0)
+  end)
+
+  it("polls more when there is time", function()
+    assert(session:begin(prompt, 10))
+    local polls = 0
+    repeat
+      polls = polls + 1
+      local piece, done = session:poll(10000000)
+      assert(piece, done)
+    until done
+    assert(polls == 1)
+  end)
+
+  it("runs as a coroutine", function()
+    assert(session:sync(prompt))
+    local ids = session:decode(8)
+    local co = assert(session:coroutine(prompt, 8, { budget = 1 }))
+    local got, resumes = {}, 0
+    while coroutine.status(co) ~= "dead" do
+      local ok, piece, new = coroutine.resume(co)
+      assert(ok and piece, piece)
+      table.move(new, 1, #new, #got + 1, got)
+      resumes = resumes + 1
+    end
+    same(got, ids)
+    assert(resumes >= 8)
+    refused("LIMIT", tostring(#prompt + 1000), session:coroutine(prompt, 1000))
+  end)
+
+  it("generates text", function()
+    local options = { max_tokens = 20, seed = 11, temperature = 0.8 }
+    local whole = assert(model:generate("ROMEO:", options))
+    local text = ""
+    options.stream = true
+    for piece in model:generate("ROMEO:", options) do text = text .. piece end
+    assert(text == whole and #whole > 10)
+    local stop = whole:sub(5, 8)
+    local cut = model:generate("ROMEO:", { max_tokens = 20, seed = 11, temperature = 0.8, stop = { stop } })
+    assert(cut == whole:sub(1, whole:find(stop, 1, true) - 1))
+    assert(not pcall(model.generate, model, "x", { max_token = 5 }))
+    local used = model:device():memory().cache.used
+    for _ in model:generate("ROMEO:", options) do break end
+    assert(model:device():memory().cache.used == used, "a loop that is left closes its session")
+  end)
+
+  it("refuses with a code", function()
+    refused("INVALID", "9999", session:sync { 9999 })
+    refused("STATE", "no tokens", session:decode(3))
+    refused("STATE", "no logits", session:logits())
+    refused("STATE", "goal", session:poll(100))
+    refused("INVALID", "temperature", session:begin(prompt, 1, { temperature = -1 }))
+    refused("INVALID", "mtp", session:mtp_logits())
+    assert(session:sync(prompt))
+    refused("INVALID", "top_p", session:decode(3, { top_p = 2 }))
+    for _, call in ipairs {
+      function() session:sync { "5" } end, function() session:sync { 1 << 40 } end, function() session:sync { 1.5 } end,
+      function() session:sync(5) end, function() session:decode(0) end, function() session:decode(3, { tmp = 1 }) end,
+      function() session:decode(3, { seed = "x" }) end, function() session:decode(3, { stop = 5 }) end,
+      function() session:poll(-1) end, function() session:begin(prompt, -1) end,
+    } do
+      assert(not pcall(call))
+    end
+    assert(session:position() == #prompt)
+  end)
+
+  it("test_T11_ refuses more than the context", function()
+    local long = {}
+    for i = 1, 201 do long[i] = 5 end
+    refused("LIMIT", "201", session:sync(long))
+    assert(session:sync(prompt))
+    refused("LIMIT", "200", session:decode(200))
+    refused("LIMIT", "200", session:begin(prompt, 200))
+  end)
+
+  it("test_A04_A05_ is busy inside its own callback", function()
+    local inner, own, seen
+    own = assert(model:session { context = 200, progress = function()
+      if seen then return end
+      seen = { own:decode(1) }
+      inner = { own:close() }
+      assert(not own:closed())
+      refused("BUSY", "in use", own:begin(prompt, 1))
+    end })
+    assert(own:begin(prompt, 1))
+    assert(own:poll(0))
+    refused("BUSY", "another call", table.unpack(seen, 1, 3))
+    refused("BUSY", "in use", table.unpack(inner, 1, 3))
+    assert(own:sync(prompt) and own:close())
+  end)
+
+  it("test_A12_ passes a callback's error on", function()
+    local what
+    local own <close> = assert(model:session { context = 200, progress = function(stage, done, total)
+      assert(type(stage) == "string" and done <= total)
+      if what then what() end
+    end })
+    assert(own:sync(prompt))
+    local want = own:decode(3)
+    local thing = setmetatable({}, { __tostring = function() return "a thing" end })
+    for _, case in ipairs {
+      { function() error("stop here", 0) end, "stop here" },
+      { function() error(thing) end, thing },
+      { function() error() end, nil },
+      { function() coroutine.yield() end, "attempt to yield across a C-call boundary" },
+      { function() string.rep("x", math.maxinteger) end, "resulting string too large" },
+    } do
+      for _, call in ipairs { own.sync, own.begin } do
+        own:sync { 5 }
+        what = case[1]
+        local ok, raised = pcall(coroutine.wrap(function()
+          if call == own.sync then return own:sync(prompt) end
+          own:begin(prompt, 2)
+          return own:poll(0)
+        end))
+        what = nil
+        assert(not ok)
+        assert(raised == case[2] or type(raised) == "string" and raised:find(case[2], 1, true), raised)
+        assert(own:sync(prompt))
+        same(own:decode(3), want)
+      end
+    end
+    local ok, raised = pcall(dsvk.model, "nano", { device = model:device(), progress = function() error("in loading", 0) end })
+    assert(not ok and raised == "in loading")
+    what = function() own:cancel() end -- noticed before the next chunk
+    refused("CANCELLED", "cancelled", own:sync(("Romeo "):rep(60)))
+    what = nil
+    assert(own:sync(prompt))
+    same(own:decode(3), want)
+  end)
+end)
