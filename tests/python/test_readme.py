@@ -64,27 +64,27 @@ def test_the_three_programs_print_the_same(tmp_path):
     compile_line = next(block for block in blocks("sh") if block.startswith("cc "))
     if not (ROOT / "build/release/libdsvk.a").exists():
         pytest.skip("the C program links build/release/libdsvk.a, which is not built here")
-    from_python = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=120)
+    from_python = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=600)
     assert from_python.returncode == 0, from_python.stderr
     (tmp_path / "example.c").write_text(program, encoding="utf-8")
     line = compile_line.replace("example.c", str(tmp_path / "example.c")).replace("-o example", f"-o {tmp_path}/example")
-    compiled = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    compiled = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert compiled.returncode == 0, compiled.stderr
-    from_c = subprocess.run([tmp_path / "example", dsvk.locate("nano")], capture_output=True, text=True, timeout=120)
+    from_c = subprocess.run([tmp_path / "example", dsvk.locate("nano")], capture_output=True, text=True, timeout=600)
     assert from_c.returncode == 0, from_c.stderr
     assert from_c.stdout == from_python.stdout and len(from_c.stdout) > 20
     (tmp_path / "example.lua").write_text(lua, encoding="utf-8")
     line = next(block for block in blocks("sh") if block.startswith("LUA_CPATH=")).replace("example.lua", str(tmp_path / "example.lua"))
-    from_lua = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    from_lua = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert from_lua.returncode == 0, from_lua.stderr
     assert from_lua.stdout == from_python.stdout
-    failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=120)
+    failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=600)
     assert failed.returncode == 1 and "no model" in failed.stderr
 
 
 def test_many_at_once_answer_as_one_by_one(nano):
     program = blocks("python")[1]
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     answers = [nano.generate(f"{name}:\n", 24, temperature=0, stop="\n\n") for name in ("ROMEO", "JULIET", "KING HENRY")]
     assert re.fullmatch(re.escape("\n--\n".join(answers)) + r"\n\d+ tokens\n", ran.stdout), ran.stdout
@@ -93,7 +93,7 @@ def test_many_at_once_answer_as_one_by_one(nano):
 def test_the_conversation_is_as_printed():
     section = README[README.index("## Conversations"):]
     shown = re.search(r"^prints\n\n```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
-    ran = subprocess.run([sys.executable, "-c", blocks("python")[2]], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", blocks("python")[2]], capture_output=True, text=True, timeout=600)
     assert (ran.stderr, ran.stdout) == ("", shown)
 
 
