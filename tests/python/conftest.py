@@ -30,7 +30,7 @@ def session(nano):
 @pytest.fixture
 def python():
     """python(code, **environment) runs code in a fresh interpreter -> CompletedProcess with text."""
-    def run(code, timeout=120, **environment):
+    def run(code, timeout=600, **environment):
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout,
                               env={**os.environ, **environment})
     return run

@@ -19,7 +19,7 @@ LAYERS = "nano:ratios=0/4/128,experts=3,vocab=256"
 
 
 def run(*words, module=COMMAND, **options):
-    return subprocess.run([*module, *map(str, words)], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([*module, *map(str, words)], capture_output=True, text=True, timeout=600, **options)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "dsvk"]
 
 
 def run(*words, **options):
-    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=600, **options)
 
 
 def test_no_command_is_wrong_usage():
