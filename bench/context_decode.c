@@ -57,17 +57,9 @@ static void fill_page(const dsvk_model *m, uint8_t *page, uint64_t *state) {
 
 static dsvk_status add_page(dsvk_session *s, uint8_t *host, uint64_t *state, dsvk_error *err) {
     dsvk_model *m = s->model;
-    dsvk_buffer page = { 0 };
     fill_page(m, host, state);
-    DSVK_TRY(dsvk_buffer_create(m->device, DSVK_CACHE, m->layout.page_bytes, "cache page", &page, err));
-    dsvk_status status = dsvk_buffer_write(m->device, &page, 0, host, m->layout.page_bytes, err);
-    if (status == DSVK_OK)
-        status = dsvk_buffer_write(m->device, &s->page_table, s->n_pages * sizeof(dsvk_addr), &page.addr, sizeof page.addr, err);
-    if (status != DSVK_OK)
-        dsvk_buffer_destroy(m->device, &page);
-    else
-        s->pages[s->n_pages++] = page;
-    return status;
+    DSVK_TRY(dsvk_grow_pages(s, (s->n_pages + 1ull) * m->layout.page_tokens, err));
+    return dsvk_buffer_write(m->device, &s->pages[s->n_pages - 1]->buffer, 0, host, m->layout.page_bytes, err);
 }
 
 /* Puts the session at `position`, which is further than it has been: as if so many tokens 0 had been evaluated. */

@@ -21,7 +21,7 @@ typedef struct py_state {
     PyObject *error;                     /* dsvk.Error */
     PyObject *errors[PY_STATUS_COUNT];   /* one subclass per status; [DSVK_OK] stays NULL */
     PyObject *json_loads;
-    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *chat_parser;
+    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *chat_parser, *scheduler;
 } py_state;
 
 typedef struct py_device {
@@ -69,6 +69,14 @@ typedef struct py_chat_parser {
     py_state *state;
     dsvk_chat_parser *handle;
 } py_chat_parser;
+
+typedef struct py_scheduler {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_scheduler *handle;
+    int users;
+    py_model *model; /* owned; the library keeps the weights even when this one is closed */
+} py_scheduler;
 
 /* float32 numbers of shape [n] or [rows, columns], contiguous. */
 typedef struct py_array {
@@ -141,7 +149,7 @@ PyObject *py_output_close(py_output *output, bool ok); /* the result, or NULL wh
                               : (py_raise_status((self)->state, DSVK_STATE, what " is closed"), false))
 
 extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec,
-    py_chat_parser_spec;
+    py_chat_parser_spec, py_scheduler_spec;
 PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char py_decode_batch_doc[];
 

@@ -152,7 +152,8 @@ static int module_exec(PyObject *module) {
         (state->tokenizer = py_add_type(module, &py_tokenizer_spec, "Tokenizer")) == NULL ||
         (state->decoder = py_add_type(module, &py_decoder_spec, "Decoder")) == NULL ||
         (state->array = py_add_type(module, &py_array_spec, "Array")) == NULL ||
-        (state->chat_parser = py_add_type(module, &py_chat_parser_spec, "ChatParser")) == NULL)
+        (state->chat_parser = py_add_type(module, &py_chat_parser_spec, "ChatParser")) == NULL ||
+        (state->scheduler = py_add_type(module, &py_scheduler_spec, "Scheduler")) == NULL)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", dsvk_version());
 }
@@ -170,6 +171,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->decoder);
     Py_VISIT(state->array);
     Py_VISIT(state->chat_parser);
+    Py_VISIT(state->scheduler);
     return 0;
 }
 
@@ -186,6 +188,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->decoder);
     Py_CLEAR(state->array);
     Py_CLEAR(state->chat_parser);
+    Py_CLEAR(state->scheduler);
     return 0;
 }
 

@@ -2,7 +2,7 @@
  *
  * Handles: a device (one Vulkan device), a model (immutable weights on a device, shareable between sessions and threads),
  * a session (one timeline of tokens, one thread at a time), a tokenizer (immutable), a chat parser (one answer, one thread
- * at a time).
+ * at a time), a scheduler (many requests over one model).
  *
  * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and numbers.
  * The object is then as it was before the call. `close` functions and dsvk_free accept NULL. An options struct begins
@@ -309,6 +309,109 @@ DSVK_API dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_s
 DSVK_API void dsvk_session_cancel(dsvk_session *session);
 /* {"state": bytes, "pages": bytes, "rope": bytes, ...} of this session's device memory. */
 DSVK_API dsvk_status dsvk_session_memory(const dsvk_session *session, char **json, dsvk_error *err);
+
+/* ---- scheduler: many requests over one model ---- */
+
+/* Continuous batching: the sequences of all running requests decode together, prompts are run in chunks between their tokens, and
+ * prefixes of earlier timelines are kept and found again. A request gives the same tokens and the same log-probabilities, bit for
+ * bit, whoever else is running: prompts are cut at multiples of `chunk`, whatever the load, and rows of a step do not
+ * see each other. What was kept may have been computed in other pieces (decoded, or cut elsewhere), which adds up in
+ * another order; `exact` requests use only what they would have computed themselves.
+ *
+ * Threads: submit, cancel and report from any thread at any time; step and next from one thread at a time, which drives everything
+ * (there are no other threads). Nothing happens between two steps. */
+typedef struct dsvk_scheduler dsvk_scheduler;
+
+typedef struct dsvk_scheduler_options {
+    size_t size;
+    uint64_t context;      /* most tokens of a timeline; 0: the model's max_position_embeddings */
+    uint32_t max_running;  /* sequences that have memory and decode together, 1 .. 32; 0: 32 */
+    uint32_t max_waiting;  /* sequences that wait beyond those; 0: 1024 */
+    uint32_t chunk;        /* most prompt tokens of a step, up to the model's max_chunk; 0: that */
+    uint32_t burst;        /* most tokens a sequence decodes in a step, 1 .. 64; 0: 8. Steps end sooner when tokens are slow */
+    uint32_t no_cache;     /* 1: keep no prefixes */
+    uint64_t cache_bytes;  /* device memory for kept prefixes; 0: a quarter of what is free when the scheduler is opened */
+} dsvk_scheduler_options;
+
+DSVK_API dsvk_status dsvk_scheduler_open(dsvk_scheduler **scheduler, dsvk_model *model, const dsvk_scheduler_options *options,
+                                         dsvk_error *err); /* keeps the model alive */
+DSVK_API void dsvk_scheduler_close(dsvk_scheduler *scheduler); /* while no other call runs; unfinished requests end without an event */
+
+typedef struct dsvk_request_options {
+    size_t size;
+    const int32_t *prompt;           /* [n_prompt] */
+    size_t n_prompt;
+    uint64_t max_tokens;             /* most tokens generated; 0, or more than there is room for: what the context holds */
+    uint32_t choices;                /* so many sequences from one prompt, choice i with seed + i; 0: 1 */
+    dsvk_sample_options sampling;    /* with its own size; stop ids are not among the tokens handed out */
+    const char *const *stop_texts;   /* [n_stop_texts], at most 64: bytes that end the text and are no part of it */
+    const size_t *stop_sizes;        /* [n_stop_texts], 1 to 4096 bytes each */
+    size_t n_stop_texts;
+    int32_t stop_after;              /* stop texts are looked for behind this id ("</think>"); 0: from the start */
+    int32_t stop_before;             /* ... and no longer from this id on; 0: to the end */
+    uint32_t logprobs;               /* 1 + k: with the log-probability of each token and the k <= 20 likeliest; 0: none */
+    uint32_t exact;                  /* 1: use only kept prefixes that hold what this prompt alone computes */
+    int32_t priority;                /* of those that wait, the highest begins first */
+    const char *owner;               /* whose request: of equal priority, who has the fewest sequences running begins first */
+    const char *cache_key;           /* kept prefixes are found only under the same key; NULL: "" */
+} dsvk_request_options;
+
+/* *request: its id, never 0. The options are copied. LIMIT: the prompt leaves no room for a token; BUSY: too many wait. */
+DSVK_API dsvk_status dsvk_scheduler_submit(dsvk_scheduler *scheduler, const dsvk_request_options *options, uint64_t *request,
+                                           dsvk_error *err);
+/* Ends a request (0: every one) with the next step, wherever it stands; a step that runs its prompt stops in between. Unknown and
+ * finished ones are no error. */
+DSVK_API void dsvk_scheduler_cancel(dsvk_scheduler *scheduler, uint64_t request);
+
+/* A bounded slice of work: at most one chunk of a prompt (or several short prompts' ends together), then some tokens of every
+ * sequence that decodes. *unfinished: how many sequences have not finished; 0: nothing to do before the next submit. What goes wrong
+ * with a sequence ends that sequence; DEVLOST ends all of them and is returned. */
+DSVK_API dsvk_status dsvk_scheduler_step(dsvk_scheduler *scheduler, uint64_t *unfinished, dsvk_error *err);
+
+typedef enum dsvk_event_kind {
+    DSVK_EVENT_NONE,   /* nothing to tell before the next step */
+    DSVK_EVENT_PROMPT, /* more of the prompt is done */
+    DSVK_EVENT_TOKENS, /* new tokens, text, or both */
+    DSVK_EVENT_FINISH  /* the last of this choice */
+} dsvk_event_kind;
+
+typedef enum dsvk_finish {
+    DSVK_FINISH_STOP,      /* a stop id or a stop text */
+    DSVK_FINISH_LENGTH,    /* max_tokens */
+    DSVK_FINISH_CONTEXT,   /* the context is full */
+    DSVK_FINISH_CANCELLED,
+    DSVK_FINISH_ERROR      /* `status` and `message` say why */
+} dsvk_finish;
+
+/* Text is whole characters, and held back while it may be the beginning of a stop text; ids come no earlier than their text. */
+typedef struct dsvk_event {
+    size_t size;                /* set by the caller */
+    dsvk_event_kind kind;
+    uint64_t request;
+    uint32_t choice;
+    uint64_t prompt_tokens, prompt_done, cached_tokens; /* of them done; of them found kept */
+    uint64_t completion_tokens; /* generated so far, without a stop id */
+    const int32_t *ids;         /* TOKENS: [n_ids] */
+    size_t n_ids;
+    const char *text;           /* TOKENS: [n_text] bytes; empty for a model without tokenizer */
+    size_t n_text;
+    const float *logprobs;      /* TOKENS: [n_ids] natural logarithms of the softmax of the logits, at least -9999; or NULL */
+    uint32_t n_top;
+    const int32_t *top_ids;     /* TOKENS: [n_ids, n_top], the likeliest first; or NULL */
+    const float *top_logprobs;  /* TOKENS: [n_ids, n_top]; or NULL */
+    dsvk_finish finish;         /* FINISH */
+    int32_t stop_id, stop_text; /* FINISH: the id or the index of the text that stopped it; -1 */
+    dsvk_status status;         /* FINISH: of an error, else OK */
+    const char *message;
+} dsvk_event;
+
+/* What has happened since it was last asked, one event at a time until kind is NONE; sequences in the order they were
+ * submitted. What was not fetched yet is put together, nothing is lost. Pointers are valid until the next call of step or next. */
+DSVK_API dsvk_status dsvk_scheduler_next(dsvk_scheduler *scheduler, dsvk_event *event, dsvk_error *err);
+/* {"waiting", "running", "steps", "finished", "preempted": sequences; "prompt_tokens", "cached_tokens", "completion_tokens": of
+ * sequences that have begun; "cache": {"bytes", "budget", "entries", "evicted", "hits", "misses"}}. Hits: prompts of which a
+ * beginning was found. */
+DSVK_API dsvk_status dsvk_scheduler_report(dsvk_scheduler *scheduler, char **json, dsvk_error *err);
 
 #ifdef __cplusplus
 }

@@ -120,6 +120,14 @@ struct dsvk_model {
 #define DSVK_SELECT_ROWS 64u /* rows whose entries are selected together */
 #define DSVK_LOGIT_ROWS 32u /* rows of the head computed at once, so that logits never need more memory than this many rows */
 
+/* Cache entries of page_tokens positions. Timelines that begin alike share it: whoever writes into one stands behind every
+ * position that the others read (snapshot.c). */
+typedef struct dsvk_page {
+    atomic_uint references;
+    dsvk_buffer buffer;
+    uint32_t kept;           /* snapshots of the prefix tree that hold it (prefix_tree.c) */
+} dsvk_page;
+
 struct dsvk_session {
     dsvk_model *model;
     uint64_t context;
@@ -127,7 +135,7 @@ struct dsvk_session {
     dsvk_progress_fn progress;
     void *user;
     dsvk_buffer state;
-    dsvk_buffer *pages;      /* [max_pages] */
+    dsvk_page **pages;       /* [max_pages] */
     uint32_t n_pages, max_pages;
     dsvk_buffer page_table;  /* dsvk_addr [max_pages] */
     dsvk_buffer logits;      /* f32 [vocab], after the last token */
@@ -194,6 +202,8 @@ void dsvk_stages_measured(dsvk_model *model, uint32_t stages, double seconds); /
 /* The step lock, with BUSY for the thread that has it already. */
 dsvk_status dsvk_step_lock(dsvk_model *model, dsvk_error *err);
 dsvk_status dsvk_grow_pages(dsvk_session *session, uint64_t tokens, dsvk_error *err); /* pages for so many tokens in all */
+dsvk_status dsvk_page_create(dsvk_model *model, dsvk_page **page, dsvk_error *err);
+void dsvk_page_release(dsvk_model *model, dsvk_page *page); /* accepts NULL */
 void dsvk_fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *options, uint64_t position);
 /* NUMERIC when the id chosen for a sequence is none. */
 dsvk_status dsvk_check_id(uint32_t sequence, uint32_t id, uint32_t vocab, dsvk_error *err);
@@ -217,6 +227,7 @@ typedef struct dsvk_batch {
  * from, and no session has more tokens than it; else no token is appended when it fails. `stop` as in dsvk_step_result. */
 dsvk_status dsvk_decode_run(dsvk_batch *batch, uint64_t most, bool (*stop)(void *user), void *user, dsvk_error *err);
 bool dsvk_is_stop(const dsvk_sample_options *options, int32_t id);
+dsvk_status dsvk_check_sampling(const dsvk_sample_options *options, dsvk_error *err); /* INVALID names the field (session.c) */
 void dsvk_decode_measured(dsvk_model *model, uint32_t n, double seconds); /* a step of one token of n sessions took so long */
 dsvk_status dsvk_decode_open(dsvk_model *model, dsvk_error *err);
 void dsvk_decode_close(dsvk_model *model);

@@ -61,7 +61,7 @@ void dsvk_session_close(dsvk_session *s) {
         return;
     dsvk_device *device = s->model->device;
     for (uint32_t i = 0; i < s->n_pages; i++)
-        dsvk_buffer_destroy(device, &s->pages[i]);
+        dsvk_page_release(s->model, s->pages[i]);
     dsvk_buffer_destroy(device, &s->state);
     dsvk_buffer_destroy(device, &s->page_table);
     dsvk_buffer_destroy(device, &s->logits);
@@ -273,7 +273,7 @@ dsvk_status dsvk_session_mtp_logits(dsvk_session *s, float *out, dsvk_error *err
 
 /* ---- decoding ---- */
 
-static dsvk_status check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
+dsvk_status dsvk_check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
     if (o->size != sizeof *o)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_sample_options has size %zu, this library's is %zu", o->size, sizeof *o);
     if (!(o->temperature >= 0 && o->temperature <= 1e6f))
@@ -393,7 +393,7 @@ static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions,
             return dsvk_fail(err, DSVK_STATE, "session %zu has no tokens to continue from", i);
         DSVK_TRY(check_fits(s, s->n, n, err));
         if (options)
-            DSVK_TRY(check_sampling(&options[i], err));
+            DSVK_TRY(dsvk_check_sampling(&options[i], err));
     }
     return DSVK_OK;
 }

@@ -106,16 +106,36 @@ void dsvk_step_close(dsvk_model *m) {
 
 /* ---- preparing ---- */
 
+dsvk_status dsvk_page_create(dsvk_model *m, dsvk_page **page, dsvk_error *err) {
+    dsvk_page *p = dsvk_alloc_zero(1, sizeof *p);
+    if (!p)
+        return dsvk_fail_nomem(err, sizeof *p);
+    atomic_init(&p->references, 1);
+    dsvk_status status = dsvk_buffer_create(m->device, DSVK_CACHE, m->layout.page_bytes, "cache page", &p->buffer, err);
+    if (status == DSVK_OK)
+        *page = p;
+    else
+        dsvk_free(p);
+    return status;
+}
+
+void dsvk_page_release(dsvk_model *m, dsvk_page *page) {
+    if (!page || atomic_fetch_sub(&page->references, 1) > 1)
+        return;
+    dsvk_buffer_destroy(m->device, &page->buffer);
+    dsvk_free(page);
+}
+
 dsvk_status dsvk_grow_pages(dsvk_session *s, uint64_t tokens, dsvk_error *err) {
     dsvk_device *device = s->model->device;
     uint32_t need = (uint32_t)dsvk_ceil_div(tokens, s->model->layout.page_tokens);
     while (s->n_pages < need) {
-        dsvk_buffer page = { 0 };
-        DSVK_TRY(dsvk_buffer_create(device, DSVK_CACHE, s->model->layout.page_bytes, "cache page", &page, err));
-        dsvk_status status = dsvk_buffer_write(device, &s->page_table, s->n_pages * sizeof(dsvk_addr), &page.addr,
-                                               sizeof page.addr, err);
+        dsvk_page *page;
+        DSVK_TRY(dsvk_page_create(s->model, &page, err));
+        dsvk_status status = dsvk_buffer_write(device, &s->page_table, s->n_pages * sizeof(dsvk_addr), &page->buffer.addr,
+                                               sizeof page->buffer.addr, err);
         if (status != DSVK_OK) {
-            dsvk_buffer_destroy(device, &page);
+            dsvk_page_release(s->model, page);
             return status;
         }
         s->pages[s->n_pages++] = page;

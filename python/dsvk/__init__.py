@@ -18,9 +18,10 @@ from ._dsvk import (Array, BusyError, CancelledError, Decoder, DeviceLostError, 
 from .device import Device, Profile, devices
 from .generation import Generation
 from .model import Model, locate, plan, verify
+from .scheduler import Event, Request, Scheduler
 from .session import Session
 
 __all__ = ["Array", "BusyError", "CancelledError", "Decoder", "Device", "DeviceLostError", "DeviceMemoryError", "Error",
-           "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
-           "NoDeviceError", "NumericError", "Profile", "Session", "StateError", "Tokenizer", "UnsupportedError",
-           "__version__", "chat", "devices", "locate", "plan", "verify"]
+           "Event", "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
+           "NoDeviceError", "NumericError", "Profile", "Request", "Scheduler", "Session", "StateError", "Tokenizer",
+           "UnsupportedError", "__version__", "chat", "devices", "locate", "plan", "verify"]

@@ -1,4 +1,4 @@
-"""README.md is true: its two programs run and print the same, its conversation is as printed, and its tree is the
+"""README.md is true: its programs run and print what they should, its conversation is as printed, and its tree is the
 repository's."""
 import os
 import re
@@ -76,10 +76,18 @@ def test_the_two_programs_print_the_same(tmp_path):
     assert failed.returncode == 1 and "no model" in failed.stderr
 
 
+def test_many_at_once_answer_as_one_by_one(nano):
+    program = blocks("python")[1]
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    answers = [nano.generate(f"{name}:\n", 24, temperature=0, stop="\n\n") for name in ("ROMEO", "JULIET", "KING HENRY")]
+    assert re.fullmatch(re.escape("\n--\n".join(answers)) + r"\n\d+ tokens\n", ran.stdout), ran.stdout
+
+
 def test_the_conversation_is_as_printed():
     section = README[README.index("## Conversations"):]
     shown = re.search(r"^prints\n\n```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
-    ran = subprocess.run([sys.executable, "-c", blocks("python")[1]], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", blocks("python")[2]], capture_output=True, text=True, timeout=120)
     assert (ran.stderr, ran.stdout) == ("", shown)
 
 
