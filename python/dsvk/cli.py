@@ -5,6 +5,7 @@
     dsvk plan MODEL                    what would be allocated where, from the configuration alone
     dsvk verify MODEL                  read and check every tensor
     dsvk tokenize MODEL TEXT           the token ids of a text
+    dsvk serve MODEL                   answer OpenAI's chat requests over HTTP
     dsvk bench [MODEL]                 how fast it is, per op and per model; --synthetic needs no weights
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
@@ -13,8 +14,10 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
+import socket
 import sys
 import time
 
@@ -194,6 +197,32 @@ def tokenize(args: argparse.Namespace) -> None:
         out(" ".join(map(str, ids)))
 
 
+# ---- serve ----
+
+def listener(host: str, port: int) -> socket.socket:
+    """A listening socket on this machine's loopback. There are no keys yet, so no other address is served."""
+    kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if not ipaddress.ip_address(address[0]).is_loopback:
+        raise dsvk.InvalidError(f"--host {host}: only loopback is served, because the server has no keys yet")
+    return socket.create_server(address[:2], family=kind, backlog=2048)
+
+
+def serve(args: argparse.Namespace) -> None:
+    try:
+        import uvicorn
+        from dsvk.server import Engine, application
+    except ModuleNotFoundError as error:
+        raise dsvk.UnsupportedError(f"{error.name} is not installed; the server needs: pip install 'dsvk[server]'") from None
+    with listener(args.host, args.port) as listening, \
+            dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
+        engine = Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context,
+                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision)
+        host, port = listening.getsockname()[:2]
+        note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        config = uvicorn.Config(application(engine), log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
 # ---- bench ----
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -315,6 +344,19 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--decode", action="store_true", help="TEXT is token ids; print their text")
     p.add_argument("--json", action="store_true")
     p.set_defaults(run=tokenize)
+
+    p = commands.add_parser("serve", help="answer OpenAI's chat requests over HTTP")
+    p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
+    p.add_argument("--host", default="127.0.0.1", help="an address of the loopback (127.0.0.1)")
+    p.add_argument("--port", type=int, default=8000, help="0: any that is free (8000)")
+    p.add_argument("--name", help="the model's id for clients (the folder's name)")
+    p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
+    p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")
+    p.add_argument("--isolate", action="store_true", help="kept prefixes are found only by the user who made them")
+    p.add_argument("--revision", choices=("preview", "0731"), help="of the prompt format (preview)")
+    add_device(p, "default: the best")
+    add_cache(p)
+    p.set_defaults(run=serve)
 
     p = commands.add_parser("bench", help="how fast it is, per op and per model, beside what the device can do")
     what = p.add_mutually_exclusive_group()

@@ -1,0 +1,107 @@
+"""The application: which path leads where, and what every response has in common."""
+from __future__ import annotations
+
+import secrets
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import body, chat_completions, names
+from .answer import Answer
+from .chat_completions import Reply, job_of
+from .engine import Engine, submitted
+from .errors import ApiError, internal, unavailable
+from .stream import EventStream, Json, while_connected
+
+CHAT = ("/v1/chat/completions", "/chat/completions", "/beta/chat/completions", "/beta/v1/chat/completions")
+MODELS = ("/v1/models", "/models", "/beta/models")
+ROOTS = ("/", "/v1", "/anthropic")
+
+
+class Named:
+    """Every response tells the request's id."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        id = secrets.token_hex(12).encode()
+
+        async def named(message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id)]
+            await send(message)
+
+        await self.app(scope, receive, named if scope["type"] == "http" else send)
+
+
+def failed(request: Request, error: Exception) -> Response:
+    return Json(error.body(), error.status, headers=error.headers)
+
+
+def unrouted(request: Request, error: HTTPException) -> Response:
+    """What the router says: 404 and 405."""
+    said = ApiError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}",
+                    code="not_found" if error.status_code == 404 else "invalid_request_error", headers=dict(error.headers or {}))
+    return failed(request, said)
+
+
+def gone(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=499)      # nobody reads it
+
+
+def crashed(request: Request, error: Exception) -> Response:
+    return failed(request, internal())
+
+
+def application(engine: Engine) -> Named:
+    """The ASGI application over an engine, which its shutdown closes."""
+
+    async def chat(request: Request) -> Response:
+        given = body.parse(await body.read(request))
+        read = chat_completions.read(engine, given)
+        job, running = await while_connected(request.receive, submitted(engine, lambda: job_of(engine, given, read)))
+        reply = Reply(engine, read, job, Answer(engine, job, running))
+        if read.stream:
+            return EventStream(reply.events(), running.cancel)
+        try:
+            return Json(await while_connected(request.receive, reply.whole()))
+        finally:
+            running.cancel()
+
+    async def models(request: Request) -> Response:
+        return Json(names.listing(engine))
+
+    async def model(request: Request) -> Response:
+        names.require(engine, request.path_params["id"])
+        return Json(names.item(engine))
+
+    async def health(request: Request) -> Response:
+        return Json({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        if not engine.ready:
+            raise unavailable("the scheduler is closed")
+        return Json({"status": "ready", "model": engine.name})
+
+    async def root(request: Request) -> Response:
+        return Response()
+
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        engine.close()
+
+    routes = [Route(path, chat, methods=["POST"]) for path in CHAT]
+    for path in MODELS:
+        routes += [Route(path, models), Route(path + "/{id:path}", model)]
+    routes += [Route("/health", health), Route("/ready", ready)]
+    routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
+    handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Named(app)

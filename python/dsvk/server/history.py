@@ -1,0 +1,73 @@
+"""Messages of OpenAI's chat format to a prompt: what is checked in a conversation, and what becomes of it."""
+from __future__ import annotations
+
+from typing import Any
+
+import dsvk
+from dsvk import chat
+
+from .engine import Engine
+from .errors import bad
+from .fields import Message
+
+
+def check(messages: list[Message]) -> None:
+    """Every call has its output before the next turn, every output its call, and the last turn is not an assistant's."""
+    open_calls: dict[str, str] = {}
+    for i, message in enumerate(messages):
+        at = f"messages[{i}]"
+        if message.content is None and message.role != "assistant":
+            raise bad(f"{at}.content", "required")
+        if message.prefix and (message.role != "assistant" or i + 1 < len(messages)):
+            raise bad(f"{at}.prefix", "only the last message, an assistant's, can be continued")
+        if message.role == "tool":
+            if message.tool_call_id is None:
+                raise bad(f"{at}.tool_call_id", "required")
+            if open_calls.pop(message.tool_call_id, None) is None:
+                raise bad(f"{at}.tool_call_id", f"no unanswered tool call has the ID {message.tool_call_id[:80]!r}")
+        elif message.role in ("user", "assistant"):
+            check_answered(open_calls)
+        for k, call in enumerate(message.tool_calls if message.role == "assistant" else []):
+            if call.id in open_calls:
+                raise bad(f"{at}.tool_calls[{k}].id", f"{call.id[:80]!r} appears twice")
+            open_calls[call.id] = f"{at}.tool_calls[{k}].id"
+    check_answered(open_calls)
+    if messages[-1].role == "assistant" and not messages[-1].prefix:
+        raise bad(f"messages[{len(messages) - 1}]", "the last message is an assistant's: set its prefix to continue it")
+
+
+def check_answered(open_calls: dict[str, str]) -> None:
+    for id, at in open_calls.items():
+        raise bad(at, f"No tool output found for tool call ID. ({id[:80]!r})")
+
+
+def plain(messages: list[Message]) -> list[dict[str, Any]]:
+    """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system message
+    that stands between a user's and the answer gets an empty one of the user behind it."""
+    result: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        one: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": message.content or ""}
+        if message.role == "tool":
+            one["tool_call_id"] = message.tool_call_id
+        if message.role == "assistant":
+            one["reasoning_content"] = message.reasoning_content or ""
+            one["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+            one["wo_eos"] = message.prefix
+        result.append(one)
+        last = i + 1 == len(messages)
+        if one["role"] == "system" and (last or messages[i + 1].role == "assistant"):
+            result.append({"role": "user", "content": ""})
+    return result
+
+
+def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]], keep_thinking: bool, thinking: bool,
+           effort: str) -> list[int]:
+    """The ids of a conversation; turns with calls that were sampled here are written as they were."""
+    check(messages)
+    replay = engine.turns.find(message.tool_calls[0].id for message in messages if message.tool_calls)
+    try:
+        return chat.encode_ids(engine.tokenizer, plain(messages), thinking_mode="thinking" if thinking else "chat",
+                               reasoning_effort=effort if thinking else None, drop_thinking=not keep_thinking,
+                               tools=tools or None, revision=engine.revision, replay=replay or None)
+    except (dsvk.InvalidError, dsvk.FormatError, dsvk.LimitError) as error:
+        raise bad("messages", str(error)) from None
