@@ -484,6 +484,71 @@ def test_S05_other_content_types_paths_and_methods(url):
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "not_found"
 
 
+# ---- completions ----
+
+def complete(client, prompt="ROMEO:\n", **options):
+    return client.completions.create(**{"model": "nano", "prompt": prompt, "temperature": 0, "max_tokens": 12, **options})
+
+
+def streamed(url, **options):
+    """Chunks as they are: the official client's strict validation has no null for this format's finish_reason."""
+    text = httpx.post(url + "/v1/completions", json={"model": "nano", "prompt": "ROMEO:\n", "temperature": 0, "max_tokens": 12,
+                                                     "stream": True, **options}).text
+    *events, done, rest = text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def test_a_completion_is_the_text_continued(nano, client, url):
+    text = nano.generate("ROMEO:\n", 12, temperature=0)
+    ids = nano.prompt_tokens("ROMEO:\n")
+    for prompt in ("ROMEO:\n", ["ROMEO:\n"], ids):
+        answer = complete(client, prompt)
+        assert (answer.object, answer.choices[0].text, answer.choices[0].logprobs) == ("text_completion", text, None)
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids), 12) and answer.choices[0].finish_reason == "length"
+    *chunks, last = streamed(url, stream_options={"include_usage": True})
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text and not any(chunk["usage"] for chunk in chunks)
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[-2:]] == [None, "length"]
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 12
+    assert complete(client, echo=True).choices[0].text == "ROMEO:\n" + text
+    assert "".join(chunk["choices"][0]["text"] for chunk in streamed(url, echo=True)) == "ROMEO:\n" + text
+    stop = text[5:8]
+    stopped = complete(client, stop=stop).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (text[:text.index(stop)], "stop")
+
+
+def test_a_completion_with_log_probabilities_and_choices(nano, client):
+    one = complete(client, logprobs=2).choices[0]
+    found = one.logprobs
+    assert "".join(found.tokens) == one.text and len(found.token_logprobs) == 12
+    for offset, token, value, top in zip(found.text_offset, found.tokens, found.token_logprobs, found.top_logprobs):
+        assert one.text[offset:offset + len(token)] == token and top[token] == value == max(top.values()) and len(top) == 2
+    three = complete(client, temperature=1, seed=3, n=3, extra_body={"best_of": 3}).choices
+    assert [choice.index for choice in three] == [0, 1, 2] and len({choice.text for choice in three}) == 3
+
+
+def test_a_suffix_makes_a_gap_to_be_filled(scripted, nano):
+    scripted.scheduler.say("mid")
+    answer = scripted.client.completions.create(model="nano", prompt="a <think>", suffix="z")
+    encode = nano.tokenizer.encode
+    assert scripted.scheduler.prompts[-1] == [*encode("<｜begin▁of▁sentence｜><｜fim▁begin｜>", special=True), *encode("a <think>"),
+                                              *encode("<｜fim▁hole｜>z<｜fim▁end｜>", special=True)]
+    assert answer.choices[0].text == "mid" and scripted.scheduler.options[-1]["max_tokens"] == min(4096, scripted.context)
+
+
+@pytest.mark.parametrize("change, param, words", [
+    ({"prompt": None}, "prompt", "required"), ({"prompt": 3}, "prompt", "one text"), ({"prompt": ["a", "b"]}, "prompt", "one text"),
+    ({"prompt": []}, "prompt", "one text"), ({"prompt": [True]}, "prompt", "one text"), ({"prompt": [0, 99999]}, "prompt", "0 to"),
+    ({"prompt": [-1]}, "prompt", "0 to"), ({"prompt": [5], "suffix": "x"}, "suffix", "text"), ({"suffix": 3}, "suffix", "string"),
+    ({"max_tokens": 0}, "max_tokens", "got 0"), ({"logprobs": 21}, "logprobs", "21"), ({"logprobs": True}, "logprobs", "integer"),
+    ({"echo": True, "logprobs": 0}, "echo", "not supported"), ({"best_of": 2}, "best_of", "got 2"), ({"echo": 1}, "echo", "boolean"),
+    ({"frequency_penalty": 1}, "frequency_penalty", "not supported"), ({"temperature": 3}, "temperature", "got 3")])
+def test_S02_a_bad_value_of_a_completion_is_400(url, change, param, words):
+    answer = httpx.post(url + "/beta/completions", json={"model": "nano", "prompt": "x", **change})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param) and words in error["message"] and param in error["message"], error
+
+
 # ---- the other routes ----
 
 def test_models_by_the_official_client(client, url, engine):

@@ -26,9 +26,11 @@ class Usage:
 
 @dataclass
 class Logprob:
+    """Of one token; top: the likeliest and theirs. offset: characters of the choice's text, thoughts included, before it."""
     id: int
     value: float
     top: list[tuple[int, float]]
+    offset: int
 
 
 @dataclass
@@ -45,6 +47,56 @@ class Piece:
     finish: str = ""
     stop_text: str | None = None
     logprobs: dict[str, list[Logprob]] = field(default_factory=dict)
+
+
+def logprob(event: dsvk.Event, i: int, offset: int) -> Logprob:
+    return Logprob(event.ids[i], event.logprobs[i], event.top[i] if event.top else [], offset)
+
+
+def reason(event: dsvk.Event, said: bool) -> str:
+    """A finish event's word for Piece.finish; raises what is no answer."""
+    if event.finish == "cancelled":
+        raise unavailable("the server is shutting down")
+    if event.finish != "error":
+        return event.finish
+    if said and isinstance(event.error, OUT_OF):
+        return "resource"
+    raise of_engine(event.error)
+
+
+def stop_text(job: Job, event: dsvk.Event) -> str | None:
+    return job.stop[event.stop_text] if event.stop_text >= 0 else None
+
+
+class PlainChoice:
+    """One choice of a continued text: all of it is content."""
+
+    def __init__(self, engine: Engine, job: Job, index: int):
+        self.job, self.index = job, index
+        self.decoder, self.offset = engine.tokenizer.decoder(), 0
+        self.started = self.said = self.ended = False
+        self.completion = self.reasoning = 0
+
+    def take(self, event: dsvk.Event) -> list[Piece]:
+        pieces = [] if self.started else [Piece("start", self.index)]
+        self.started, self.completion = True, event.completion_tokens
+        found = [logprob(event, i, self.passed(id)) for i, id in enumerate(event.ids)] if event.logprobs is not None else []
+        if event.text or found:
+            self.said = True
+            pieces.append(Piece("content", self.index, event.text, logprobs={"content": found} if found else {}))
+        if event.kind == "finish":
+            self.ended = True
+            pieces.append(Piece("finish", self.index, finish=reason(event, self.said), stop_text=stop_text(self.job, event)))
+        return pieces
+
+    def passed(self, id: int) -> int:
+        """The offset of a token; the next one's comes behind it."""
+        offset = self.offset
+        try:
+            self.offset += len(self.decoder.push(id))
+        except dsvk.InvalidError:      # a vocabulary may have ids that no token has
+            pass
+        return offset
 
 
 class Choice:
@@ -85,7 +137,7 @@ class Choice:
         if place == "reasoning" and id != self.engine.think_end:
             self.reasoning += 1
         if event.logprobs is not None and place in ("reasoning", "content") and id != self.engine.think_end:
-            self.logprobs.setdefault(place, []).append(Logprob(id, event.logprobs[i], event.top[i] if event.top else []))
+            self.logprobs.setdefault(place, []).append(logprob(event, i, self.ids_length))
         self.ids_length += len(text)
         beyond = self.ids_length - self.text_length      # the last id may reach into a stop text
         return self.read(self.parser.feed(text[:-beyond]) if beyond > 0 else self.parser.push(self.engine.tokenizer, id))
@@ -115,19 +167,14 @@ class Choice:
         return Piece("finish", self.index, finish=finish, stop_text=stop_text, logprobs=self.taken("reasoning", "content"))
 
     def finish(self, event: dsvk.Event) -> list[Piece]:
-        if event.finish == "cancelled":
-            raise unavailable("the server is shutting down")
-        if event.finish == "error" and not (self.said and isinstance(event.error, OUT_OF)):
-            raise of_engine(event.error)
+        finish = reason(event, self.said)
         pieces = self.read(self.parser.finish())
         if self.ended:
             return pieces
-        if event.finish == "error":
-            return pieces + [self.last("resource")]
-        if event.finish == "stop" and self.call_ids:
+        if finish == "stop" and self.call_ids:
             self.engine.turns.put(self.call_ids[0], self.ids)
-            return pieces + [self.last("calls")]
-        return pieces + [self.last(event.finish, self.job.stop[event.stop_text] if event.stop_text >= 0 else None)]
+            finish = "calls"
+        return pieces + [self.last(finish, stop_text(self.job, event))]
 
 
 class Answer:
@@ -137,7 +184,8 @@ class Answer:
     def __init__(self, engine: Engine, job: Job, request: dsvk.Request):
         self.usage = Usage(prompt=len(job.prompt))
         self._request = request
-        self._choices = [Choice(engine, job, i) for i in range(job.choices)]
+        kind = Choice if job.chat else PlainChoice
+        self._choices = [kind(engine, job, i) for i in range(job.choices)]
 
     async def pieces(self) -> AsyncIterator[Piece]:
         async with self._request:

@@ -10,14 +10,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, names
+from . import body, chat_completions, completions, names
 from .answer import Answer
-from .chat_completions import Reply, job_of
 from .engine import Engine, submitted
 from .errors import ApiError, internal, unavailable
 from .stream import EventStream, Json, while_connected
 
-CHAT = ("/v1/chat/completions", "/chat/completions", "/beta/chat/completions", "/beta/v1/chat/completions")
+GENERATING = {"/chat/completions": chat_completions, "/completions": completions}
+PREFIXES = ("/v1", "", "/beta", "/beta/v1")
 MODELS = ("/v1/models", "/models", "/beta/models")
 ROOTS = ("/", "/v1", "/anthropic")
 
@@ -61,17 +61,19 @@ def crashed(request: Request, error: Exception) -> Response:
 def application(engine: Engine) -> Named:
     """The ASGI application over an engine, which its shutdown closes."""
 
-    async def chat(request: Request) -> Response:
-        given = body.parse(await body.read(request))
-        read = chat_completions.read(engine, given)
-        job, running = await while_connected(request.receive, submitted(engine, lambda: job_of(engine, given, read)))
-        reply = Reply(engine, read, job, Answer(engine, job, running))
-        if read.stream:
-            return EventStream(reply.events(), running.cancel)
-        try:
-            return Json(await while_connected(request.receive, reply.whole()))
-        finally:
-            running.cancel()
+    def generating(dialect):
+        async def generate(request: Request) -> Response:
+            given = body.parse(await body.read(request))
+            read = dialect.read(engine, given)
+            job, running = await while_connected(request.receive, submitted(engine, lambda: dialect.job_of(engine, given, read)))
+            reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
+            if read.stream:
+                return EventStream(reply.events(), running.cancel)
+            try:
+                return Json(await while_connected(request.receive, reply.whole()))
+            finally:
+                running.cancel()
+        return generate
 
     async def models(request: Request) -> Response:
         return Json(names.listing(engine))
@@ -96,7 +98,8 @@ def application(engine: Engine) -> Named:
         yield
         engine.close()
 
-    routes = [Route(path, chat, methods=["POST"]) for path in CHAT]
+    routes = [Route(prefix + path, generating(dialect), methods=["POST"]) for path, dialect in GENERATING.items()
+              for prefix in PREFIXES]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
     routes += [Route("/health", health), Route("/ready", ready)]

@@ -1,21 +1,18 @@
 """POST /v1/chat/completions: OpenAI's chat format, with thinking as DeepSeek's own API has it."""
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Annotated, Any, AsyncIterator
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from . import history, names
-from .answer import Answer, Logprob, Piece, Usage
+from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
 from .errors import bad, of_validation
-from .fields import Fields, Message, NamedTool, ResponseFormat, StreamOptions, Thinking, Tool, ToolChoice
-from .limits import (EFFORT, EFFORTS, MOST_TOOLS, Choices, Penalty, Seed, Stops, Temperature, Tokens, TopK, TopLogprobs, TopP,
-                     MinP)
+from .fields import Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice
+from .limits import EFFORT, EFFORTS, MOST_TOOLS, Tokens, TopLogprobs
+from .openai_format import FINISH, head, token_bytes, usage_of
 
-FINISH = {"stop": "stop", "length": "length", "context": "length", "calls": "tool_calls", "resource": "insufficient_system_resource"}
 NOT_YET = "constrained output is not supported by this server yet"
 
 
@@ -25,23 +22,9 @@ def known_effort(effort: str) -> str:
     return effort
 
 
-class ChatRequest(Fields):
-    model: str
+class ChatRequest(Generated):
     messages: Annotated[list[Message], Field(min_length=1)]
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
-    top_k: TopK = 0
-    min_p: MinP = 0.0
-    seed: Seed | None = None
-    stop: Stops = []
-    n: Choices = 1
-    frequency_penalty: Penalty = 0.0
-    presence_penalty: Penalty = 0.0
-    logit_bias: dict[str, float] = {}
     thinking: Thinking | None = None
     reasoning_effort: Annotated[str, AfterValidator(known_effort)] = EFFORT
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] = []
@@ -50,8 +33,6 @@ class ChatRequest(Fields):
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
-    user_id: str | None = None
-    user: str | None = None
     functions: Any = None
     function_call: Any = None
     modalities: list[str] = []
@@ -75,6 +56,7 @@ def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
     except ValidationError as error:
         raise of_validation(error) from None
     names.require(engine, request.model)
+    request.refuse(request.thinks)
     refuse(request)
     return request
 
@@ -90,12 +72,6 @@ def refuse(r: ChatRequest) -> None:
         raise bad("modalities", "this model reads and writes text only")
     if r.top_logprobs is not None and not r.logprobs:
         raise bad("top_logprobs", "needs logprobs to be true")
-    if r.logit_bias:
-        raise bad("logit_bias", "not supported by this server yet")
-    if not r.thinks:
-        for name in ("frequency_penalty", "presence_penalty"):
-            if getattr(r, name) != 0:
-                raise bad(name, "not supported by this server yet")
     if r.response_format is not None and r.response_format.type != "text":
         raise bad("response_format", "This response_format type is unavailable now")
     refuse_tools(r)
@@ -127,35 +103,22 @@ def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
     tools = offered(body, r)
     prompt = history.prompt(engine, r.messages, tools, bool(r.tools), r.thinks, r.effort)
     limits = [limit for limit in (r.max_tokens, r.max_completion_tokens) if limit is not None]
-    return Job(prompt, r.thinks, prompt[-1] == engine.tokenizer.id("<think>"), min(limits, default=0), r.n,
-               {"temperature": r.temperature, "top_p": r.top_p, "top_k": r.top_k, "min_p": r.min_p,
-                "seed": None if r.seed is None else r.seed % 2 ** 64},
-               r.stop, (r.top_logprobs or 0) if r.logprobs else None, bool(tools), not r.parallel_tool_calls,
-               r.user_id or r.user or "")
+    return Job(prompt, thinking=r.thinks, inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=min(limits, default=0),
+               choices=r.n, sampling=r.sampling, stop=r.stop, logprobs=(r.top_logprobs or 0) if r.logprobs else None,
+               calls=bool(tools), one_call=not r.parallel_tool_calls, user=r.user_id or r.user or "")
 
 
 # ---- what goes out ----
-
-def usage_of(u: Usage) -> dict[str, Any]:
-    return {"prompt_tokens": u.prompt, "completion_tokens": u.completion, "total_tokens": u.prompt + u.completion,
-            "prompt_cache_hit_tokens": u.cached, "prompt_cache_miss_tokens": u.prompt - u.cached,
-            "prompt_tokens_details": {"cached_tokens": u.cached},
-            "completion_tokens_details": {"reasoning_tokens": u.reasoning}}
-
 
 class Reply:
     """Writes an answer down in this format, whole or as a stream."""
 
     def __init__(self, engine: Engine, r: ChatRequest, job: Job, answer: Answer):
         self.engine, self.r, self.job, self.answer = engine, r, job, answer
-        self.head = {"id": "chatcmpl-" + secrets.token_hex(12), "object": "chat.completion", "created": int(time.time()),
-                     "model": engine.name, "system_fingerprint": engine.fingerprint}
+        self.head = head(engine, "chatcmpl-", "chat.completion")
 
     def token(self, id: int, value: float) -> dict[str, Any]:
-        try:
-            text = self.engine.tokenizer.decode_bytes([id])
-        except ValueError:      # an id that no token has
-            text = b""
+        text = token_bytes(self.engine, id)
         return {"token": text.decode(errors="replace"), "bytes": list(text), "logprob": value}
 
     def logprobs(self, found: dict[str, list[Logprob]]) -> dict[str, Any] | None:

@@ -43,11 +43,13 @@ class Turns:
 
 @dataclass
 class Job:
-    """A request in the engine's terms. thinking: the mode; inside: the answer begins inside thinking. calls: tool calls are
-    wanted; one_call: and at most one. logprobs: how many of the likeliest tokens to tell, None for no log-probabilities."""
+    """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
+    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one. logprobs: how many of the likeliest
+    tokens to tell, None for no log-probabilities."""
     prompt: list[int]
-    thinking: bool
-    inside: bool
+    chat: bool = True
+    thinking: bool = False
+    inside: bool = False
     max_tokens: int = 0
     choices: int = 1
     sampling: dict = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Engine:
         try:
             return self.scheduler.submit(
                 job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
-                stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.stop else 0,
+                stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.chat and job.stop else 0,
                 logprobs=job.logprobs, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
         except dsvk.InvalidError as error:
             raise bad(None, str(error)) from None

@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from . import limits
+from .errors import bad
+
 
 class Fields(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -94,6 +97,39 @@ class Thinking(Fields):
 
 class StreamOptions(Fields):
     include_usage: bool = False
+
+
+class Generated(Fields):
+    """What OpenAI's two generating formats share."""
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: limits.Tokens | None = None
+    temperature: limits.Temperature = 1.0
+    top_p: limits.TopP = 1.0
+    top_k: limits.TopK = 0
+    min_p: limits.MinP = 0.0
+    seed: limits.Seed | None = None
+    stop: limits.Stops = []
+    n: limits.Choices = 1
+    frequency_penalty: limits.Penalty = 0.0
+    presence_penalty: limits.Penalty = 0.0
+    logit_bias: dict[str, float] = {}
+    user_id: str | None = None
+    user: str | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
+                "seed": None if self.seed is None else self.seed % 2 ** 64}
+
+    def refuse(self, thinking: bool) -> None:
+        """What is not there yet. In thinking mode penalties have no effect and are no error."""
+        if self.logit_bias:
+            raise bad("logit_bias", "not supported by this server yet")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not thinking and getattr(self, name) != 0:
+                raise bad(name, "not supported by this server yet")
 
 
 class ResponseFormat(Fields):
