@@ -5,7 +5,7 @@
     dsvk plan MODEL                    what would be allocated where, from the configuration alone
     dsvk verify MODEL                  read and check every tensor
     dsvk tokenize MODEL TEXT           the token ids of a text
-    dsvk serve MODEL                   answer clients of OpenAI's API over HTTP
+    dsvk serve MODEL                   answer clients of OpenAI's and Anthropic's APIs
     dsvk bench [MODEL]                 how fast it is, per op and per model; --synthetic needs no weights
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
@@ -345,7 +345,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true")
     p.set_defaults(run=tokenize)
 
-    p = commands.add_parser("serve", help="answer clients of OpenAI's API over HTTP")
+    p = commands.add_parser("serve", help="answer clients of OpenAI's and Anthropic's APIs")
     p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
     p.add_argument("--host", default="127.0.0.1", help="an address of the loopback (127.0.0.1)")
     p.add_argument("--port", type=int, default=8000, help="0: any that is free (8000)")

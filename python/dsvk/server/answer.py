@@ -150,7 +150,7 @@ class Choice:
             elif not self.job.calls or self.ended:
                 continue
             elif kind == "call":
-                self.call_ids.append("call_" + secrets.token_hex(12))
+                self.call_ids.append(self.job.call_prefix + secrets.token_hex(12))
                 pieces.append(Piece("call", self.index, text, call, self.call_ids[-1]))
             elif kind == "arguments":
                 pieces.append(Piece("arguments", self.index, text, call, self.call_ids[call]))

@@ -1,8 +1,10 @@
 """The application: which path leads where, and what every response has in common."""
 from __future__ import annotations
 
+import asyncio
 import secrets
 from contextlib import asynccontextmanager
+from typing import Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, names
+from . import body, chat_completions, completions, messages, names
 from .answer import Answer
 from .engine import Engine, submitted
 from .errors import ApiError, internal, unavailable
@@ -18,7 +20,8 @@ from .stream import EventStream, Json, while_connected
 
 GENERATING = {"/chat/completions": chat_completions, "/completions": completions}
 PREFIXES = ("/v1", "", "/beta", "/beta/v1")
-MODELS = ("/v1/models", "/models", "/beta/models")
+MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
+MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/", "/v1", "/anthropic")
 
 
@@ -29,7 +32,8 @@ class Named:
         self.app = app
 
     async def __call__(self, scope, receive, send) -> None:
-        id = secrets.token_hex(12).encode()
+        scope["request_id"] = secrets.token_hex(12)
+        id = scope["request_id"].encode()
 
         async def named(message) -> None:
             if message["type"] == "http.response.start":
@@ -39,8 +43,16 @@ class Named:
         await self.app(scope, receive, named if scope["type"] == "http" else send)
 
 
-def failed(request: Request, error: Exception) -> Response:
-    return Json(error.body(), error.status, headers=error.headers)
+def shape(request: Request) -> Callable[[ApiError], dict]:
+    """What writes an error down: the path decides."""
+    if request.url.path.startswith(("/anthropic/", "/v1/messages")):
+        return lambda error: error.anthropic(request.scope["request_id"])
+    return ApiError.openai
+
+
+def failed(request: Request, error: ApiError) -> Response:
+    written = shape(request)(error)
+    return Json(written, error.anthropic_status if "request_id" in written else error.status, headers=error.headers)
 
 
 def unrouted(request: Request, error: HTTPException) -> Response:
@@ -68,12 +80,16 @@ def application(engine: Engine) -> Named:
             job, running = await while_connected(request.receive, submitted(engine, lambda: dialect.job_of(engine, given, read)))
             reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
             if read.stream:
-                return EventStream(reply.events(), running.cancel)
+                return EventStream(reply.events(), reply.named_events, shape(request), running.cancel)
             try:
                 return Json(await while_connected(request.receive, reply.whole()))
             finally:
                 running.cancel()
         return generate
+
+    async def count_tokens(request: Request) -> Response:
+        read = messages.read_as(messages.CountRequest, engine, body.parse(await body.read(request)))
+        return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, engine, read))})
 
     async def models(request: Request) -> Response:
         return Json(names.listing(engine))
@@ -100,6 +116,8 @@ def application(engine: Engine) -> Named:
 
     routes = [Route(prefix + path, generating(dialect), methods=["POST"]) for path, dialect in GENERATING.items()
               for prefix in PREFIXES]
+    for path in MESSAGES:
+        routes += [Route(path, generating(messages), methods=["POST"]), Route(path + "/count_tokens", count_tokens, methods=["POST"])]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
     routes += [Route("/health", health), Route("/ready", ready)]

@@ -3,30 +3,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, AsyncIterator
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from . import history, names
 from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
-from .errors import bad, of_validation
-from .fields import Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice
-from .limits import EFFORT, EFFORTS, MOST_TOOLS, Tokens, TopLogprobs
+from .errors import NOT_CONSTRAINED, bad, of_validation
+from .fields import Effort, Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice, mode
+from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
 from .openai_format import FINISH, head, token_bytes, usage_of
 
-NOT_YET = "constrained output is not supported by this server yet"
-
-
-def known_effort(effort: str) -> str:
-    if effort not in EFFORTS:
-        raise ValueError(f"expected one of {', '.join(EFFORTS)}, got {effort[:40]!r}")
-    return effort
 
 
 class ChatRequest(Generated):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
     thinking: Thinking | None = None
-    reasoning_effort: Annotated[str, AfterValidator(known_effort)] = EFFORT
+    reasoning_effort: Effort = EFFORT
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] = []
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
@@ -39,15 +32,8 @@ class ChatRequest(Generated):
     audio: Any = None
 
     @property
-    def thinks(self) -> bool:
-        switched_off = self.thinking is not None and self.thinking.type == "disabled"
-        effort_off = self.thinking is None and self.reasoning_effort == "none"
-        return not (switched_off or effort_off or names.plain(self.model) == names.WITHOUT_THINKING)
-
-    @property
-    def effort(self) -> str:
-        """With thinking switched on, the effort "none" is no level."""
-        return EFFORT if self.reasoning_effort == "none" else self.reasoning_effort
+    def mode(self) -> tuple[bool, str]:
+        return mode(self.model, self.thinking, self.reasoning_effort)
 
 
 def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
@@ -56,7 +42,7 @@ def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
     except ValidationError as error:
         raise of_validation(error) from None
     names.require(engine, request.model)
-    request.refuse(request.thinks)
+    request.refuse(request.mode[0])
     refuse(request)
     return request
 
@@ -84,14 +70,14 @@ def refuse_tools(r: ChatRequest) -> None:
             raise bad(f"tools[{i}].function.name", f"{tool.function.name!r} appears twice")
         seen.add(tool.function.name)
         if tool.function.strict:
-            raise bad(f"tools[{i}].function.strict", NOT_YET)
+            raise bad(f"tools[{i}].function.strict", NOT_CONSTRAINED)
     if isinstance(r.tool_choice, NamedTool):
         if r.tool_choice.name not in seen:
             raise bad("tool_choice.function.name", f"no tool is named {r.tool_choice.name[:80]!r}")
     elif r.tool_choice == "required" and not r.tools:
         raise bad("tool_choice", "required without tools")
     if r.tool_choice not in ("none", "auto"):
-        raise bad("tool_choice", NOT_YET)
+        raise bad("tool_choice", NOT_CONSTRAINED)
 
 
 def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
@@ -101,9 +87,14 @@ def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
 
 def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
     tools = offered(body, r)
-    prompt = history.prompt(engine, r.messages, tools, bool(r.tools), r.thinks, r.effort)
+    for i, message in enumerate(r.messages):
+        message._place, message._id_place = f"messages[{i}]", f"messages[{i}].tool_call_id"
+        for k, call in enumerate(message.tool_calls):
+            call._place = f"messages[{i}].tool_calls[{k}].id"
+    thinking, effort = r.mode
+    prompt = history.prompt(engine, r.messages, tools, bool(r.tools), thinking, effort)
     limits = [limit for limit in (r.max_tokens, r.max_completion_tokens) if limit is not None]
-    return Job(prompt, thinking=r.thinks, inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=min(limits, default=0),
+    return Job(prompt, thinking=thinking, inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=min(limits, default=0),
                choices=r.n, sampling=r.sampling, stop=r.stop, logprobs=(r.top_logprobs or 0) if r.logprobs else None,
                calls=bool(tools), one_call=not r.parallel_tool_calls, user=r.user_id or r.user or "")
 
@@ -112,6 +103,7 @@ def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
 
 class Reply:
     """Writes an answer down in this format, whole or as a stream."""
+    named_events = False
 
     def __init__(self, engine: Engine, r: ChatRequest, job: Job, answer: Answer):
         self.engine, self.r, self.job, self.answer = engine, r, job, answer

@@ -71,6 +71,7 @@ def job_of(engine: Engine, body: dict[str, Any], r: CompletionRequest) -> Job:
 
 class Reply:
     """Writes an answer down in this format, whole or as a stream."""
+    named_events = False
 
     def __init__(self, engine: Engine, r: CompletionRequest, job: Job, answer: Answer):
         self.engine, self.r, self.answer = engine, r, answer

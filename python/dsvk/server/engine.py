@@ -44,7 +44,7 @@ class Turns:
 @dataclass
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
-    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one. logprobs: how many of the likeliest
+    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs: how many of the likeliest
     tokens to tell, None for no log-probabilities."""
     prompt: list[int]
     chat: bool = True
@@ -57,6 +57,7 @@ class Job:
     logprobs: int | None = None
     calls: bool = False
     one_call: bool = False
+    call_prefix: str = "call_"
     user: str = ""
 
 

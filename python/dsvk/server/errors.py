@@ -6,8 +6,16 @@ from pydantic import ValidationError
 import dsvk
 
 
+NOT_CONSTRAINED = "constrained output is not supported by this server yet"
+ANTHROPIC_TYPES = {401: "authentication_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
+                   500: "api_error", 529: "overloaded_error"}
+
+
 class ApiError(Exception):
-    """param: the field at fault, "messages[0].content"; code: OpenAI's word for the case."""
+    """param: the field at fault, "messages[0].content"; code: OpenAI's word for the case; anthropic_message: where its clients
+    read another sentence."""
+
+    anthropic_message: str | None = None
 
     def __init__(self, status: int, message: str, *, type: str = "invalid_request_error", code: str = "invalid_request_error",
                  param: str | None = None, headers: dict[str, str] | None = None):
@@ -15,9 +23,18 @@ class ApiError(Exception):
         self.status, self.message, self.type, self.code, self.param = status, message, type, code, param
         self.headers = headers or {}
 
-    def body(self) -> dict:
-        """The error in OpenAI's shape."""
+    def openai(self) -> dict:
+        """The error in OpenAI's shape; its status is `status`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def anthropic(self, request_id: str) -> dict:
+        """The error in Anthropic's shape; its status is `anthropic_status`."""
+        kind = ANTHROPIC_TYPES.get(self.anthropic_status, "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": self.anthropic_message or self.message}, "request_id": request_id}
+
+    @property
+    def anthropic_status(self) -> int:
+        return 529 if self.status == 503 else self.status
 
 
 def bad(param: str | None, message: str) -> ApiError:
@@ -26,8 +43,10 @@ def bad(param: str | None, message: str) -> ApiError:
 
 
 def overflow(requested: int, largest: int) -> ApiError:
-    return ApiError(400, f"This model's maximum context length is {largest} tokens. However, you requested {requested} tokens. "
-                    "Please reduce the length of the messages or completion.", code="context_length_exceeded", param="messages")
+    error = ApiError(400, f"This model's maximum context length is {largest} tokens. However, you requested {requested} tokens. "
+                     "Please reduce the length of the messages or completion.", code="context_length_exceeded", param="messages")
+    error.anthropic_message = f"prompt is too long: {requested} tokens > {largest} maximum"
+    return error
 
 
 def unavailable(message: str) -> ApiError:

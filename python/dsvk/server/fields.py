@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from . import limits
+from . import limits, names
 from .errors import bad
 
 
@@ -47,13 +47,18 @@ class CalledFunction(Fields):
 
 
 class ToolCall(Fields):
+    """_place: what error messages call its id."""
+    _place: str = PrivateAttr("")
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
 class Message(Fields):
-    """One message of OpenAI's chat format."""
+    """One message of OpenAI's chat format; other formats are turned into these. _place, _id_place: what error messages call it
+    and its tool_call_id."""
+    _place: str = PrivateAttr("")
+    _id_place: str = PrivateAttr("")
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     reasoning_content: str | None = None
@@ -93,6 +98,21 @@ ToolChoice = Annotated[Any, BeforeValidator(tool_choice)]
 
 class Thinking(Fields):
     type: Literal["enabled", "disabled", "adaptive"]
+
+
+def known_effort(effort: str) -> str:
+    if effort not in limits.EFFORTS:
+        raise ValueError(f"expected one of {', '.join(limits.EFFORTS)}, got {effort[:40]!r}")
+    return effort
+
+
+Effort = Annotated[str, AfterValidator(known_effort)]
+
+
+def mode(model: str, thinking: Thinking | None, effort: str) -> tuple[bool, str]:
+    """Whether to think, and the effort. With thinking switched on, the effort "none" is no level."""
+    off = thinking.type == "disabled" if thinking is not None else effort == "none"
+    return not (off or names.plain(model) == names.WITHOUT_THINKING), limits.EFFORT if effort == "none" else effort
 
 
 class StreamOptions(Fields):

@@ -13,32 +13,31 @@ from .fields import Message
 
 def check(messages: list[Message]) -> None:
     """Every call has its output before the next turn, every output its call, and the last turn is not an assistant's."""
-    open_calls: dict[str, str] = {}
+    unanswered: dict[str, str] = {}
     for i, message in enumerate(messages):
-        at = f"messages[{i}]"
         if message.content is None and message.role != "assistant":
-            raise bad(f"{at}.content", "required")
+            raise bad(f"{message._place}.content", "required")
         if message.prefix and (message.role != "assistant" or i + 1 < len(messages)):
-            raise bad(f"{at}.prefix", "only the last message, an assistant's, can be continued")
+            raise bad(f"{message._place}.prefix", "only the last message, an assistant's, can be continued")
         if message.role == "tool":
             if message.tool_call_id is None:
-                raise bad(f"{at}.tool_call_id", "required")
-            if open_calls.pop(message.tool_call_id, None) is None:
-                raise bad(f"{at}.tool_call_id", f"no unanswered tool call has the ID {message.tool_call_id[:80]!r}")
+                raise bad(message._id_place, "required")
+            if unanswered.pop(message.tool_call_id, None) is None:
+                raise bad(message._id_place, f"no unanswered tool call has the ID {message.tool_call_id[:80]!r}")
         elif message.role in ("user", "assistant"):
-            check_answered(open_calls)
-        for k, call in enumerate(message.tool_calls if message.role == "assistant" else []):
-            if call.id in open_calls:
-                raise bad(f"{at}.tool_calls[{k}].id", f"{call.id[:80]!r} appears twice")
-            open_calls[call.id] = f"{at}.tool_calls[{k}].id"
-    check_answered(open_calls)
+            check_answered(unanswered)
+        for call in message.tool_calls if message.role == "assistant" else []:
+            if call.id in unanswered:
+                raise bad(call._place, f"{call.id[:80]!r} appears twice")
+            unanswered[call.id] = call._place
+    check_answered(unanswered)
     if messages[-1].role == "assistant" and not messages[-1].prefix:
-        raise bad(f"messages[{len(messages) - 1}]", "the last message is an assistant's: set its prefix to continue it")
+        raise bad(messages[-1]._place, "the last message is an assistant's: set its prefix to continue it")
 
 
-def check_answered(open_calls: dict[str, str]) -> None:
-    for id, at in open_calls.items():
-        raise bad(at, f"No tool output found for tool call ID. ({id[:80]!r})")
+def check_answered(unanswered: dict[str, str]) -> None:
+    for id, place in unanswered.items():
+        raise bad(place, f"No tool output found for tool call ID. ({id[:80]!r})")
 
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:

@@ -43,13 +43,15 @@ class Json(Response):
 
 
 class EventStream(Response):
-    """Events as data lines, then [DONE]; an error after the beginning is the last event. cancel() is called in the end."""
+    """Events as data lines. named: by their type, too; otherwise [DONE] comes behind them. An error after the beginning is the
+    last event, as failed(error) writes it. cancel() is called in the end."""
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]], cancel: Callable[[], None]):
+    def __init__(self, events: AsyncIterator[dict[str, Any]], named: bool, failed: Callable[[ApiError], dict],
+                 cancel: Callable[[], None]):
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                                   "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.events, self.cancel = events, cancel
+        self.events, self.named, self.failed, self.cancel = events, named, failed, cancel
 
     async def __call__(self, scope, receive, send) -> None:
         try:
@@ -59,19 +61,22 @@ class EventStream(Response):
         finally:
             self.cancel()
 
+    def line(self, event: dict[str, Any]) -> bytes:
+        return (f"event: {event['type']}\n".encode() if self.named else b"") + b"data: " + dump(event) + b"\n\n"
+
     async def write(self, send) -> None:
-        async def data(line: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": b"data: " + line + b"\n\n", "more_body": more})
+        async def put(text: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": text, "more_body": more})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with aclosing(self.events) as events:
             try:
                 async for event in events:
-                    await data(dump(event))
+                    await put(self.line(event))
             except ApiError as error:
-                await data(dump(error.body()), more=False)
+                await put(self.line(self.failed(error)), more=False)
                 return
             except Exception:
-                await data(dump(internal().body()), more=False)
+                await put(self.line(self.failed(internal())), more=False)
                 raise
-        await data(b"[DONE]", more=False)
+        await put(b"" if self.named else b"data: [DONE]\n\n", more=False)
