@@ -17,6 +17,7 @@ import argparse
 import ipaddress
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -220,6 +221,7 @@ def serve(args: argparse.Namespace) -> None:
         host, port = listening.getsockname()[:2]
         note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
         config = uvicorn.Config(application(engine), log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+        signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
         uvicorn.Server(config).run(sockets=[listening])
 
 

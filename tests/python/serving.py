@@ -1,4 +1,5 @@
 """What the tests of the server share: an application served on loopback, and a scheduler that says what a test wrote."""
+import asyncio
 import contextlib
 import socket
 import threading
@@ -41,8 +42,9 @@ class Told:
             event = next(self._events)
         except StopIteration:
             raise StopAsyncIteration from None
-        if isinstance(event, Exception):
-            raise event
+        if isinstance(event, float):
+            await asyncio.sleep(event)
+            return await anext(self)
         return event
 
     async def __aenter__(self):
@@ -54,8 +56,8 @@ class Told:
 
 class Script:
     """A scheduler of a model that says one answer after the other, one token per event. `prompts` and `options` are what was
-    submitted. An answer is text with special tokens, after which the end token comes, unless it ends with an error to raise
-    or tell: (text, error)."""
+    submitted. An answer is text with special tokens, after which the end token comes; (text, error) ends with an error instead,
+    (text, seconds) is silent so long before it begins."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.closed = tokenizer, False
@@ -85,6 +87,8 @@ class Script:
             fields = {"logprobs": None, "top": None, "finish": None, "stop_id": -1, "stop_text": -1, "error": None, **more}
             return dsvk.Event(kind, choice, n_prompt, n_prompt, 0, n, list(ids), text, **fields)
 
+        if isinstance(error, float):
+            yield error
         yield event("prompt", 0)
         for n, id in enumerate(cut, 1):
             yield event("tokens", n, [id], decoder.push(id))

@@ -102,6 +102,7 @@ def test_the_server_answers_the_client():
             asked = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120)
         finally:
             server.terminate()
+    assert server.wait() == 0
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.startswith("ChatCompletion(id='chatcmpl-") and "finish_reason=" in asked.stdout
 

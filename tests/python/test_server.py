@@ -340,6 +340,35 @@ def test_S08_a_fault_in_a_stream_is_its_last_event(scripted):
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Some", "insufficient_system_resource")
 
 
+def test_a_silent_stream_shows_signs_of_life(scripted, monkeypatch):
+    monkeypatch.setattr("dsvk.server.limits.KEEP_ALIVE_SECONDS", 0.05)
+    for path, sign in (("chat/completions", ": keep-alive"), ("messages", 'event: ping\ndata: {"type":"ping"}')):
+        scripted.scheduler.say(("x", 0.4))
+        *events, rest = httpx.post(f"{scripted.url}/v1/{path}", json={
+            "model": "nano", "messages": HELLO, "max_tokens": 9, "stream": True, **OFF}).text.split("\n\n")
+        silent = [event for event in events if event == sign]
+        assert 1 <= len(silent) <= 8 and events[:len(silent)] == silent
+        assert '"x"' in "".join(events) and ("[DONE]" in events[-1] or "message_stop" in events[-1])
+
+
+@pytest.mark.parametrize("headers, status", [
+    ({"host": "localhost"}, 200), ({"host": "127.0.0.1:9"}, 200), ({"host": "[::1]:80"}, 200), ({"host": "LOCALHOST:1"}, 200),
+    ({"host": "evil.example"}, 403), ({"host": "127.0.0.1.evil.example:80"}, 403), ({"host": "localhost@evil.example"}, 403),
+    ({"host": ""}, 403), ({"host": "192.168.0.1"}, 403), ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403),
+    ({"origin": "http://localhost"}, 403)])
+def test_S14_S15_other_hosts_and_any_origin_are_403_before_any_handler(scripted, headers, status):
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x", "x")
+    body = {"model": "nano", "messages": HELLO, "max_tokens": 5, "stream": True}
+    answers = [httpx.get(scripted.url + path, headers=headers) for path in ("/v1/models", "/health")]
+    answers += [httpx.post(scripted.url + path, headers=headers, json=body) for path in ("/v1/chat/completions", "/v1/messages")]
+    assert [answer.status_code for answer in answers] == [status] * 4
+    assert not any(name.startswith("access-control") for answer in answers for name in answer.headers)
+    if status == 403:
+        assert answers[2].json()["error"]["code"] == "forbidden" and answers[3].json()["error"]["type"] == "permission_error"
+        assert all("request-id" in answer.headers for answer in answers)
+
+
 def idle(engine, seconds=10):
     """Waits until nothing runs or waits."""
     end = time.monotonic() + seconds

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
 import secrets
 from contextlib import asynccontextmanager
 from typing import Callable
@@ -25,13 +27,16 @@ MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/", "/v1", "/anthropic")
 
 
-class Named:
-    """Every response tells the request's id."""
+class Door:
+    """In front of every route: tells each request's id, and turns away what a web page may have made a browser send."""
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         scope["request_id"] = secrets.token_hex(12)
         id = scope["request_id"].encode()
 
@@ -40,7 +45,29 @@ class Named:
                 message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id)]
             await send(message)
 
-        await self.app(scope, receive, named if scope["type"] == "http" else send)
+        request = Request(scope, receive)
+        refused = refusal(request)
+        await (failed(request, refused) if refused else self.app)(scope, receive, named)
+
+
+def refusal(request: Request) -> ApiError | None:
+    """A name that leads here without being ours, or a page of any origin: 403."""
+    hosts = request.headers.getlist("host")
+    if len(hosts) != 1:
+        return ApiError(400, f"expected one Host header, got {len(hosts)}", param="host")
+    name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", hosts[0].lower())
+    if name is None or not loopback(name[1].strip("[]")):
+        return ApiError(403, f"host: only names of the loopback are served, got {hosts[0][:80]!r}", code="forbidden", param="host")
+    if "origin" in request.headers:
+        return ApiError(403, f"origin: no web page is served, got {request.headers['origin'][:80]!r}", code="forbidden", param="origin")
+    return None
+
+
+def loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def shape(request: Request) -> Callable[[ApiError], dict]:
@@ -70,7 +97,7 @@ def crashed(request: Request, error: Exception) -> Response:
     return failed(request, internal())
 
 
-def application(engine: Engine) -> Named:
+def application(engine: Engine) -> Door:
     """The ASGI application over an engine, which its shutdown closes."""
 
     def generating(dialect):
@@ -125,4 +152,4 @@ def application(engine: Engine) -> Named:
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Named(app)
+    return Door(app)

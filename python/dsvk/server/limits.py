@@ -9,6 +9,7 @@ BODY_BYTES = 64 << 20
 JSON_DEPTH = 64
 MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS = 8, 16, 4096, 128, 20
 LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
+KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
 COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")

@@ -4,11 +4,12 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
-from typing import Any, AsyncIterator, Awaitable, Callable
+from typing import Any, AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from . import limits
 from .errors import ApiError, internal
 
 
@@ -42,11 +43,30 @@ class Json(Response):
         return dump(content)
 
 
+async def with_pauses(events: AsyncGenerator[dict[str, Any], None], seconds: float) -> AsyncIterator[dict[str, Any] | None]:
+    """The events, and None whenever none has come for so long."""
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            await asyncio.wait({coming}, timeout=seconds)
+            if not coming.done():
+                yield None
+            elif (event := coming.result()) is None:
+                return
+            else:
+                yield event
+                coming = asyncio.ensure_future(anext(events, None))
+    finally:
+        coming.cancel()
+        await asyncio.wait({coming})
+        await events.aclose()
+
+
 class EventStream(Response):
-    """Events as data lines. named: by their type, too; otherwise [DONE] comes behind them. An error after the beginning is the
+    """Events as data lines, and signs of life while there are none. named: by their type, too; otherwise [DONE] comes behind them. An error after the beginning is the
     last event, as failed(error) writes it. cancel() is called in the end."""
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]], named: bool, failed: Callable[[ApiError], dict],
+    def __init__(self, events: AsyncGenerator[dict[str, Any], None], named: bool, failed: Callable[[ApiError], dict],
                  cancel: Callable[[], None]):
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                                   "x-accel-buffering": "no"})
@@ -69,10 +89,11 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": text, "more_body": more})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self.events) as events:
+        alive = self.line({"type": "ping"}) if self.named else b": keep-alive\n\n"
+        async with aclosing(with_pauses(self.events, limits.KEEP_ALIVE_SECONDS)) as events:
             try:
                 async for event in events:
-                    await put(self.line(event))
+                    await put(alive if event is None else self.line(event))
             except ApiError as error:
                 await put(self.line(self.failed(error)), more=False)
                 return
