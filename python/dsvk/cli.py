@@ -200,6 +200,12 @@ def tokenize(args: argparse.Namespace) -> None:
 
 # ---- serve ----
 
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 65535")
+    return int(text)
+
+
 def listener(host: str, port: int) -> socket.socket:
     """A listening socket on this machine's loopback. There are no keys yet, so no other address is served."""
     kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -350,7 +356,7 @@ def arguments() -> argparse.ArgumentParser:
     p = commands.add_parser("serve", help="answer clients of OpenAI's and Anthropic's APIs")
     p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
     p.add_argument("--host", default="127.0.0.1", help="an address of the loopback (127.0.0.1)")
-    p.add_argument("--port", type=int, default=8000, help="0: any that is free (8000)")
+    p.add_argument("--port", type=port, default=8000, help="0: any that is free (8000)")
     p.add_argument("--name", help="the model's id for clients (the folder's name)")
     p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
     p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")

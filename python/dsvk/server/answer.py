@@ -1,4 +1,4 @@
-"""A request's answer as pieces that every wire format only has to write down: the scheduler's tokens, read by the chat parser."""
+"""A request's answer as pieces that every wire format only has to write down: the scheduler's tokens, read by the parser."""
 from __future__ import annotations
 
 import secrets
@@ -80,7 +80,8 @@ class PlainChoice:
     def take(self, event: dsvk.Event) -> list[Piece]:
         pieces = [] if self.started else [Piece("start", self.index)]
         self.started, self.completion = True, event.completion_tokens
-        found = [logprob(event, i, self.passed(id)) for i, id in enumerate(event.ids)] if event.logprobs is not None else []
+        told = event.ids if event.logprobs is not None else []
+        found = [logprob(event, i, self.passed(id)) for i, id in enumerate(told)]
         if event.text or found:
             self.said = True
             pieces.append(Piece("content", self.index, event.text, logprobs={"content": found} if found else {}))

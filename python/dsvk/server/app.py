@@ -57,10 +57,14 @@ def refusal(request: Request) -> ApiError | None:
         return ApiError(400, f"expected one Host header, got {len(hosts)}", param="host")
     name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", hosts[0].lower())
     if name is None or not loopback(name[1].strip("[]")):
-        return ApiError(403, f"host: only names of the loopback are served, got {hosts[0][:80]!r}", code="forbidden", param="host")
+        return forbidden("host", f"only names of the loopback are served, got {hosts[0][:80]!r}")
     if "origin" in request.headers:
-        return ApiError(403, f"origin: no web page is served, got {request.headers['origin'][:80]!r}", code="forbidden", param="origin")
+        return forbidden("origin", f"no web page is served, got {request.headers['origin'][:80]!r}")
     return None
+
+
+def forbidden(header: str, message: str) -> ApiError:
+    return ApiError(403, f"{header}: {message}", code="forbidden", param=header)
 
 
 def loopback(name: str) -> bool:
@@ -104,7 +108,8 @@ def application(engine: Engine) -> Door:
         async def generate(request: Request) -> Response:
             given = body.parse(await body.read(request))
             read = dialect.read(engine, given)
-            job, running = await while_connected(request.receive, submitted(engine, lambda: dialect.job_of(engine, given, read)))
+            asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
+            job, running = await while_connected(request.receive, asked)
             reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
             if read.stream:
                 return EventStream(reply.events(), reply.named_events, shape(request), running.cancel)
@@ -144,7 +149,8 @@ def application(engine: Engine) -> Door:
     routes = [Route(prefix + path, generating(dialect), methods=["POST"]) for path, dialect in GENERATING.items()
               for prefix in PREFIXES]
     for path in MESSAGES:
-        routes += [Route(path, generating(messages), methods=["POST"]), Route(path + "/count_tokens", count_tokens, methods=["POST"])]
+        routes += [Route(path, generating(messages), methods=["POST"]),
+                   Route(path + "/count_tokens", count_tokens, methods=["POST"])]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
     routes += [Route("/health", health), Route("/ready", ready)]

@@ -44,10 +44,11 @@ def unpacked(body: bytes) -> bytes:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:80]!r} appears twice")
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise ValueError(f"the key {name[:80]!r} appears twice")
+        members[name] = value
     return members
 
 

@@ -14,7 +14,6 @@ from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
 from .openai_format import FINISH, head, token_bytes, usage_of
 
 
-
 class ChatRequest(Generated):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
@@ -82,7 +81,9 @@ def refuse_tools(r: ChatRequest) -> None:
 
 def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
     """The tools as the client wrote them, because the prompt repeats their JSON."""
-    return [] if r.tool_choice == "none" else [{"type": "function", "function": tool["function"]} for tool in body.get("tools") or []]
+    if r.tool_choice == "none":
+        return []
+    return [{"type": "function", "function": tool["function"]} for tool in body.get("tools") or []]
 
 
 def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:

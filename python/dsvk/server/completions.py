@@ -93,7 +93,8 @@ class Reply:
                 "text_offset": [one.offset for one in found]}
 
     def choice(self, index: int, text: str, logprobs: list[Logprob], finish: str) -> dict[str, Any]:
-        return {"text": text, "index": index, "logprobs": self.logprobs(logprobs), "finish_reason": FINISH[finish] if finish else None}
+        return {"text": text, "index": index, "logprobs": self.logprobs(logprobs),
+                "finish_reason": FINISH[finish] if finish else None}
 
     async def whole(self) -> dict[str, Any]:
         texts, logprobs, finish = [""] * self.n, [[] for _ in range(self.n)], [""] * self.n

@@ -14,7 +14,7 @@ import dsvk
 
 from .errors import bad, of_engine, overflow
 
-REMEMBERED_TOKENS = 4 << 20
+REMEMBERED_TOKENS = 1 << 20
 
 
 class Turns:
@@ -44,8 +44,8 @@ class Turns:
 @dataclass
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
-    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs: how many of the likeliest
-    tokens to tell, None for no log-probabilities."""
+    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
+    how many of the likeliest tokens to tell, None for no log-probabilities."""
     prompt: list[int]
     chat: bool = True
     thinking: bool = False
@@ -72,13 +72,18 @@ class Engine:
                  max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None):
         if model.tokenizer is None:
             raise dsvk.UnsupportedError("the model has no tokenizer.json, which a server needs")
+        largest = model.config["max_positions"]
+        if not 0 <= context <= largest or max_tokens < 0:
+            raise dsvk.InvalidError(f"context: expected 0 to {largest}, got {context}; max_tokens: at least 0, got {max_tokens}")
         self.model, self.name, self.revision, self.isolate = model, name, revision, isolate
         self.tokenizer = model.tokenizer
-        self.context = context or model.config["max_positions"]
+        self.context = context or largest
         self.most_tokens = min(max_tokens or self.context, self.context)
         self.created = int(time.time())
         self.turns = Turns()
         self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
+        if self.think_end is None or self.dsml is None:
+            raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
         self.fingerprint = fingerprint(model)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
 

@@ -17,8 +17,8 @@ class ApiError(Exception):
 
     anthropic_message: str | None = None
 
-    def __init__(self, status: int, message: str, *, type: str = "invalid_request_error", code: str = "invalid_request_error",
-                 param: str | None = None, headers: dict[str, str] | None = None):
+    def __init__(self, status: int, message: str, *, type: str = "invalid_request_error",
+                 code: str = "invalid_request_error", param: str | None = None, headers: dict[str, str] | None = None):
         super().__init__(message)
         self.status, self.message, self.type, self.code, self.param = status, message, type, code, param
         self.headers = headers or {}

@@ -7,7 +7,7 @@ import dsvk
 from dsvk import chat
 
 from .engine import Engine
-from .errors import bad
+from .errors import bad, of_engine
 from .fields import Message
 
 
@@ -41,20 +41,21 @@ def check_answered(unanswered: dict[str, str]) -> None:
 
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:
-    """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system message
-    that stands between a user's and the answer gets an empty one of the user behind it."""
+    """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system
+    message that stands between a user's and the answer gets an empty one of the user behind it."""
     result: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
-        one: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": message.content or ""}
-        if message.role == "tool":
+        role = "system" if message.role == "developer" else message.role
+        one: dict[str, Any] = {"role": role, "content": message.content or ""}
+        if role == "tool":
             one["tool_call_id"] = message.tool_call_id
-        if message.role == "assistant":
+        if role == "assistant":
             one["reasoning_content"] = message.reasoning_content or ""
             one["tool_calls"] = [call.model_dump() for call in message.tool_calls]
             one["wo_eos"] = message.prefix
         result.append(one)
         last = i + 1 == len(messages)
-        if one["role"] == "system" and (last or messages[i + 1].role == "assistant"):
+        if role == "system" and (last or messages[i + 1].role == "assistant"):
             result.append({"role": "user", "content": ""})
     return result
 
@@ -70,3 +71,5 @@ def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]],
                                tools=tools or None, revision=engine.revision, replay=replay or None)
     except (dsvk.InvalidError, dsvk.FormatError, dsvk.LimitError) as error:
         raise bad("messages", str(error)) from None
+    except dsvk.Error as error:
+        raise of_engine(error) from None

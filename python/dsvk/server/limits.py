@@ -30,7 +30,7 @@ def stop_texts(value: Any) -> list[str]:
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
-TopK = Annotated[int, Field(ge=0, le=LARGEST)]
+TopK = Annotated[int, Field(ge=0, lt=2 ** 31)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]

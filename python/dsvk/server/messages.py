@@ -14,7 +14,7 @@ from .fields import Effort, Fields, Thinking, mode
 from .limits import EFFORT, MOST_TOOLS, Stops, Temperature, Tokens, TopK, TopP
 
 STOP_REASON = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use", "context": "model_context_window_exceeded"}
-SIGNATURE = "dsvk"      # of thoughts: clients want one, and any comes back
+SIGNED = {"type": "signature_delta", "signature": "dsvk"}      # thoughts need a signature; any is accepted back
 
 
 class OutputConfig(Fields):
@@ -142,7 +142,7 @@ class Reply:
                 continue
             if piece.kind in ("call", "finish") or (piece.kind != open_kind and piece.kind != "arguments"):
                 if open_kind == "reasoning":
-                    yield {"type": "content_block_delta", "index": index, "delta": {"type": "signature_delta", "signature": SIGNATURE}}
+                    yield {"type": "content_block_delta", "index": index, "delta": SIGNED}
                 if open_kind:
                     yield {"type": "content_block_stop", "index": index}
                 if piece.kind == "finish":

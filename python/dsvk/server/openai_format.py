@@ -8,7 +8,8 @@ from typing import Any
 from .answer import Usage
 from .engine import Engine
 
-FINISH = {"stop": "stop", "length": "length", "context": "length", "calls": "tool_calls", "resource": "insufficient_system_resource"}
+FINISH = {"stop": "stop", "length": "length", "context": "length", "calls": "tool_calls",
+          "resource": "insufficient_system_resource"}
 
 
 def head(engine: Engine, prefix: str, kind: str) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def head(engine: Engine, prefix: str, kind: str) -> dict[str, Any]:
 
 
 def token_bytes(engine: Engine, id: int) -> bytes:
-    """None for an id that no token has."""
+    """Nothing for an id that no token has."""
     try:
         return engine.tokenizer.decode_bytes([id])
     except ValueError:

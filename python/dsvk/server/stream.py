@@ -4,13 +4,15 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
-from typing import Any, AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, AsyncGenerator, Awaitable, Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from . import limits
 from .errors import ApiError, internal
+
+Events = AsyncGenerator[dict[str, Any], None]
 
 
 async def disconnection(receive: Callable[[], Awaitable[dict]]) -> None:
@@ -43,7 +45,7 @@ class Json(Response):
         return dump(content)
 
 
-async def with_pauses(events: AsyncGenerator[dict[str, Any], None], seconds: float) -> AsyncIterator[dict[str, Any] | None]:
+async def with_pauses(events: Events, seconds: float) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events, and None whenever none has come for so long."""
     coming = asyncio.ensure_future(anext(events, None))
     try:
@@ -66,7 +68,7 @@ class EventStream(Response):
     """Events as data lines, and signs of life while there are none. named: by their type, too; otherwise [DONE] comes behind them. An error after the beginning is the
     last event, as failed(error) writes it. cancel() is called in the end."""
 
-    def __init__(self, events: AsyncGenerator[dict[str, Any], None], named: bool, failed: Callable[[ApiError], dict],
+    def __init__(self, events: Events, named: bool, failed: Callable[[ApiError], dict],
                  cancel: Callable[[], None]):
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                                   "x-accel-buffering": "no"})
