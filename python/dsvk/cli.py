@@ -206,11 +206,22 @@ def port(text: str) -> int:
     return int(text)
 
 
-def listener(host: str, port: int) -> socket.socket:
-    """A listening socket on this machine's loopback. There are no keys yet, so no other address is served."""
+def keys_in(path: str | None) -> list[str]:
+    """The API keys of a file, one a line."""
+    if path is None:
+        return []
+    with open(path, encoding="ascii") as file:
+        keys = [line.strip() for line in file if line.strip()]
+    if not keys:
+        raise dsvk.InvalidError(f"--key-file {path}: no key in it")
+    return keys
+
+
+def listener(host: str, port: int, keys: list[str]) -> socket.socket:
+    """A listening socket; without keys on this machine's loopback only."""
     kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    if not ipaddress.ip_address(address[0]).is_loopback:
-        raise dsvk.InvalidError(f"--host {host}: only loopback is served, because the server has no keys yet")
+    if not keys and not ipaddress.ip_address(address[0]).is_loopback:
+        raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file")
     return socket.create_server(address[:2], family=kind, backlog=2048)
 
 
@@ -220,13 +231,15 @@ def serve(args: argparse.Namespace) -> None:
         from dsvk.server import Engine, application
     except ModuleNotFoundError as error:
         raise dsvk.UnsupportedError(f"{error.name} is not installed; the server needs: pip install 'dsvk[server]'") from None
-    with listener(args.host, args.port) as listening, \
+    keys = keys_in(args.key_file)
+    with listener(args.host, args.port, keys) as listening, \
             dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
         engine = Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context,
                         max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision)
         host, port = listening.getsockname()[:2]
         note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-        config = uvicorn.Config(application(engine), log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+        config = uvicorn.Config(application(engine, keys, args.allow_host), log_level="warning", access_log=False,
+                                timeout_graceful_shutdown=30)
         signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -355,8 +368,11 @@ def arguments() -> argparse.ArgumentParser:
 
     p = commands.add_parser("serve", help="answer clients of OpenAI's and Anthropic's APIs")
     p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
-    p.add_argument("--host", default="127.0.0.1", help="an address of the loopback (127.0.0.1)")
+    p.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); others than the loopback need keys")
     p.add_argument("--port", type=port, default=8000, help="0: any that is free (8000)")
+    p.add_argument("--key-file", metavar="FILE", help="API keys, one a line, one of which clients need (none)")
+    p.add_argument("--allow-host", metavar="NAME", action="append", default=[],
+                   help="a name or address in clients' URLs besides the loopback's (repeatable)")
     p.add_argument("--name", help="the model's id for clients (the folder's name)")
     p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
     p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")

@@ -12,10 +12,10 @@ from dsvk.server import application
 
 
 @contextlib.contextmanager
-def served(engine):
+def served(engine, **options):
     """The address of the engine's server, which runs in a thread of its own until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(application(engine), log_level="warning", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(uvicorn.Config(application(engine, **options), log_level="warning", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -13,6 +13,7 @@ import httpx  # noqa: E402  (the client brings it)
 
 import dsvk  # noqa: E402
 from dsvk import chat  # noqa: E402
+from dsvk.cli import main  # noqa: E402
 from dsvk.server import Engine  # noqa: E402
 from serving import Script, served  # noqa: E402
 
@@ -367,6 +368,41 @@ def test_S14_S15_other_hosts_and_any_origin_are_403_before_any_handler(scripted,
     if status == 403:
         assert answers[2].json()["error"]["code"] == "forbidden" and answers[3].json()["error"]["type"] == "permission_error"
         assert all("request-id" in answer.headers for answer in answers)
+
+
+def test_S12_a_key_is_needed_on_every_route_but_health(nano):
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer))
+    with served(engine, keys=["first-key", "second-key"], hosts=["Model.example"]) as url:
+        good = [{"authorization": "Bearer first-key"}, {"authorization": "bearer second-key"}, {"x-api-key": "second-key"},
+                {"authorization": "Bearer wrong", "x-api-key": "first-key"}]
+        wrong = [{}, {"authorization": "Bearer first"}, {"authorization": "first-key"}, {"authorization": "Basic first-key"},
+                 {"x-api-key": "first-keyx"}, {"x-api-key": ""}, {"authorization": "Bearer"}]
+        for headers in good:
+            assert httpx.get(url + "/v1/models", headers={"host": "model.example", **headers}).status_code == 200
+            assert httpx.get(url + "/v1/nothing", headers=headers).status_code == 404
+        said = set()
+        for headers in wrong:
+            for path in ("/v1/models", "/v1/nothing", "/v1/chat/completions", "/ready"):
+                answer = httpx.get(url + path, headers=headers)
+                said.add((answer.status_code, answer.text))
+            assert httpx.get(url + "/health", headers=headers).status_code == 200
+        (status, text), = said
+        assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_api_key") and "-key" not in text
+        assert httpx.post(url + "/v1/messages", json={}).json()["error"]["type"] == "authentication_error"
+        with pytest.raises(openai.AuthenticationError):
+            official(url).models.list()
+
+
+def test_S13_others_than_the_loopback_need_keys(capsys, tmp_path):
+    (tmp_path / "keys").write_text("\n\n")
+    for options, words in ((["--host", "0.0.0.0"], "give keys with --key-file"), (["--host", "::"], "give keys"),
+                           (["--key-file", str(tmp_path / "keys")], "no key in it"),
+                           (["--key-file", str(tmp_path / "none")], "No such file")):
+        assert main(["serve", "nano", "--port", "0", *options]) == 1
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["serve", "nano", "--port", "65536"])
+    assert "65535" in capsys.readouterr().err
 
 
 def idle(engine, seconds=10):

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
-import secrets
 from contextlib import asynccontextmanager
-from typing import Callable
+from typing import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +13,7 @@ from starlette.routing import Route
 
 from . import body, chat_completions, completions, messages, names
 from .answer import Answer
+from .door import Door
 from .engine import Engine, submitted
 from .errors import ApiError, internal, unavailable
 from .stream import EventStream, Json, while_connected
@@ -25,53 +23,6 @@ PREFIXES = ("/v1", "", "/beta", "/beta/v1")
 MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
 MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/", "/v1", "/anthropic")
-
-
-class Door:
-    """In front of every route: tells each request's id, and turns away what a web page may have made a browser send."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        scope["request_id"] = secrets.token_hex(12)
-        id = scope["request_id"].encode()
-
-        async def named(message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id)]
-            await send(message)
-
-        request = Request(scope, receive)
-        refused = refusal(request)
-        await (failed(request, refused) if refused else self.app)(scope, receive, named)
-
-
-def refusal(request: Request) -> ApiError | None:
-    """A name that leads here without being ours, or a page of any origin: 403."""
-    hosts = request.headers.getlist("host")
-    if len(hosts) != 1:
-        return ApiError(400, f"expected one Host header, got {len(hosts)}", param="host")
-    name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", hosts[0].lower())
-    if name is None or not loopback(name[1].strip("[]")):
-        return forbidden("host", f"only names of the loopback are served, got {hosts[0][:80]!r}")
-    if "origin" in request.headers:
-        return forbidden("origin", f"no web page is served, got {request.headers['origin'][:80]!r}")
-    return None
-
-
-def forbidden(header: str, message: str) -> ApiError:
-    return ApiError(403, f"{header}: {message}", code="forbidden", param=header)
-
-
-def loopback(name: str) -> bool:
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def shape(request: Request) -> Callable[[ApiError], dict]:
@@ -101,8 +52,9 @@ def crashed(request: Request, error: Exception) -> Response:
     return failed(request, internal())
 
 
-def application(engine: Engine) -> Door:
-    """The ASGI application over an engine, which its shutdown closes."""
+def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> Door:
+    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health;
+    none: no key is. hosts: names besides the loopback's under which clients may ask."""
 
     def generating(dialect):
         async def generate(request: Request) -> Response:
@@ -158,4 +110,4 @@ def application(engine: Engine) -> Door:
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Door(app)
+    return Door(app, failed, keys, hosts)

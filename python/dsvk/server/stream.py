@@ -65,11 +65,10 @@ async def with_pauses(events: Events, seconds: float) -> AsyncGenerator[dict[str
 
 
 class EventStream(Response):
-    """Events as data lines, and signs of life while there are none. named: by their type, too; otherwise [DONE] comes behind them. An error after the beginning is the
-    last event, as failed(error) writes it. cancel() is called in the end."""
+    """Events as data lines, and signs of life while there are none. named: by their type, too; otherwise [DONE] comes behind
+    them. An error after the beginning is the last event, as failed(error) writes it. cancel() is called in the end."""
 
-    def __init__(self, events: Events, named: bool, failed: Callable[[ApiError], dict],
-                 cancel: Callable[[], None]):
+    def __init__(self, events: Events, named: bool, failed: Callable[[ApiError], dict], cancel: Callable[[], None]):
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                                   "x-accel-buffering": "no"})
         del self.headers["content-length"]
