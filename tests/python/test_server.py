@@ -422,9 +422,13 @@ def test_S09_a_client_that_goes_away_ends_its_request(engine, client, url):
     assert engine.scheduler.report["completion_tokens"] - before < 1000
     long = [{"role": "user", "content": "".join(chr(97 + i * i % 23) for i in range(3500))}]
     for streaming in (True, False):                                                                     # while the prompt runs
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url + "/v1/chat/completions", json={"model": "nano", "messages": long, "stream": streaming}, timeout=0.4)
-        idle(engine)
+        before = engine.scheduler.report["completion_tokens"]
+        body = {"model": "nano", "messages": long, "stream": streaming, "max_tokens": 50}
+        try:
+            httpx.post(url + "/v1/chat/completions", json=body, timeout=0.3)
+        except httpx.ReadTimeout:      # a device may be too quick for this
+            idle(engine)
+            assert engine.scheduler.report["completion_tokens"] == before
     assert create(client, max_tokens=1).usage.completion_tokens == 1
 
 
