@@ -42,7 +42,7 @@ class CMakeBuild(build_ext):
 
 setup(
     version=version(),
-    packages=["dsvk"],
+    packages=["dsvk", "dsvk.server"],
     package_dir={"": "python"},
     package_data={"dsvk": ["py.typed", "*.pyi", "nano/*", "families/*"]},
     ext_modules=[Extension("dsvk._dsvk", sources=[], py_limited_api=True)],

@@ -5,6 +5,7 @@
     dsvk plan MODEL                    what would be allocated where, from the configuration alone
     dsvk verify MODEL                  read and check every tensor
     dsvk tokenize MODEL TEXT           the token ids of a text
+    dsvk serve MODEL                   answer clients of OpenAI's and Anthropic's APIs
     dsvk bench [MODEL]                 how fast it is, per op and per model; --synthetic needs no weights
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
@@ -13,8 +14,11 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
+import signal
+import socket
 import sys
 import time
 
@@ -194,6 +198,52 @@ def tokenize(args: argparse.Namespace) -> None:
         out(" ".join(map(str, ids)))
 
 
+# ---- serve ----
+
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 65535")
+    return int(text)
+
+
+def keys_in(path: str | None) -> list[str]:
+    """The API keys of a file, one a line."""
+    if path is None:
+        return []
+    with open(path, encoding="ascii") as file:
+        keys = [line.strip() for line in file if line.strip()]
+    if not keys:
+        raise dsvk.InvalidError(f"--key-file {path}: no key in it")
+    return keys
+
+
+def listener(host: str, port: int, keys: list[str]) -> socket.socket:
+    """A listening socket; without keys on this machine's loopback only."""
+    kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if not keys and not ipaddress.ip_address(address[0]).is_loopback:
+        raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file")
+    return socket.create_server(address[:2], family=kind, backlog=2048)
+
+
+def serve(args: argparse.Namespace) -> None:
+    try:
+        import uvicorn
+        from dsvk.server import Engine, application
+    except ModuleNotFoundError as error:
+        raise dsvk.UnsupportedError(f"{error.name} is not installed; the server needs: pip install 'dsvk[server]'") from None
+    keys = keys_in(args.key_file)
+    with listener(args.host, args.port, keys) as listening, \
+            dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
+        engine = Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context,
+                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision)
+        host, port = listening.getsockname()[:2]
+        note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        config = uvicorn.Config(application(engine, keys, args.allow_host), log_level="warning", access_log=False,
+                                timeout_graceful_shutdown=30)
+        signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
+        uvicorn.Server(config).run(sockets=[listening])
+
+
 # ---- bench ----
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -315,6 +365,22 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--decode", action="store_true", help="TEXT is token ids; print their text")
     p.add_argument("--json", action="store_true")
     p.set_defaults(run=tokenize)
+
+    p = commands.add_parser("serve", help="answer clients of OpenAI's and Anthropic's APIs")
+    p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
+    p.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); others than the loopback need keys")
+    p.add_argument("--port", type=port, default=8000, help="0: any that is free (8000)")
+    p.add_argument("--key-file", metavar="FILE", help="API keys, one a line, one of which clients need (none)")
+    p.add_argument("--allow-host", metavar="NAME", action="append", default=[],
+                   help="a name or address in clients' URLs besides the loopback's (repeatable)")
+    p.add_argument("--name", help="the model's id for clients (the folder's name)")
+    p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
+    p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")
+    p.add_argument("--isolate", action="store_true", help="kept prefixes are found only by the user who made them")
+    p.add_argument("--revision", choices=("preview", "0731"), help="of the prompt format (preview)")
+    add_device(p, "default: the best")
+    add_cache(p)
+    p.set_defaults(run=serve)
 
     p = commands.add_parser("bench", help="how fast it is, per op and per model, beside what the device can do")
     what = p.add_mutually_exclusive_group()

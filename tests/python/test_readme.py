@@ -97,8 +97,24 @@ def test_the_conversation_is_as_printed():
     assert (ran.stderr, ran.stdout) == ("", shown)
 
 
+def test_the_server_answers_the_client():
+    pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
+    block = next(block for block in blocks("sh") if "dsvk serve" in block)
+    _, serve, ask = block.splitlines()
+    with subprocess.Popen([sys.executable, "-m", *serve.replace("8000", "0").split()], stderr=subprocess.PIPE, text=True) as server:
+        try:
+            address = re.match(r"nano at (http://127\.0\.0\.1:\d+/v1)$", server.stderr.readline())
+            line = ask.replace("http://127.0.0.1:8000/v1", address[1]).replace("python", sys.executable, 1)
+            asked = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=600)
+        finally:
+            server.terminate()
+    assert server.wait() == 0
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.startswith("ChatCompletion(id='chatcmpl-") and "finish_reason=" in asked.stdout
+
+
 def test_the_help_texts_name_every_command():
     usage = subprocess.run([sys.executable, "-m", "dsvk", "--help"], capture_output=True, text=True, timeout=60).stdout
-    for command in ("devices", "generate", "plan", "verify", "tokenize", "bench"):
+    for command in ("devices", "generate", "plan", "verify", "tokenize", "serve", "bench"):
         assert command in usage and f"\ndsvk {command} " in README
     assert os.access(ROOT / "tools/test", os.X_OK) and os.access(ROOT / "tools/demo", os.X_OK)

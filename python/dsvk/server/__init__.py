@@ -1,0 +1,13 @@
+"""The HTTP server: one model, three wire formats, over dsvk.Scheduler.
+
+    from dsvk.server import Engine, application
+    app = application(Engine(dsvk.Model("nano"), name="nano"))      # any ASGI server runs it; `dsvk serve` uses uvicorn
+
+A request is read and checked in chat_completions.py, completions.py or messages.py, runs as the pieces of answer.py, which know
+nothing of wire formats, is written down in its format again, and goes out by stream.py. history.py makes prompts of
+conversations. Needs the extra: pip install "dsvk[server]".
+"""
+from .app import application
+from .engine import Engine
+
+__all__ = ["Engine", "application"]

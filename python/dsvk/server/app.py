@@ -1,0 +1,113 @@
+"""The application: which path leads where, and what every response has in common."""
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import Callable, Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import body, chat_completions, completions, messages, names
+from .answer import Answer
+from .door import Door
+from .engine import Engine, submitted
+from .errors import ApiError, internal, unavailable
+from .stream import EventStream, Json, while_connected
+
+GENERATING = {"/chat/completions": chat_completions, "/completions": completions}
+PREFIXES = ("/v1", "", "/beta", "/beta/v1")
+MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
+MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
+ROOTS = ("/", "/v1", "/anthropic")
+
+
+def shape(request: Request) -> Callable[[ApiError], dict]:
+    """What writes an error down: the path decides."""
+    if request.url.path.startswith(("/anthropic/", "/v1/messages")):
+        return lambda error: error.anthropic(request.scope["request_id"])
+    return ApiError.openai
+
+
+def failed(request: Request, error: ApiError) -> Response:
+    written = shape(request)(error)
+    return Json(written, error.anthropic_status if "request_id" in written else error.status, headers=error.headers)
+
+
+def unrouted(request: Request, error: HTTPException) -> Response:
+    """What the router says: 404 and 405."""
+    said = ApiError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}",
+                    code="not_found" if error.status_code == 404 else "invalid_request_error", headers=dict(error.headers or {}))
+    return failed(request, said)
+
+
+def gone(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=499)      # nobody reads it
+
+
+def crashed(request: Request, error: Exception) -> Response:
+    return failed(request, internal())
+
+
+def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> Door:
+    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health;
+    none: no key is. hosts: names besides the loopback's under which clients may ask."""
+
+    def generating(dialect):
+        async def generate(request: Request) -> Response:
+            given = body.parse(await body.read(request))
+            read = dialect.read(engine, given)
+            asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
+            job, running = await while_connected(request.receive, asked)
+            reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
+            if read.stream:
+                return EventStream(reply.events(), reply.named_events, shape(request), running.cancel)
+            try:
+                return Json(await while_connected(request.receive, reply.whole()))
+            finally:
+                running.cancel()
+        return generate
+
+    async def count_tokens(request: Request) -> Response:
+        read = messages.read_as(messages.CountRequest, engine, body.parse(await body.read(request)))
+        return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, engine, read))})
+
+    async def models(request: Request) -> Response:
+        return Json(names.listing(engine))
+
+    async def model(request: Request) -> Response:
+        names.require(engine, request.path_params["id"])
+        return Json(names.item(engine))
+
+    async def health(request: Request) -> Response:
+        return Json({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        if not engine.ready:
+            raise unavailable("the scheduler is closed")
+        return Json({"status": "ready", "model": engine.name})
+
+    async def root(request: Request) -> Response:
+        return Response()
+
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        engine.close()
+
+    routes = [Route(prefix + path, generating(dialect), methods=["POST"]) for path, dialect in GENERATING.items()
+              for prefix in PREFIXES]
+    for path in MESSAGES:
+        routes += [Route(path, generating(messages), methods=["POST"]),
+                   Route(path + "/count_tokens", count_tokens, methods=["POST"])]
+    for path in MODELS:
+        routes += [Route(path, models), Route(path + "/{id:path}", model)]
+    routes += [Route("/health", health), Route("/ready", ready)]
+    routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
+    handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Door(app, failed, keys, hosts)

@@ -1,0 +1,91 @@
+"""The JSON body of a request: within limits, and JSON by the letter (no duplicate keys, no NaN, whole characters)."""
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+from starlette.requests import Request
+
+from .errors import ApiError, bad, place
+from .limits import BODY_BYTES, JSON_DEPTH
+
+
+def too_large() -> ApiError:
+    return ApiError(413, f"the body is larger than {BODY_BYTES} bytes", code="request_too_large")
+
+
+async def read(request: Request) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"content-type: expected application/json, got {kind[:80]!r}", param="content-type")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise ApiError(415, f"content-encoding: expected identity or gzip, got {encoding[:80]!r}", param="content-encoding")
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > BODY_BYTES:
+            raise too_large()
+    return bytes(body) if encoding == "identity" else unpacked(bytes(body))
+
+
+def unpacked(body: bytes) -> bytes:
+    unpack = zlib.decompressobj(wbits=31)
+    try:
+        text = unpack.decompress(body, BODY_BYTES + 1)
+    except zlib.error as error:
+        raise bad("content-encoding", f"no gzip: {error}") from None
+    if len(text) > BODY_BYTES:
+        raise too_large()
+    if not unpack.eof or unpack.unused_data:
+        raise bad("content-encoding", "gzip that is cut, or followed by something else")
+    return text
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise ValueError(f"the key {name[:80]!r} appears twice")
+        members[name] = value
+    return members
+
+
+def no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def check(value: Any, location: tuple[str | int, ...] = ()) -> None:
+    """Depth, and texts that are Unicode: an escape may be half of a character."""
+    if len(location) > JSON_DEPTH:
+        raise bad(location[0], f"nested deeper than {JSON_DEPTH}")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise bad(place(location), "has half of a surrogate pair") from None
+    elif isinstance(value, float) and value in (float("inf"), float("-inf")):
+        raise bad(place(location), "a number that is too large")
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            check(name, location)
+            check(member, (*location, name))
+    elif isinstance(value, list):
+        for i, element in enumerate(value):
+            check(element, (*location, i))
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=once, parse_constant=no_number)
+    except UnicodeDecodeError as error:
+        raise bad(None, f"the body is no UTF-8: byte {error.start}") from None
+    except RecursionError:
+        raise bad(None, f"the body is nested deeper than {JSON_DEPTH}") from None
+    except ValueError as error:
+        raise bad(None, f"the body is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise bad(None, "the body: expected an object")
+    check(value)
+    return value

@@ -1,0 +1,191 @@
+"""POST /v1/chat/completions: OpenAI's chat format, with thinking as DeepSeek's own API has it."""
+from __future__ import annotations
+
+from typing import Annotated, Any, AsyncIterator
+
+from pydantic import Field, ValidationError
+
+from . import history, names
+from .answer import Answer, Logprob, Piece
+from .engine import Engine, Job
+from .errors import NOT_CONSTRAINED, bad, of_validation
+from .fields import Effort, Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice, mode
+from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
+from .openai_format import FINISH, head, token_bytes, usage_of
+
+
+class ChatRequest(Generated):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+    thinking: Thinking | None = None
+    reasoning_effort: Effort = EFFORT
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] = []
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
+    logprobs: bool = False
+    top_logprobs: TopLogprobs | None = None
+    functions: Any = None
+    function_call: Any = None
+    modalities: list[str] = []
+    audio: Any = None
+
+    @property
+    def mode(self) -> tuple[bool, str]:
+        return mode(self.model, self.thinking, self.reasoning_effort)
+
+
+def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
+    try:
+        request = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise of_validation(error) from None
+    names.require(engine, request.model)
+    request.refuse(request.mode[0])
+    refuse(request)
+    return request
+
+
+def refuse(r: ChatRequest) -> None:
+    """What the types don't say."""
+    for name in ("functions", "function_call"):
+        if getattr(r, name) is not None:
+            raise bad(name, "not supported: use tools and tool_choice")
+    if r.audio is not None:
+        raise bad("audio", "this model reads and writes text only")
+    if any(kind != "text" for kind in r.modalities):
+        raise bad("modalities", "this model reads and writes text only")
+    if r.top_logprobs is not None and not r.logprobs:
+        raise bad("top_logprobs", "needs logprobs to be true")
+    if r.response_format is not None and r.response_format.type != "text":
+        raise bad("response_format", "This response_format type is unavailable now")
+    refuse_tools(r)
+
+
+def refuse_tools(r: ChatRequest) -> None:
+    seen: set[str] = set()
+    for i, tool in enumerate(r.tools):
+        if tool.function.name in seen:
+            raise bad(f"tools[{i}].function.name", f"{tool.function.name!r} appears twice")
+        seen.add(tool.function.name)
+        if tool.function.strict:
+            raise bad(f"tools[{i}].function.strict", NOT_CONSTRAINED)
+    if isinstance(r.tool_choice, NamedTool):
+        if r.tool_choice.name not in seen:
+            raise bad("tool_choice.function.name", f"no tool is named {r.tool_choice.name[:80]!r}")
+    elif r.tool_choice == "required" and not r.tools:
+        raise bad("tool_choice", "required without tools")
+    if r.tool_choice not in ("none", "auto"):
+        raise bad("tool_choice", NOT_CONSTRAINED)
+
+
+def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
+    """The tools as the client wrote them, because the prompt repeats their JSON."""
+    if r.tool_choice == "none":
+        return []
+    return [{"type": "function", "function": tool["function"]} for tool in body.get("tools") or []]
+
+
+def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
+    tools = offered(body, r)
+    for i, message in enumerate(r.messages):
+        message._place, message._id_place = f"messages[{i}]", f"messages[{i}].tool_call_id"
+        for k, call in enumerate(message.tool_calls):
+            call._place = f"messages[{i}].tool_calls[{k}].id"
+    thinking, effort = r.mode
+    prompt = history.prompt(engine, r.messages, tools, bool(r.tools), thinking, effort)
+    limits = [limit for limit in (r.max_tokens, r.max_completion_tokens) if limit is not None]
+    return Job(prompt, thinking=thinking, inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=min(limits, default=0),
+               choices=r.n, sampling=r.sampling, stop=r.stop, logprobs=(r.top_logprobs or 0) if r.logprobs else None,
+               calls=bool(tools), one_call=not r.parallel_tool_calls, user=r.user_id or r.user or "")
+
+
+# ---- what goes out ----
+
+class Reply:
+    """Writes an answer down in this format, whole or as a stream."""
+    named_events = False
+
+    def __init__(self, engine: Engine, r: ChatRequest, job: Job, answer: Answer):
+        self.engine, self.r, self.job, self.answer = engine, r, job, answer
+        self.head = head(engine, "chatcmpl-", "chat.completion")
+
+    def token(self, id: int, value: float) -> dict[str, Any]:
+        text = token_bytes(self.engine, id)
+        return {"token": text.decode(errors="replace"), "bytes": list(text), "logprob": value}
+
+    def logprobs(self, found: dict[str, list[Logprob]]) -> dict[str, Any] | None:
+        if not self.r.logprobs:
+            return None
+        lists = {place: [{**self.token(one.id, one.value), "top_logprobs": [self.token(*top) for top in one.top]}
+                         for one in found.get(place, [])] for place in ("content", "reasoning")}
+        return {"content": lists["content"], "reasoning_content": lists["reasoning"]}
+
+    # ---- whole ----
+
+    async def whole(self) -> dict[str, Any]:
+        choices = [Whole(self.job.thinking) for _ in range(self.job.choices)]
+        async for piece in self.answer.pieces():
+            choices[piece.choice].add(piece)
+        return {**self.head, "choices": [{"index": i, "message": choice.message(), "logprobs": self.logprobs(choice.logprobs),
+                                          "finish_reason": FINISH[choice.finish]} for i, choice in enumerate(choices)],
+                "usage": usage_of(self.answer.usage)}
+
+    # ---- a stream ----
+
+    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> dict[str, Any]:
+        told = {"usage": usage} if self.r.stream_options.include_usage else {}
+        return {**self.head, "object": "chat.completion.chunk", "choices": choices, **told}
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        thinking = self.job.thinking
+        match piece.kind:
+            case "start":
+                return {"role": "assistant", "content": None, "reasoning_content": ""} if thinking else \
+                    {"role": "assistant", "content": ""}
+            case "reasoning":
+                return {"content": None, "reasoning_content": piece.text}
+            case "content":
+                return {"content": piece.text, "reasoning_content": None} if thinking else {"content": piece.text}
+            case "call":
+                return {"tool_calls": [{"index": piece.call, "id": piece.id, "type": "function",
+                                        "function": {"name": piece.text, "arguments": ""}}]}
+            case "arguments":
+                return {"tool_calls": [{"index": piece.call, "function": {"arguments": piece.text}}]}
+        return {}
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        async for piece in self.answer.pieces():
+            logprobs = self.logprobs(piece.logprobs) if piece.logprobs else None
+            yield self.chunk([{"index": piece.choice, "delta": self.delta(piece), "logprobs": logprobs,
+                               "finish_reason": FINISH[piece.finish] if piece.kind == "finish" else None}])
+        if self.r.stream_options.include_usage:
+            yield self.chunk([], usage_of(self.answer.usage))
+
+
+class Whole:
+    """The message that the pieces of one choice make."""
+
+    def __init__(self, thinking: bool):
+        self.thinking, self.finish = thinking, ""
+        self.texts: dict[str, list[str]] = {"reasoning": [], "content": []}
+        self.calls: list[dict[str, Any]] = []
+        self.logprobs: dict[str, list[Logprob]] = {}
+
+    def add(self, piece: Piece) -> None:
+        for place, found in piece.logprobs.items():
+            self.logprobs.setdefault(place, []).extend(found)
+        if piece.kind in self.texts:
+            self.texts[piece.kind].append(piece.text)
+        elif piece.kind == "call":
+            self.calls.append({"index": piece.call, "id": piece.id, "type": "function",
+                               "function": {"name": piece.text, "arguments": ""}})
+        elif piece.kind == "arguments":
+            self.calls[piece.call]["function"]["arguments"] += piece.text
+        elif piece.kind == "finish":
+            self.finish = piece.finish
+
+    def message(self) -> dict[str, Any]:
+        return {"role": "assistant", "content": "".join(self.texts["content"]),
+                **({"reasoning_content": "".join(self.texts["reasoning"])} if self.thinking else {}),
+                **({"tool_calls": self.calls} if self.calls else {})}

@@ -1,0 +1,74 @@
+"""In front of every route: tells each request's id, and turns away who has no key, and what a web page made a browser send."""
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+from typing import Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .errors import ApiError
+
+
+class Door:
+    """failed(request, error): writes an error down. keys, hosts: as in application."""
+
+    def __init__(self, app, failed: Callable[[Request, ApiError], Response], keys: Sequence[str], hosts: Sequence[str]):
+        self.app, self.failed = app, failed
+        self.keys = [digest(key) for key in keys]
+        self.hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope["request_id"] = secrets.token_hex(12)
+        id = scope["request_id"].encode()
+
+        async def named(message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id)]
+            await send(message)
+
+        request = Request(scope, receive)
+        refused = self.refusal(request)
+        await (self.failed(request, refused) if refused else self.app)(scope, receive, named)
+
+    def refusal(self, request: Request) -> ApiError | None:
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1:
+            return ApiError(400, f"expected one Host header, got {len(hosts)}", param="host")
+        name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", hosts[0].lower())
+        if name is None or not (loopback(name[1].strip("[]")) or name[1].strip("[]") in self.hosts):
+            return forbidden("host", f"not served under this name: {hosts[0][:80]!r}")
+        if "origin" in request.headers:
+            return forbidden("origin", f"no web page is served, got {request.headers['origin'][:80]!r}")
+        if self.keys and request.url.path != "/health" and not self.known(request):
+            return ApiError(401, "authorization: the API key is missing or wrong", type="authentication_error",
+                            code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return None
+
+    def known(self, request: Request) -> bool:
+        """Every key is compared in full, so that time tells nothing."""
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        given = [request.headers.get("x-api-key", "")] + ([bearer.strip()] if scheme.lower() == "bearer" else [])
+        return sum(hmac.compare_digest(digest(one), key) for one in given for key in self.keys) > 0
+
+
+def digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def forbidden(header: str, message: str) -> ApiError:
+    return ApiError(403, f"{header}: {message}", code="forbidden", param=header)
+
+
+def loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,131 @@
+"""What every request shares: the model, its scheduler, and what is remembered of turns with tool calls."""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Callable, Iterable, Mapping
+
+import dsvk
+
+from .errors import bad, of_engine, overflow
+
+REMEMBERED_TOKENS = 1 << 20
+
+
+class Turns:
+    """What was sampled in turns with tool calls, by the id of the first call, so that the next prompt repeats it exactly and
+    continues the kept prefix. At most REMEMBERED_TOKENS ids; the least recently used turn goes first."""
+
+    def __init__(self):
+        self._turns: OrderedDict[str, list[int]] = OrderedDict()
+        self._tokens = 0
+        self._lock = threading.Lock()
+
+    def put(self, id: str, tokens: list[int]) -> None:
+        with self._lock:
+            self._turns[id] = tokens
+            self._tokens += len(tokens)
+            while self._tokens > REMEMBERED_TOKENS:
+                self._tokens -= len(self._turns.popitem(last=False)[1])
+
+    def find(self, ids: Iterable[str]) -> Mapping[str, list[int]]:
+        with self._lock:
+            found = {id: self._turns[id] for id in ids if id in self._turns}
+            for id in found:
+                self._turns.move_to_end(id)
+            return found
+
+
+@dataclass
+class Job:
+    """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
+    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
+    how many of the likeliest tokens to tell, None for no log-probabilities."""
+    prompt: list[int]
+    chat: bool = True
+    thinking: bool = False
+    inside: bool = False
+    max_tokens: int = 0
+    choices: int = 1
+    sampling: dict = field(default_factory=dict)
+    stop: list[str] = field(default_factory=list)
+    logprobs: int | None = None
+    calls: bool = False
+    one_call: bool = False
+    call_prefix: str = "call_"
+    user: str = ""
+
+
+class Engine:
+    """Engine(model, name): the model under a name, with a scheduler that close() ends.
+
+    context: most tokens of prompt and answer, 0 for the model's largest. max_tokens: most tokens of an answer, 0 for what the
+    context holds. isolate: kept prefixes are found only by the same user. revision: of the prompt format, see chat.encode.
+    """
+
+    def __init__(self, model: dsvk.Model, name: str, *, scheduler: dsvk.Scheduler | None = None, context: int = 0,
+                 max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None):
+        if model.tokenizer is None:
+            raise dsvk.UnsupportedError("the model has no tokenizer.json, which a server needs")
+        largest = model.config["max_positions"]
+        if not 0 <= context <= largest or max_tokens < 0:
+            raise dsvk.InvalidError(f"context: expected 0 to {largest}, got {context}; max_tokens: at least 0, got {max_tokens}")
+        self.model, self.name, self.revision, self.isolate = model, name, revision, isolate
+        self.tokenizer = model.tokenizer
+        self.context = context or largest
+        self.most_tokens = min(max_tokens or self.context, self.context)
+        self.created = int(time.time())
+        self.turns = Turns()
+        self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
+        if self.think_end is None or self.dsml is None:
+            raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
+        self.fingerprint = fingerprint(model)
+        self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
+
+    @property
+    def ready(self) -> bool:
+        return not self.scheduler.closed
+
+    def close(self) -> None:
+        self.scheduler.close()
+
+    def submit(self, job: Job) -> dsvk.Request:
+        """Stop texts are looked for in the answer's text only: behind the thoughts, before the tool calls."""
+        if len(job.prompt) >= self.context:
+            raise overflow(len(job.prompt) + 1, self.context)
+        try:
+            return self.scheduler.submit(
+                job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
+                stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.chat and job.stop else 0,
+                logprobs=job.logprobs, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
+        except dsvk.InvalidError as error:
+            raise bad(None, str(error)) from None
+        except dsvk.Error as error:
+            raise of_engine(error) from None
+
+
+async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, dsvk.Request]:
+    """The job that job() makes, handed in, both away from the event loop; if nobody waits for it any more it is cancelled."""
+    def begin() -> tuple[Job, dsvk.Request]:
+        made = job()
+        return made, engine.submit(made)
+
+    task = asyncio.ensure_future(asyncio.to_thread(begin))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda done: done.exception() or done.result()[1].cancel())
+        raise
+
+
+def fingerprint(model: dsvk.Model) -> str:
+    """Changes with the build, the device and the weights."""
+    info, folder = model.device.info, dsvk.locate(model.report["path"])
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    text = json.dumps([dsvk.__version__, info["name"], info["driver"], model.config, files], sort_keys=True, default=str)
+    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,156 @@
+"""Request fields as pydantic reads them, for every wire format: strict types, null is absent, unknown fields are ignored."""
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from . import limits, names
+from .errors import bad
+
+
+class Fields(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_absent(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected an object, got {type(value).__name__}")
+        return {name: member for name, member in value.items() if member is not None}
+
+
+def joined(value: Any) -> str:
+    """Content: a text, or text parts in their order."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"expected text or a list of text parts, got {type(value).__name__}")
+    text = ""
+    for i, part in enumerate(value):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError(f"part {i}: expected an object with a type")
+        if part["type"] != "text":
+            raise ValueError(f"part {i}: this model reads text only, got a part of type {part['type'][:40]!r}")
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"part {i}: expected text in its field text")
+        text += part["text"]
+    return text
+
+
+Content = Annotated[str, BeforeValidator(joined)]
+
+
+class CalledFunction(Fields):
+    name: str
+    arguments: str
+
+
+class ToolCall(Fields):
+    """_place: what error messages call its id."""
+    _place: str = PrivateAttr("")
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Fields):
+    """One message of OpenAI's chat format; other formats are turned into these. _place, _id_place: what error messages call it
+    and its tool_call_id."""
+    _place: str = PrivateAttr("")
+    _id_place: str = PrivateAttr("")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+    prefix: bool = False
+
+
+class Function(Fields):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+
+
+class Tool(Fields):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedTool(NamedTuple):
+    """The one tool that has to be called."""
+    name: str
+
+
+def tool_choice(value: Any) -> str | NamedTool:
+    if value in ("none", "auto", "required"):
+        return value
+    function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError('expected "none", "auto", "required" or {"type": "function", "function": {"name": ...}}')
+    return NamedTool(function["name"])
+
+
+ToolChoice = Annotated[Any, BeforeValidator(tool_choice)]
+
+
+class Thinking(Fields):
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
+def known_effort(effort: str) -> str:
+    if effort not in limits.EFFORTS:
+        raise ValueError(f"expected one of {', '.join(limits.EFFORTS)}, got {effort[:40]!r}")
+    return effort
+
+
+Effort = Annotated[str, AfterValidator(known_effort)]
+
+
+def mode(model: str, thinking: Thinking | None, effort: str) -> tuple[bool, str]:
+    """Whether to think, and the effort. With thinking switched on, the effort "none" is no level."""
+    off = thinking.type == "disabled" if thinking is not None else effort == "none"
+    return not (off or names.plain(model) == names.WITHOUT_THINKING), limits.EFFORT if effort == "none" else effort
+
+
+class StreamOptions(Fields):
+    include_usage: bool = False
+
+
+class Generated(Fields):
+    """What OpenAI's two generating formats share."""
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: limits.Tokens | None = None
+    temperature: limits.Temperature = 1.0
+    top_p: limits.TopP = 1.0
+    top_k: limits.TopK = 0
+    min_p: limits.MinP = 0.0
+    seed: limits.Seed | None = None
+    stop: limits.Stops = []
+    n: limits.Choices = 1
+    frequency_penalty: limits.Penalty = 0.0
+    presence_penalty: limits.Penalty = 0.0
+    logit_bias: dict[str, float] = {}
+    user_id: str | None = None
+    user: str | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
+                "seed": None if self.seed is None else self.seed % 2 ** 64}
+
+    def refuse(self, thinking: bool) -> None:
+        """What is not there yet. In thinking mode penalties have no effect and are no error."""
+        if self.logit_bias:
+            raise bad("logit_bias", "not supported by this server yet")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not thinking and getattr(self, name) != 0:
+                raise bad(name, "not supported by this server yet")
+
+
+class ResponseFormat(Fields):
+    type: Literal["text", "json_object", "json_schema"]

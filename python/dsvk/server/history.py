@@ -1,0 +1,75 @@
+"""Messages of OpenAI's chat format to a prompt: what is checked in a conversation, and what becomes of it."""
+from __future__ import annotations
+
+from typing import Any
+
+import dsvk
+from dsvk import chat
+
+from .engine import Engine
+from .errors import bad, of_engine
+from .fields import Message
+
+
+def check(messages: list[Message]) -> None:
+    """Every call has its output before the next turn, every output its call, and the last turn is not an assistant's."""
+    unanswered: dict[str, str] = {}
+    for i, message in enumerate(messages):
+        if message.content is None and message.role != "assistant":
+            raise bad(f"{message._place}.content", "required")
+        if message.prefix and (message.role != "assistant" or i + 1 < len(messages)):
+            raise bad(f"{message._place}.prefix", "only the last message, an assistant's, can be continued")
+        if message.role == "tool":
+            if message.tool_call_id is None:
+                raise bad(message._id_place, "required")
+            if unanswered.pop(message.tool_call_id, None) is None:
+                raise bad(message._id_place, f"no unanswered tool call has the ID {message.tool_call_id[:80]!r}")
+        elif message.role in ("user", "assistant"):
+            check_answered(unanswered)
+        for call in message.tool_calls if message.role == "assistant" else []:
+            if call.id in unanswered:
+                raise bad(call._place, f"{call.id[:80]!r} appears twice")
+            unanswered[call.id] = call._place
+    check_answered(unanswered)
+    if messages[-1].role == "assistant" and not messages[-1].prefix:
+        raise bad(messages[-1]._place, "the last message is an assistant's: set its prefix to continue it")
+
+
+def check_answered(unanswered: dict[str, str]) -> None:
+    for id, place in unanswered.items():
+        raise bad(place, f"No tool output found for tool call ID. ({id[:80]!r})")
+
+
+def plain(messages: list[Message]) -> list[dict[str, Any]]:
+    """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system
+    message that stands between a user's and the answer gets an empty one of the user behind it."""
+    result: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        one: dict[str, Any] = {"role": role, "content": message.content or ""}
+        if role == "tool":
+            one["tool_call_id"] = message.tool_call_id
+        if role == "assistant":
+            one["reasoning_content"] = message.reasoning_content or ""
+            one["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+            one["wo_eos"] = message.prefix
+        result.append(one)
+        last = i + 1 == len(messages)
+        if role == "system" and (last or messages[i + 1].role == "assistant"):
+            result.append({"role": "user", "content": ""})
+    return result
+
+
+def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]], keep_thinking: bool, thinking: bool,
+           effort: str) -> list[int]:
+    """The ids of a conversation; turns with calls that were sampled here are written as they were."""
+    check(messages)
+    replay = engine.turns.find(message.tool_calls[0].id for message in messages if message.tool_calls)
+    try:
+        return chat.encode_ids(engine.tokenizer, plain(messages), thinking_mode="thinking" if thinking else "chat",
+                               reasoning_effort=effort if thinking else None, drop_thinking=not keep_thinking,
+                               tools=tools or None, revision=engine.revision, replay=replay or None)
+    except (dsvk.InvalidError, dsvk.FormatError, dsvk.LimitError) as error:
+        raise bad("messages", str(error)) from None
+    except dsvk.Error as error:
+        raise of_engine(error) from None

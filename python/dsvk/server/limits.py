@@ -1,0 +1,40 @@
+"""What a request may ask for and what it gets without asking: the one place of these numbers, for every wire format."""
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+BODY_BYTES = 64 << 20
+JSON_DEPTH = 64
+MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS = 8, 16, 4096, 128, 20
+LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
+KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
+COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
+EFFORT = "high"
+
+
+def stop_texts(value: Any) -> list[str]:
+    """One text or a list of them."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise ValueError("expected a text or a list of texts")
+    if len(stops) > MOST_STOPS:
+        raise ValueError(f"at most {MOST_STOPS} texts, got {len(stops)}")
+    if not all(0 < len(stop.encode()) <= MOST_STOP_BYTES for stop in stops):
+        raise ValueError(f"expected texts of 1 to {MOST_STOP_BYTES} bytes")
+    return stops
+
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, Field(ge=0, lt=2 ** 31)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Tokens = Annotated[int, Field(ge=1, le=LARGEST)]
+Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES)]
+TopLogprobs = Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)]
+Stops = Annotated[list[str], BeforeValidator(stop_texts)]

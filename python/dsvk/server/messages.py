@@ -1,0 +1,162 @@
+"""POST /v1/messages: Anthropic's format. Its messages are turned into those of OpenAI's chat format, which make the prompt."""
+from __future__ import annotations
+
+import secrets
+from typing import Any, AsyncIterator, Literal
+
+from pydantic import ValidationError
+
+from . import blocks, history, names
+from .answer import Answer, Piece, Usage
+from .engine import Engine, Job
+from .errors import NOT_CONSTRAINED, bad, of_validation, unavailable
+from .fields import Effort, Fields, Thinking, mode
+from .limits import EFFORT, MOST_TOOLS, Stops, Temperature, Tokens, TopK, TopP
+
+STOP_REASON = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use", "context": "model_context_window_exceeded"}
+SIGNED = {"type": "signature_delta", "signature": "dsvk"}      # thoughts need a signature; any is accepted back
+
+
+class OutputConfig(Fields):
+    effort: Effort = EFFORT
+    format: dict[str, Any] | None = None
+
+
+class ToolChoice(Fields):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class Metadata(Fields):
+    user_id: str = ""
+
+
+class CountRequest(Fields):
+    model: str
+    messages: list[blocks.Message]
+    system: str | list[dict[str, Any]] = ""
+    thinking: Thinking | None = None
+    output_config: OutputConfig = OutputConfig()
+    tools: list[blocks.Tool] = []
+    tool_choice: ToolChoice = ToolChoice(type="auto")
+
+
+class MessagesRequest(CountRequest):
+    max_tokens: Tokens
+    stream: bool = False
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    stop_sequences: Stops = []
+    metadata: Metadata = Metadata()
+
+
+def read_as(kind: type[CountRequest], engine: Engine, body: dict[str, Any]) -> Any:
+    try:
+        request = kind.model_validate(body)
+    except ValidationError as error:
+        raise of_validation(error) from None
+    names.require(engine, request.model)
+    if not request.messages:
+        raise bad("messages", "is empty")
+    if request.output_config.format is not None:
+        raise bad("output_config.format", NOT_CONSTRAINED)
+    refuse_tools(request)
+    return request
+
+
+def read(engine: Engine, body: dict[str, Any]) -> MessagesRequest:
+    return read_as(MessagesRequest, engine, body)
+
+
+def refuse_tools(r: CountRequest) -> None:
+    blocks.check_tools(r.tools)
+    offered = [tool.name for tool in blocks.at_hand(r.tools)]
+    if len(offered) > MOST_TOOLS:
+        raise bad("tools", f"at most {MOST_TOOLS} offered at once, got {len(offered)}")
+    if r.tool_choice.type == "tool" and r.tool_choice.name not in offered:
+        raise bad("tool_choice.name", f"no tool is named {(r.tool_choice.name or '')[:80]!r}")
+    if r.tool_choice.type == "any" and not offered:
+        raise bad("tool_choice", "any without tools")
+    if r.tool_choice.type in ("any", "tool"):
+        raise bad("tool_choice", NOT_CONSTRAINED)
+
+
+def prompt_of(engine: Engine, r: CountRequest) -> list[int]:
+    messages = blocks.conversation(r.system, r.messages, r.tools)
+    tools = [] if r.tool_choice.type == "none" else [blocks.function(tool) for tool in blocks.at_hand(r.tools)]
+    thinking, effort = mode(r.model, r.thinking, r.output_config.effort)
+    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort)
+
+
+def job_of(engine: Engine, body: dict[str, Any], r: MessagesRequest) -> Job:
+    prompt = prompt_of(engine, r)
+    return Job(prompt, thinking=mode(r.model, r.thinking, r.output_config.effort)[0],
+               inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=r.max_tokens,
+               sampling={"temperature": r.temperature, "top_p": r.top_p, "top_k": r.top_k}, stop=r.stop_sequences,
+               calls=bool(r.tools) and r.tool_choice.type != "none", one_call=r.tool_choice.disable_parallel_tool_use,
+               call_prefix="toolu_", user=r.metadata.user_id)
+
+
+# ---- what goes out ----
+
+def usage_of(u: Usage) -> dict[str, Any]:
+    return {"input_tokens": u.prompt - u.cached, "cache_read_input_tokens": u.cached, "cache_creation_input_tokens": 0,
+            "output_tokens": u.completion, "output_tokens_details": {"thinking_tokens": u.reasoning}}
+
+
+def begun(piece: Piece) -> dict[str, Any]:
+    """The empty block that a piece begins."""
+    match piece.kind:
+        case "reasoning":
+            return {"type": "thinking", "thinking": "", "signature": ""}
+        case "content":
+            return {"type": "text", "text": ""}
+    return {"type": "tool_use", "id": piece.id, "name": piece.text, "input": {}}
+
+
+def delta(piece: Piece) -> dict[str, Any]:
+    match piece.kind:
+        case "reasoning":
+            return {"type": "thinking_delta", "thinking": piece.text}
+        case "content":
+            return {"type": "text_delta", "text": piece.text}
+    return {"type": "input_json_delta", "partial_json": piece.text}
+
+
+class Reply:
+    """Writes an answer down in this format. The whole message is put together from the stream's events."""
+    named_events = True
+
+    def __init__(self, engine: Engine, r: MessagesRequest, job: Job, answer: Answer):
+        self.answer = answer
+        self.message = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": engine.name,
+                        "content": [], "stop_reason": None, "stop_sequence": None}
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        open_kind, index = "", -1
+        async for piece in self.answer.pieces():
+            if piece.kind == "start":
+                yield {"type": "message_start", "message": {**self.message, "usage": usage_of(self.answer.usage)}}
+                continue
+            if piece.kind in ("call", "finish") or (piece.kind != open_kind and piece.kind != "arguments"):
+                if open_kind == "reasoning":
+                    yield {"type": "content_block_delta", "index": index, "delta": SIGNED}
+                if open_kind:
+                    yield {"type": "content_block_stop", "index": index}
+                if piece.kind == "finish":
+                    continue
+                open_kind, index = piece.kind, index + 1
+                yield {"type": "content_block_start", "index": index, "content_block": begun(piece)}
+            if piece.kind != "call":
+                yield {"type": "content_block_delta", "index": index, "delta": delta(piece)}
+        if piece.finish == "resource":
+            raise unavailable("memory or the device went away")
+        reason = "stop_sequence" if piece.stop_text is not None else STOP_REASON[piece.finish]
+        yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": piece.stop_text},
+               "usage": usage_of(self.answer.usage)}
+        yield {"type": "message_stop"}
+
+    async def whole(self) -> dict[str, Any]:
+        return await blocks.gathered(self.events())

@@ -1,0 +1,203 @@
+"""The server's Anthropic format by the official client, with strict validation, and the rules of its messages, blocks and tools."""
+import json
+
+import pytest
+
+pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
+anthropic = pytest.importorskip("anthropic")
+import httpx  # noqa: E402
+
+import dsvk  # noqa: E402
+from dsvk import chat  # noqa: E402
+from test_server import BERN, HELLO, OFF, call, calls, engine, scripted, url  # noqa: E402, F401
+
+WEATHER = {"name": "weather", "description": "Weather of a city", "input_schema": {
+    "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}
+CLOCK = {"name": "clock", "input_schema": {"type": "object"}}
+
+
+def official(url):
+    return anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=60, _strict_response_validation=True)
+
+
+def create(client, messages=HELLO, **options):
+    return client.messages.create(**{"model": "claude-x", "messages": messages, "max_tokens": 500, **options})
+
+
+def prompt(scripted, messages, **options):
+    """The text of the prompt that the messages make."""
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x")
+    create(official(scripted.url), messages, **options)
+    return scripted.tokenizer.decode(scripted.scheduler.prompts[-1])
+
+
+def test_an_answer_is_what_the_model_says_and_a_stream_the_same(nano, url):
+    text = nano.generate(chat.encode_ids(nano.tokenizer, HELLO, thinking_mode="chat"), 9, temperature=0)
+    whole = create(official(url), max_tokens=9, extra_body={"temperature": 0}, **OFF)
+    assert [block.to_dict() for block in whole.content] == [{"type": "text", "text": text}]
+    assert (whole.model, whole.role, whole.stop_reason, whole.stop_sequence) == ("nano", "assistant", "max_tokens", None)
+    usage = whole.usage
+    assert usage.output_tokens == 9 and usage.cache_creation_input_tokens == 0
+    n = official(url).messages.count_tokens(model="nano", messages=HELLO, **OFF).input_tokens
+    assert usage.input_tokens + usage.cache_read_input_tokens == n
+    with official(url).messages.stream(model="nano", messages=HELLO, max_tokens=9, extra_body={"temperature": 0}, **OFF) as stream:
+        assert "".join(stream.text_stream) == text
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.content[0].text, final.usage.output_tokens) == ("max_tokens", text, 9)
+
+
+def test_a_stop_sequence_is_named(nano, url):
+    text = nano.generate(chat.encode_ids(nano.tokenizer, HELLO, thinking_mode="chat"), 12, temperature=0)
+    stop = text[4:7]
+    answer = create(official(url), max_tokens=12, stop_sequences=["nowhere", stop], extra_body={"temperature": 0}, **OFF)
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", stop)
+    assert answer.content[0].text == text[:text.index(stop)]
+
+
+def test_thoughts_text_and_calls_whole_and_as_a_stream(scripted):
+    said = "Look.</think>I will." + calls(BERN, call("clock"))
+    scripted.scheduler.say(said, said)
+    client = official(scripted.url)
+    whole = create(client, tools=[WEATHER, CLOCK])
+    thinking, text, weather, clock = whole.content
+    assert (thinking.type, thinking.thinking, text.text) == ("thinking", "Look.", "I will.") and thinking.signature
+    assert (weather.name, weather.input) == ("weather", {"city": 'Bern "old"', "days": 1}) and (clock.name, clock.input) == ("clock", {})
+    assert weather.id.startswith("toolu_") and whole.stop_reason == "tool_use"
+    assert whole.usage.output_tokens_details.thinking_tokens > 0
+    with client.messages.stream(model="nano", messages=HELLO, max_tokens=500, tools=[WEATHER, CLOCK]) as stream:
+        kinds = [event.type for event in stream if event.type.startswith(("message_", "content_block_"))]
+        final = stream.get_final_message()
+    assert [block.to_dict() | {"id": 0} for block in final.content] == [block.to_dict() | {"id": 0} for block in whole.content]
+    assert final.stop_reason == "tool_use" and final.usage.output_tokens == whole.usage.output_tokens
+    assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 4
+    assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
+
+
+def test_a_stream_is_named_events_to_the_letter(scripted):
+    scripted.scheduler.say("Why?</think>Yes.")
+    answer = httpx.post(scripted.url + "/anthropic/v1/messages?beta=true", json={
+        "model": "claude-x", "max_tokens": 99, "messages": HELLO, "stream": True, "context_management": {}, "mcp_servers": []})
+    *events, rest = answer.text.split("\n\n")
+    assert rest == "" and "[DONE]" not in answer.text
+    found = []
+    for event in events:
+        name, data = event.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == "event: " + found[-1]["type"]
+    assert found[0]["message"]["content"] == [] and found[0]["message"]["stop_reason"] is None
+    signed = [event["index"] for event in found if event.get("delta", {}).get("type") == "signature_delta"]
+    starts = [(event["index"], event["content_block"]) for event in found if event["type"] == "content_block_start"]
+    assert signed == [0] and starts == [(0, {"type": "thinking", "thinking": "", "signature": ""}), (1, {"type": "text", "text": ""})]
+
+
+def test_the_next_turn_repeats_a_call_as_it_was_sampled(scripted):
+    sampled = "Hm.</think>Right" + calls(BERN.replace(">\n", ">  \n"))
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say(sampled, "x")
+    first = create(official(scripted.url), tools=[WEATHER])
+    replayed = scripted.scheduler.prompts[-1] + scripted.tokenizer.encode(sampled, special=True)
+    result = {"type": "tool_result", "tool_use_id": first.content[-1].id, "content": [{"type": "text", "text": "20 degrees"}]}
+    create(official(scripted.url), HELLO + [{"role": "assistant", "content": [block.to_dict() for block in first.content]},
+                                            {"role": "user", "content": [result]}], tools=[WEATHER])
+    assert scripted.scheduler.prompts[-1][:len(replayed)] == replayed
+
+
+def uses(*ids):
+    return {"role": "assistant", "content": [{"type": "tool_use", "id": id, "name": "clock", "input": {"a": 1}} for id in ids]}
+
+
+def result(id, content="done"):
+    return {"type": "tool_result", "tool_use_id": id, "content": content}
+
+
+def test_results_come_first_and_in_the_order_of_their_calls(scripted):
+    text = prompt(scripted, HELLO + [uses("a", "b"), {"role": "user", "content": [
+        {"type": "text", "text": "And now?"}, result("b", "of b"), result("a", [{"type": "text", "text": "of a"}])]}], tools=[CLOCK])
+    assert "<tool_result>of a</tool_result>\n\n<tool_result>of b</tool_result>\n\nAnd now?<｜Assistant｜>" in text
+
+
+def test_system_texts_and_what_changes_with_a_clients_build(scripted):
+    system = [{"type": "text", "text": "x-anthropic-billing-header: cc=1"}, {"type": "text", "text": "One.", "cache_control": {}},
+              {"type": "text", "text": "Two."}]
+    text = prompt(scripted, HELLO + [{"role": "system", "content": "Three."}], system=system, **OFF)
+    assert text == "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>HelloThree.<｜User｜><｜Assistant｜></think>"
+
+
+def test_a_final_assistant_message_is_continued_and_neighbours_are_one(scripted):
+    text = prompt(scripted, HELLO + [{"role": "assistant", "content": "It "}, {"role": "assistant", "content": [
+        {"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "is"}]}], **OFF)
+    assert text.endswith("<｜Assistant｜></think>It is")
+
+
+def test_a_deferred_tool_is_defined_where_it_is_referenced(scripted):
+    later = {**WEATHER, "defer_loading": True}
+    search = {"type": "tool_search_x", "name": "search"}
+    assert "weather" not in prompt(scripted, HELLO, tools=[CLOCK, later, search])
+    text = prompt(scripted, HELLO + [uses("a"), {"role": "user", "content": [
+        result("a", [{"type": "tool_reference", "tool_name": "weather"}])]}], tools=[CLOCK, later])
+    assert text.count('{"name": "weather"') == 1 and '<tool_result>{"name": "weather"' in text
+
+
+def test_counting_takes_no_turn(scripted):
+    before = len(scripted.scheduler.prompts)
+    body = {"model": "nano", "messages": HELLO, "system": "Be brief.", "tools": [WEATHER]}
+    n = official(scripted.url).messages.count_tokens(**body).input_tokens
+    assert len(scripted.scheduler.prompts) == before
+    prompt(scripted, HELLO, system="Be brief.", tools=[WEATHER])
+    assert n == len(scripted.scheduler.prompts[-1])
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"max_tokens": None}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"messages": []}, "messages"), ({"messages": None}, "messages"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type: this model reads text only"),
+    ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "text only"),
+    ({"messages": [{"role": "user", "content": [{"type": "strange"}]}]}, "'strange'"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [result("a")]}]}, "messages[0].content[0].tool_use_id"),
+    ({"messages": HELLO + [uses("a")]}, "messages[1].content[0].id: No tool output found for tool call ID."),
+    ({"messages": HELLO + [uses("a")] + HELLO}, "messages[1].content[0].id"), ({"messages": HELLO + [uses("a", "a")]}, "twice"),
+    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": 3}]}]}, "content[0].content"),
+    ({"messages": [{"role": "user", "content": [result("a", [{"type": "tool_reference", "tool_name": "q"}])]}]}, "tool_name"),
+    ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": "x"}]}]}, "content[0].input"),
+    ({"system": 3}, "system"), ({"system": [{"type": "image"}]}, "system[0].type"), ({"thinking": {"type": "some"}}, "thinking.type"),
+    ({"temperature": 3}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_k": -1}, "top_k"), ({"stop_sequences": [1]}, "stop_sequences"),
+    ({"output_config": {"effort": "huge"}}, "output_config.effort"), ({"metadata": {"user_id": 3}}, "metadata.user_id"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format: constrained output"),
+    ({"tools": [{"name": "f"}]}, "tools[0].input_schema"), ({"tools": [CLOCK, CLOCK]}, "tools[1].name"),
+    ({"tools": [{**CLOCK, "strict": True}]}, "tools[0].strict: constrained output"),
+    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"), ({"tools": [{**CLOCK, "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [{**CLOCK, "name": f"f{i}"} for i in range(129)]}, "at most 128"),
+    ({"tool_choice": {"type": "any"}}, "tool_choice: any without tools"), ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice.name"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "any"}}, "tool_choice: constrained output")])
+def test_S01_S02_a_bad_value_is_400_in_anthropics_shape(url, change, words):
+    answer = httpx.post(url + "/v1/messages", json={"model": "nano", "messages": HELLO, "max_tokens": 5, **change})
+    body = answer.json()
+    assert (answer.status_code, body["type"], body["error"]["type"]) == (400, "error", "invalid_request_error")
+    assert words in body["error"]["message"] and body["request_id"] == answer.headers["request-id"], body
+
+
+def test_other_faults_in_anthropics_shape(url, engine, scripted):
+    long = {"model": "nano", "messages": [{"role": "user", "content": "word " * 5000}], "max_tokens": 5}
+    answer = httpx.post(url + "/v1/messages", json=long)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("prompt is too long: ")
+    assert answer.json()["error"]["message"].endswith(f" tokens > {engine.context} maximum")
+    for path, body, status, kind in (("/v1/messages", {**long, "model": "gpt-4"}, 404, "not_found_error"),
+                                     ("/anthropic/v1/nothing", {}, 404, "not_found_error")):
+        answer = httpx.post(url + path, json=body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+    for refusal, status, kind in ((dsvk.BusyError("full"), 429, "rate_limit_error"), (dsvk.StateError("closed"), 529, "overloaded_error"),
+                                  (dsvk.NumericError("nan"), 500, "api_error")):
+        scripted.scheduler.refusal = refusal
+        try:
+            answer = httpx.post(scripted.url + "/v1/messages", json={"model": "nano", "messages": HELLO, "max_tokens": 5})
+        finally:
+            scripted.scheduler.refusal = None
+        assert (answer.status_code, answer.json()["error"]) == (status, {"type": kind, "message": str(refusal)})
+    scripted.scheduler.say(("Some", dsvk.DeviceLostError("gone")))
+    answer = httpx.post(scripted.url + "/v1/messages", json={"model": "nano", "messages": HELLO, "max_tokens": 5, "stream": True, **OFF})
+    last = answer.text.rstrip("\n").split("\n\n")[-1]
+    assert last.startswith("event: error\ndata: ") and '"overloaded_error"' in last
