@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
-import httpx  # noqa: E402
+httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
 from dsvk import chat  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic")
 openai = pytest.importorskip("openai")
-import httpx  # noqa: E402  (the client brings it)
+httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
 from dsvk import chat  # noqa: E402
