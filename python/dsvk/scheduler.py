@@ -174,6 +174,8 @@ class Driver:
         for fields in self.core.events():
             news.setdefault(fields["request"], []).append(event_of(fields))
         with self.changed:
+            if self.closing: # close() has cancelled them and says so itself
+                return
             told = [(self.requests[id], events) for id, events in news.items()]
         for request, events in told:
             request._deliver(events)
