@@ -67,7 +67,9 @@ static void push_value(lua_State *L, json_t *value) {
 
 static void release_json(void *value) { json_decref(value); }
 
-void ld_push_json(lua_State *L, ld_box *text) {
+int ld_json(lua_State *L, dsvk_status status, ld_box *text, const dsvk_error *err) {
+    if (status != DSVK_OK)
+        return ld_fail(L, err);
     ld_box *tree = ld_new_box(L, release_json);
     tree->memory = json_loads(text->memory, JSON_DECODE_ANY, NULL);
     ld_release(text);
@@ -75,6 +77,7 @@ void ld_push_json(lua_State *L, ld_box *text) {
         luaL_error(L, "not enough memory for a report");
     push_value(L, tree->memory);
     ld_release(tree);
+    return 1;
 }
 
 /* ---- tokens and logits ---- */

@@ -72,10 +72,7 @@ static int report(lua_State *L, dsvk_status (*read)(dsvk_device *device, char **
     ld_device *self = ld_check_device(L, 1);
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    if (read(self->handle, (char **)&json->memory, &err) != DSVK_OK)
-        return ld_fail(L, &err);
-    ld_push_json(L, json);
-    return 1;
+    return ld_json(L, read(self->handle, (char **)&json->memory, &err), json, &err);
 }
 
 static int device_info(lua_State *L) { return report(L, dsvk_device_describe); }

@@ -89,7 +89,8 @@ typedef struct ld_box {
 ld_box *ld_new_box(lua_State *L, void (*release)(void *memory)); /* pushes an empty box, released by __gc at the latest */
 void ld_release(ld_box *box);
 void ld_add_box_type(lua_State *L);
-void ld_push_json(lua_State *L, ld_box *text); /* pushes the value of JSON text, and releases the text */
+/* The end of a call that gives JSON text in a box: its value, the text released, or the failure. */
+int ld_json(lua_State *L, dsvk_status status, ld_box *text, const dsvk_error *err);
 void ld_push_ids(lua_State *L, const int32_t *ids, size_t n);
 void ld_push_numbers(lua_State *L, const float *numbers, size_t n);
 /* Token ids of argument `arg`: an array of integers, or text, encoded by `tokenizer` as ordinary text. Pushes what holds them.

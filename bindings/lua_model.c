@@ -101,10 +101,7 @@ static int report(lua_State *L, dsvk_status (*read)(const dsvk_model *model, cha
     ld_model *self = ld_check_model(L, 1);
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    if (read(self->handle, (char **)&json->memory, &err) != DSVK_OK)
-        return ld_fail(L, &err);
-    ld_push_json(L, json);
-    return 1;
+    return ld_json(L, read(self->handle, (char **)&json->memory, &err), json, &err);
 }
 
 static int model_config(lua_State *L) { return report(L, dsvk_model_config); }

@@ -47,10 +47,7 @@ void ld_add_type(lua_State *L, const char *type, const luaL_Reg *functions, lua_
 static int survey(lua_State *L) {
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    if (dsvk_devices((char **)&json->memory, &err) != DSVK_OK)
-        return ld_fail(L, &err);
-    ld_push_json(L, json);
-    return 1;
+    return ld_json(L, dsvk_devices((char **)&json->memory, &err), json, &err);
 }
 
 static int plan(lua_State *L) {
@@ -66,10 +63,7 @@ static int plan(lua_State *L) {
     if (lua_getfield(L, 2, "device") != LUA_TNIL)
         device = ld_check_device(L, lua_gettop(L))->handle;
     ld_box *json = ld_new_box(L, dsvk_free);
-    if (dsvk_plan(path, device, &options, context, (char **)&json->memory, &err) != DSVK_OK)
-        return ld_fail(L, &err);
-    ld_push_json(L, json);
-    return 1;
+    return ld_json(L, dsvk_plan(path, device, &options, context, (char **)&json->memory, &err), json, &err);
 }
 
 static int verify(lua_State *L) {
@@ -89,10 +83,7 @@ static int verify(lua_State *L) {
     options.user = &running;
     const dsvk_status status = dsvk_verify(path, &options, (char **)&json->memory, &err);
     ld_call_end(&call, &running);
-    if (status != DSVK_OK)
-        return ld_fail(L, &err);
-    ld_push_json(L, json);
-    return 1;
+    return ld_json(L, status, json, &err);
 }
 
 static const luaL_Reg functions[] = {

@@ -363,10 +363,7 @@ static int session_memory(lua_State *L) {
     const ld_session *self = check_session(L, 1);
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    if (dsvk_session_memory(self->handle, (char **)&json->memory, &err) != DSVK_OK)
-        return ld_fail(L, &err);
-    ld_push_json(L, json);
-    return 1;
+    return ld_json(L, dsvk_session_memory(self->handle, (char **)&json->memory, &err), json, &err);
 }
 
 static int session_model(lua_State *L) {

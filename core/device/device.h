@@ -31,7 +31,7 @@ uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_
 typedef enum dsvk_matmul_kind {
     DSVK_MATMUL_FEW,       /* the kernels for few rows, whatever their number */
     DSVK_MATMUL_REGISTERS, /* tiles in registers alone; CPUs have it */
-    DSVK_MATMUL_COLUMNS,   /* the same, and few rows too, with weights in columns (ops.h); CPUs with subgroups of 8 have it */
+    DSVK_MATMUL_COLUMNS,   /* the same, and few rows too, with weights in columns (ops.h); CPUs with subgroups of 8 */
     DSVK_MATMUL_TILED,     /* tiles in shared memory */
     DSVK_MATMUL_COOPMAT,   /* cooperative matrices, f16 times f16 into f32 */
 } dsvk_matmul_kind;

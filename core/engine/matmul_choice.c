@@ -1,7 +1,7 @@
-/* Which way to multiply steps of many rows, found out once per driver, when the first model is opened on it: of the ways the
- * device has, those that compute a known product right, and of these the one that is fastest at a product of a prefill's kind.
- * A way that was forced is only checked, one that is remembered is taken as it is. On a CPU only the
- * layout of weights is to be found out: matrix units and shared memory are emulated there, which costs more than it saves. */
+/* Which way to multiply, found out once per driver, when the first model is opened on it: of the ways the device has, those that
+ * compute a known product right, and of these the one that is fastest at a product of a prefill's kind. A way that was forced is only
+ * checked, one that is remembered is taken as it is. On a CPU only the layout of weights is to be found out, by a product of decode's
+ * kind: matrix units and shared memory are emulated there, which costs more than it saves. */
 #include <string.h>
 #include <time.h>
 
@@ -93,7 +93,8 @@ static double seconds(void) {
 }
 
 /* Seconds of one product. */
-static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, uint32_t rows, const dsvk_buffer *buffer, double *each, dsvk_error *err) {
+static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, uint32_t rows, const dsvk_buffer *buffer, double *each,
+                           dsvk_error *err) {
     const uint64_t x = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE);
     const dsvk_matmul_params params = {
         .variant = variant,
@@ -124,7 +125,7 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
     const uint64_t bytes = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) + 8ull * TIMED_ROWS * TIMED_SIDE;
     dsvk_buffer buffer = { 0 };
     double least = 0, each = 0;
-    const bool cpu = n > 0 && list[0].kind == DSVK_MATMUL_REGISTERS;
+    const uint32_t rows = dsvk_device_get_limits(device)->software ? 1 : TIMED_ROWS;
     DSVK_TRY(dsvk_buffer_create(device, DSVK_SCRATCH, bytes, "timed product", &buffer, err));
     dsvk_status status = DSVK_OK;
     *best = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
@@ -133,7 +134,7 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
         status = is_right(device, cmd, &list[i], &right, err);
         for (uint32_t round = 0; status == DSVK_OK && right && round < ROUNDS; round++) {
             double took = 0;
-            status = measure(cmd, &list[i], cpu ? 1 : TIMED_ROWS, &buffer, &took, err);
+            status = measure(cmd, &list[i], rows, &buffer, &took, err);
             each = round == 0 || took < each ? took : each;
         }
         if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)

@@ -61,7 +61,7 @@ static void choose_coopmat(dsvk_cmd *cmd, dsvk_kernel *kernel, dsvk_matmul_varia
 bool dsvk_chunk_kernel(dsvk_cmd *cmd, const dsvk_matmul_variant *way, const dsvk_matrix *w, uint32_t n, uint32_t rows,
                        uint32_t tiles, uint32_t epilogue, dsvk_kernel *kernel) {
     const dsvk_matmul_variant variant = way ? *way : dsvk_device_matmul(dsvk_cmd_device(cmd));
-    if (n < DSVK_CHUNK || (variant.kind == DSVK_MATMUL_FEW && !w->columns))
+    if (n < DSVK_CHUNK || variant.kind == DSVK_MATMUL_FEW)
         return false;
     *kernel = (dsvk_kernel){ 0 };
     if (w->columns) {

@@ -619,6 +619,33 @@ def test_closing_ends_requests_and_the_thread(nano):
     assert not any(thread.name == "dsvk scheduler" for thread in threading.enumerate())
 
 
+def test_closing_during_a_step_is_told_as_closing(nano):
+    """Requests that the closing itself cancels, in a step that was under way, have not ended: they raise."""
+    scheduler = dsvk.Scheduler(nano)
+    driver, core = scheduler._driver, scheduler._driver.core
+    stepping, closing = threading.Event(), threading.Event()
+
+    class Slow:
+        def step(self):
+            stepping.set()
+            closing.wait(60)
+            return core.step()
+
+        def __getattr__(self, name):
+            return getattr(core, name)
+
+        def cancel(self, *ids):
+            core.cancel(*ids)
+            closing.set()
+
+    driver.core = Slow()
+    request = scheduler.submit("A", 4000, temperature=0)
+    assert stepping.wait(60)
+    scheduler.close()
+    with pytest.raises(dsvk.CancelledError, match="closed"):
+        list(request)
+
+
 def test_a_forgotten_scheduler_ends_its_thread(nano):
     scheduler = dsvk.Scheduler(nano)
     list(scheduler.submit("A", 2))

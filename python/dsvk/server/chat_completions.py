@@ -3,13 +3,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, AsyncIterator
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from . import history, names
+from . import history
 from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
-from .errors import NOT_CONSTRAINED, bad, of_validation
-from .fields import Effort, Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice, mode
+from .errors import NOT_CONSTRAINED, bad
+from .fields import Effort, Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
 from .openai_format import FINISH, head, token_bytes, usage_of
 
@@ -36,11 +36,7 @@ class ChatRequest(Generated):
 
 
 def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
-    try:
-        request = ChatRequest.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from None
-    names.require(engine, request.model)
+    request = validated(ChatRequest, engine, body)
     request.refuse(request.mode[0])
     refuse(request)
     return request

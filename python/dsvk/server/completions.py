@@ -3,13 +3,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, AsyncIterator
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator
 
-from . import names
 from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
-from .errors import bad, of_validation
-from .fields import Generated
+from .errors import bad
+from .fields import Generated, validated
 from .limits import COMPLETION_TOKENS, Choices, TopLogprobs
 from .openai_format import FINISH, head, token_bytes, usage_of
 
@@ -32,11 +31,7 @@ class CompletionRequest(Generated):
 
 
 def read(engine: Engine, body: dict[str, Any]) -> CompletionRequest:
-    try:
-        request = CompletionRequest.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from None
-    names.require(engine, request.model)
+    request = validated(CompletionRequest, engine, body)
     request.refuse(thinking=False)
     if request.best_of is not None and request.best_of != request.n:
         raise bad("best_of", f"only the same as n is supported, {request.n}, got {request.best_of}")

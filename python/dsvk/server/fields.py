@@ -1,12 +1,13 @@
 """Request fields as pydantic reads them, for every wire format: strict types, null is absent, unknown fields are ignored."""
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from . import limits, names
-from .errors import bad
+from .engine import Engine
+from .errors import bad, of_validation
 
 
 class Fields(BaseModel):
@@ -18,6 +19,19 @@ class Fields(BaseModel):
         if not isinstance(value, dict):
             raise ValueError(f"expected an object, got {type(value).__name__}")
         return {name: member for name, member in value.items() if member is not None}
+
+
+Body = TypeVar("Body", bound=Fields)
+
+
+def validated(kind: type[Body], engine: Engine, body: dict[str, Any]) -> Body:
+    """The body as a request of this kind, for a model that is served here."""
+    try:
+        request = kind.model_validate(body)
+    except ValidationError as error:
+        raise of_validation(error) from None
+    names.require(engine, request.model)
+    return request
 
 
 def joined(value: Any) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 import secrets
 from typing import Any, AsyncIterator, Literal
 
-from pydantic import ValidationError
-
-from . import blocks, history, names
+from . import blocks, history
 from .answer import Answer, Piece, Usage
 from .engine import Engine, Job
-from .errors import NOT_CONSTRAINED, bad, of_validation, unavailable
-from .fields import Effort, Fields, Thinking, mode
+from .errors import NOT_CONSTRAINED, bad, unavailable
+from .fields import Effort, Fields, Thinking, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Stops, Temperature, Tokens, TopK, TopP
 
 STOP_REASON = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use", "context": "model_context_window_exceeded"}
@@ -53,11 +51,7 @@ class MessagesRequest(CountRequest):
 
 
 def read_as(kind: type[CountRequest], engine: Engine, body: dict[str, Any]) -> Any:
-    try:
-        request = kind.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from None
-    names.require(engine, request.model)
+    request = validated(kind, engine, body)
     if not request.messages:
         raise bad("messages", "is empty")
     if request.output_config.format is not None:
