@@ -40,22 +40,26 @@ const uint JOBS = RATIO == 0u ? 1u : RATIO == 4u ? 3u : 2u; /* entries a row may
 const uint HEAD_TILES = HEAD_DIM / 32u, INDEX_TILES = INDEX_DIM / 32u;
 const uint WORDS = (4u * Q_RANK >> TYPE) / 16u; /* of a weight row: 4, 2, 1 or 1/2 bytes a value */
 
-void make_window_row(uint row) {
-    const uint lane = gl_LocalInvocationIndex, stride = Q_RANK + HEAD_DIM;
+/* The window row (job 0), the compressed row (1) or the index key (2) of a row, where it makes one. */
+void make_entry(uint row, uint job) {
     const KvVectors v = Vectors(a.vectors).v;
+    const bool index = RATIO == 4u && job == 2u; /* a constant where there are none */
     vec4 x = vec4(0.0);
-    if (4u * lane < HEAD_DIM)
-        x = Vec4s(add_product(a.kv, row, stride * 4u)).v[Q_RANK / 4u + lane];
-    x = line_rms_norm(x, v.kv_norm, HEAD_DIM, EPS);
-    line_store_row(x, a.table, Rows(a.rows).v[row].position, a.store, a.n, row);
-}
-
-void make_entry(uint row, bool index) {
-    const KvVectors v = Vectors(a.vectors).v;
-    const uint keys_at = (RATIO == 4u ? 4u : 2u) * HEAD_DIM * 4u; /* behind K and S of the rows */
-    compress_row(row, Compressor(a.rows, a.seqs, a.table, index ? add_bytes(a.ks, keys_at) : a.ks, index ? v.index_ape : v.ape,
-                                 index ? v.index_norm : v.norm, a.ks_stride, index ? a.index_ring_offset : a.ring_offset,
-                                 RING_CAPACITY, PAGE_CAPACITY, index ? a.keys_offset : a.rows_offset, EPS, index));
+    Entry entry;
+    if (RATIO == 0u || job == 0u) {
+        if (4u * gl_LocalInvocationIndex < HEAD_DIM)
+            x = Vec4s(add_product(a.kv, row, (Q_RANK + HEAD_DIM) * 4u)).v[Q_RANK / 4u + gl_LocalInvocationIndex];
+        entry = Entry(v.kv_norm, Rows(a.rows).v[row].position, a.store, a.n, row);
+    } else {
+        const uint keys_at = (RATIO == 4u ? 4u : 2u) * HEAD_DIM * 4u; /* behind K and S of the rows */
+        const Compressor c = Compressor(a.rows, a.seqs, index ? add_bytes(a.ks, keys_at) : a.ks, index ? v.index_ape : v.ape,
+                                        index ? v.index_norm : v.norm, a.ks_stride, index ? a.index_ring_offset : a.ring_offset,
+                                        RING_CAPACITY, PAGE_CAPACITY, index ? a.keys_offset : a.rows_offset, index);
+        if (!compress_completes(row, c))
+            return;
+        entry = compress_entry(row, c, x);
+    }
+    store_entry(x, entry, a.table, EPS, index);
 }
 
 void finish_head(uint first_row, uint rows, uint head) {
@@ -91,10 +95,7 @@ void main() {
         const uint row = first_row + gl_WorkGroupID.y % ROWS, job = gl_WorkGroupID.y / ROWS;
         if (row >= a.n)
             return;
-        if (job == 0u)
-            make_window_row(row);
-        else if (RATIO != 0u)
-            make_entry(row, job == 2u);
+        make_entry(row, job);
         return;
     }
 
@@ -111,7 +112,7 @@ void main() {
             SharedFloats(add_product(a.q, first_row + first + r, a.n_out * 4u)).v[column] = row_total(r, column % 32u);
     }
 
-    const bool index = tile >= N_HEADS * HEAD_TILES;
+    const bool index = RATIO == 4u && tile >= N_HEADS * HEAD_TILES;
     const uint head = index ? (tile - N_HEADS * HEAD_TILES) / INDEX_TILES : tile / HEAD_TILES;
     const uint heads = N_HEADS + (a.n_out - N_HEADS * HEAD_DIM) / INDEX_DIM;
     const uint counter = gl_WorkGroupID.x * heads + head + (index ? N_HEADS : 0u);

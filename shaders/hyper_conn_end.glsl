@@ -3,6 +3,7 @@
  * last of all tiles goes on with HC-pre and the norm (hyper_conn_pre_row). The same additions in the same order as
  * hyper_conn_mix.comp and hyper_conn_pre.comp, hence the same bits.
  * Include after matmul.glsl (WORKGROUP 256, MAX_ROWS), last.glsl, streams.glsl and hyper_conn_pre.glsl (DIM, N_MIX). */
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 
 const uint DIM_TILES = DIM / 32u;
@@ -39,7 +40,7 @@ void hyper_conn_end(uint first, uint count, uint tile, uvec2 x, uvec2 post, uvec
     [[unroll]] for (uint j = 0u; j < 4u; j++)
         f.k[j] = weights.v[j * (DIM / 4u) + d4];
     barrier();
-    for (uint i = 0u; i < count; i++) {
+    [[dont_unroll]] for (uint i = 0u; i < count; i++) {
         Streams s;
         [[unroll]] for (uint j = 0u; j < 4u; j++)
             s.k[j] = tile_streams[(i * 4u + j) * 8u + quad];

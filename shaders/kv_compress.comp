@@ -25,6 +25,11 @@ layout(constant_id = COMPRESS_CONSTANT_INDEX) const bool INDEX = false;
 layout(push_constant, scalar) uniform Args { kv_compress_args a; };
 
 void main() {
-    compress_row(gl_WorkGroupID.x, Compressor(a.rows, a.seqs, a.table, a.ks, a.ape, a.norm, a.ks_stride, a.ring_offset,
-                                              a.ring_capacity, a.page_capacity, a.page_offset, a.eps, INDEX));
+    const Compressor c = Compressor(a.rows, a.seqs, a.ks, a.ape, a.norm, a.ks_stride, a.ring_offset, a.ring_capacity, a.page_capacity,
+                                    a.page_offset, INDEX);
+    if (!compress_completes(gl_WorkGroupID.x, c))
+        return;
+    vec4 v;
+    const Entry entry = compress_entry(gl_WorkGroupID.x, c, v);
+    store_entry(v, entry, a.table, a.eps, INDEX);
 }

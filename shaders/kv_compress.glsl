@@ -9,13 +9,12 @@
 const bool OVERLAP = RATIO == 4u;
 
 struct Compressor {
-    uvec2 rows, seqs, table;
+    uvec2 rows, seqs;
     uvec2 ks;           /* f32 [n, ks_stride]: K [w], S [w] */
     uvec2 ape, norm;    /* f32 [RATIO, w], [width] */
     uint ks_stride;
     uint ring_offset, ring_capacity; /* f32 [ring_capacity][2 w] in the state */
     uint page_capacity, page_offset; /* entries per page, bytes */
-    float eps;
     bool index;         /* a key, not a row */
 };
 
@@ -70,12 +69,20 @@ vec4 compress_pool(const Compressor c, const Window w, uint first) {
     return pooled / sum;
 }
 
-void compress_store_key(vec4 v, const Compressor c, uint key_position, uvec2 store, uint row) {
+/* Where a line goes, and the norm's weight and the position for RoPE before it is stored. */
+struct Entry {
+    uvec2 norm;          /* f32 [width] */
+    uint position;
+    uvec2 store;
+    uint capacity, row;  /* entries in the store, and which of them */
+};
+
+void store_key(vec4 v, uvec2 table, const Entry e) {
     uint d = 4u * gl_LocalInvocationIndex, plain = INDEX_DIM - ROPE_DIM;
     if (d >= plain && d < INDEX_DIM)
-        v = rope_rotate(v, rope_angles(c.table, key_position, (d - plain) / 2u));
+        v = rope_rotate(v, rope_angles(table, e.position, (d - plain) / 2u));
     v = line_hadamard(v, INDEX_DIM);
-    uvec2 codes = key_codes(store, row);
+    uvec2 codes = key_codes(e.store, e.row);
     if (!NATIVE) {
         if (d < INDEX_DIM)
             Vec4sOut(codes).v[d >> 2] = v;
@@ -87,26 +94,30 @@ void compress_store_key(vec4 v, const Compressor c, uint key_position, uvec2 sto
     if (d >= INDEX_DIM)
         return;
     if ((d & 127u) == 0u)
-        WordsOut(key_scales(store, c.page_capacity, row)).v[d >> 7] = scales;
+        WordsOut(key_scales(e.store, e.capacity, e.row)).v[d >> 7] = scales;
     if ((d & 7u) == 0u)
         WordsOut(codes).v[d >> 3] = nibbles;
 }
 
-/* The whole workgroup, for row t of the step; nothing where it completes no window. */
-void compress_row(uint t, const Compressor c) {
+/* RMSNorm, RoPE and the store's format: a line becomes a cache row, or with `index` an index key. */
+void store_entry(vec4 v, const Entry e, uvec2 table, float eps, bool index) {
+    v = line_rms_norm(v, e.norm, index ? INDEX_DIM : HEAD_DIM, eps);
+    if (index)
+        store_key(v, table, e);
+    else
+        line_store_row(v, table, e.position, e.store, e.capacity, e.row);
+}
+
+bool compress_completes(uint t, const Compressor c) { return (Rows(c.rows).v[t].position + 1u) % RATIO == 0u; }
+
+/* The entry of row t of the step, which completes its window, and in v its values before the norm. */
+Entry compress_entry(uint t, const Compressor c, out vec4 v) {
     Row me = Rows(c.rows).v[t];
-    if ((me.position + 1u) % RATIO != 0u)
-        return;
     Window w = Window(t, me.position, Seqs(c.seqs).v[me.sequence]);
     uint entry = w.position / RATIO, start = entry * RATIO;
-    vec4 v = vec4(0.0);
+    v = vec4(0.0);
     if (4u * gl_LocalInvocationIndex < compress_width(c))
         v = compress_pool(c, w, OVERLAP && entry > 0u ? start - RATIO : start);
-    v = line_rms_norm(v, c.norm, compress_width(c), c.eps);
-
-    uvec2 store = add_bytes(Addrs(w.sequence.pages).v[entry / c.page_capacity], c.page_offset);
-    if (c.index)
-        compress_store_key(v, c, start, store, entry % c.page_capacity);
-    else
-        line_store_row(v, c.table, start, store, c.page_capacity, entry % c.page_capacity);
+    return Entry(c.norm, start, add_bytes(Addrs(w.sequence.pages).v[entry / c.page_capacity], c.page_offset), c.page_capacity,
+                 entry % c.page_capacity);
 }

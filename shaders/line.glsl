@@ -19,15 +19,18 @@ vec4 line_rms_norm(vec4 v, uvec2 weight, uint dim, float eps) {
     return 4u * lane < dim ? Vec4s(weight).v[lane] * (v * factor) : vec4(0.0);
 }
 
-/* Largest magnitude of the block of `lanes` invocations (a power of two) that this one belongs to. */
+/* Largest magnitude of the block of `lanes` invocations (a power of two, at least 4) that this one belongs to. */
 float line_block_max(vec4 v, uint lanes) {
     uint lane = gl_LocalInvocationIndex;
+    float best = line_max4(v);
+    best = max(best, subgroupShuffleXor(best, 1u));
+    best = max(best, subgroupShuffleXor(best, 2u));
     barrier(); /* line_exchange may still be read by an earlier call */
-    line_exchange[lane].x = line_max4(v);
+    if (lane % 4u == 0u)
+        line_exchange[lane / 4u].x = best;
     barrier();
-    float best = 0.0;
-    uint first = lane & ~(lanes - 1u);
-    for (uint i = 0u; i < lanes; i++)
+    uint first = (lane & ~(lanes - 1u)) / 4u;
+    for (uint i = 0u; i < lanes / 4u; i++)
         best = max(best, line_exchange[first + i].x);
     return best;
 }
@@ -59,7 +62,7 @@ vec4 line_hadamard(vec4 v, uint dim) {
     uint lane = gl_LocalInvocationIndex;
     v = vec4(v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w);
     v = vec4(v.x + v.z, v.y + v.w, v.x - v.z, v.y - v.w);
-    for (uint stride = 1u; stride < dim / 4u; stride <<= 1u) {
+    [[dont_unroll]] for (uint stride = 1u; stride < dim / 4u; stride <<= 1u) { /* barriers are dear to compile for CPUs */
         barrier();
         line_exchange[lane] = v;
         barrier();

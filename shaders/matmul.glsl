@@ -147,8 +147,12 @@ uint partial_at(uint r, uint y, uint o) { return (r * SPLITS + y) * 32u + ((o + 
 
 float four_splits(uint r, uint four, uint o) {
     precise float sum = partial[partial_at(r, four, o)];
-    [[unroll]] for (uint i = 1u; i < 4u; i++)
-        sum += partial[partial_at(r, four + i, o)];
+    if (SOFTWARE)
+        [[dont_unroll]] for (uint i = 1u; i < 4u; i++)
+            sum += partial[partial_at(r, four + i, o)];
+    else
+        [[unroll]] for (uint i = 1u; i < 4u; i++)
+            sum += partial[partial_at(r, four + i, o)];
     return sum;
 }
 
@@ -165,14 +169,24 @@ void add_splits(uint first, const vec4 sums[MAX_ROWS]) {
     if (COLUMNS != 0u) /* there the barrier costs more than what sharing out the sums saves; row_total does them */
         return;
     const uint o = gl_LocalInvocationIndex % 32u, four = gl_LocalInvocationIndex / 32u * 4u;
-    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
-        partial[partial_at(r, four, o)] = four_splits(r, four, o);
+    if (SOFTWARE)
+        [[dont_unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
+            partial[partial_at(r, four, o)] = four_splits(r, four, o);
+    else
+        [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
+            partial[partial_at(r, four, o)] = four_splits(r, four, o);
     barrier();
 }
 
+float row_part(uint r, uint four, uint o) { return COLUMNS != 0u ? four_splits(r, four, o) : partial[partial_at(r, four, o)]; }
+
 float row_total(uint r, uint o) {
-    precise float sum = COLUMNS != 0u ? four_splits(r, 0u, o) : partial[partial_at(r, 0u, o)];
-    [[unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
-        sum += COLUMNS != 0u ? four_splits(r, four, o) : partial[partial_at(r, four, o)];
+    precise float sum = row_part(r, 0u, o);
+    if (SOFTWARE)
+        [[dont_unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
+            sum += row_part(r, four, o);
+    else
+        [[unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
+            sum += row_part(r, four, o);
     return sum;
 }

@@ -4,6 +4,12 @@
 #extension GL_EXT_buffer_reference : require
 #extension GL_EXT_buffer_reference_uvec2 : require
 #extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_control_flow_attributes : require
+#include "software_constant.h"
+
+/* A software driver: code for every lane of every access to shared memory, and barriers that split a kernel into pieces, so loops
+ * are left rolled which a GPU wants unrolled, to have its loads on their way together. Set for every kernel by pipelines.c. */
+layout(constant_id = SOFTWARE_CONSTANT) const bool SOFTWARE = false;
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Floats { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4s { vec4 v[]; };

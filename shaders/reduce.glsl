@@ -9,6 +9,11 @@
 
 shared float reduce_part[WORKGROUP / 4u];
 
+float reduce_four(uint i) {
+    precise float sum = (reduce_part[i] + reduce_part[i + 1u]) + (reduce_part[i + 2u] + reduce_part[i + 3u]);
+    return sum;
+}
+
 float reduce_sum(float x) {
     x += subgroupShuffleXor(x, 1u);
     x += subgroupShuffleXor(x, 2u);
@@ -17,7 +22,11 @@ float reduce_sum(float x) {
         reduce_part[gl_LocalInvocationIndex / 4u] = x;
     barrier();
     precise float total = 0.0;
-    [[unroll]] for (uint i = 0u; i < WORKGROUP / 4u; i += 4u)
-        total += (reduce_part[i] + reduce_part[i + 1u]) + (reduce_part[i + 2u] + reduce_part[i + 3u]);
+    if (SOFTWARE)
+        [[dont_unroll]] for (uint i = 0u; i < WORKGROUP / 4u; i += 4u)
+            total += reduce_four(i);
+    else
+        [[unroll]] for (uint i = 0u; i < WORKGROUP / 4u; i += 4u)
+            total += reduce_four(i);
     return total;
 }

@@ -40,7 +40,7 @@ uint scan(uint x, out uint all) {
         part[gl_SubgroupID] = sum;
     barrier();
     all = 0u;
-    for (uint i = 0u; i < gl_NumSubgroups; i++) {
+    [[dont_unroll]] for (uint i = 0u; i < gl_NumSubgroups; i++) {
         if (i == gl_SubgroupID)
             before += all;
         all += part[i];
@@ -98,15 +98,17 @@ void collect(uint lane, uint t, uint visible, uint first, uvec2 second_bins, uve
 
 /* Elements e .. e + LISTED - 1 of the row's list (the last one beyond its end): indices and keys. */
 void load_listed(uint e, uint total, uint groups, uvec2 lists, Floats scores, out uint index[LISTED], out uint key[LISTED]) {
-    [[unroll]] for (uint j = 0u; j < LISTED; j++) {
-        uint at = min(e + j, total - 1u), group = 0u; /* the last one that starts at `at` or before */
-        [[unroll]] for (uint i = 0u; i < TOPK_GROUP_BITS; i++) {
-            uint next = group + (TOPK_MAX_GROUPS / 2u >> i);
-            if (next < groups && starts[next] <= at)
-                group = next;
+    uint group[LISTED]; /* the last one that starts at the element or before */
+    [[unroll]] for (uint j = 0u; j < LISTED; j++)
+        group[j] = 0u;
+    [[dont_unroll]] for (uint half_way = TOPK_MAX_GROUPS / 2u; half_way > 0u; half_way >>= 1u) /* each waits for the one before */
+        [[unroll]] for (uint j = 0u; j < LISTED; j++) {
+            uint next = group[j] + half_way;
+            if (next < groups && starts[next] <= min(e + j, total - 1u))
+                group[j] = next;
         }
-        index[j] = SharedWords(lists).v[group * (1u + a.share) + 1u + at - starts[group]];
-    }
+    [[unroll]] for (uint j = 0u; j < LISTED; j++)
+        index[j] = SharedWords(lists).v[group[j] * (1u + a.share) + 1u + min(e + j, total - 1u) - starts[group[j]]];
     [[unroll]] for (uint j = 0u; j < LISTED; j++)
         key[j] = order_key(scores.v[index[j]]);
 }

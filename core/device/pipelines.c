@@ -6,7 +6,9 @@
 
 #include "device_internal.h"
 
-#define MAX_CONSTANTS 32u
+#include "software_constant.h"
+
+#define MAX_CONSTANTS SOFTWARE_CONSTANT
 
 struct dsvk_pipeline {
     dsvk_pipeline *next; /* in its bucket */
@@ -60,14 +62,17 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
     dsvk_free(words);
     if (result != VK_SUCCESS)
         return result;
-    VkSpecializationMapEntry entries[MAX_CONSTANTS];
-    for (uint32_t i = 0; i < n; i++)
-        entries[i] = (VkSpecializationMapEntry){.constantID = i, .offset = i * 4, .size = 4};
+    VkSpecializationMapEntry entries[MAX_CONSTANTS + 1];
+    uint32_t data[MAX_CONSTANTS + 1];
+    for (uint32_t i = 0; i <= n; i++) {
+        entries[i] = (VkSpecializationMapEntry){.constantID = i < n ? i : SOFTWARE_CONSTANT, .offset = i * 4, .size = 4};
+        data[i] = i < n ? constants[i] : device->limits.software;
+    }
     const VkSpecializationInfo values = {
-        .mapEntryCount = n,
+        .mapEntryCount = n + 1,
         .pMapEntries = entries,
-        .dataSize = n * sizeof *constants,
-        .pData = constants,
+        .dataSize = (n + 1) * sizeof *data,
+        .pData = data,
     };
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
@@ -129,7 +134,7 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
 
 static dsvk_status get(dsvk_device *device, const dsvk_dispatch_info *info, dsvk_pipeline **pipeline, dsvk_error *err) {
     if (info->n_constants > MAX_CONSTANTS)
-        return dsvk_fail(err, DSVK_INVALID, "op %s: %u specialization constants, the limit is %u", info->op,
+        return dsvk_fail(err, DSVK_INVALID, "op %s: %u specialization constants, the limit is %d", info->op,
                          info->n_constants, MAX_CONSTANTS);
     const uint32_t bucket = bucket_of(info->shader, info->constants, info->n_constants);
     pthread_mutex_lock(&device->pipeline_lock);

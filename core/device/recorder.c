@@ -472,7 +472,8 @@ dsvk_status dsvk_compile_now(dsvk_device *device, VkPipeline pipeline, dsvk_erro
     vk->vkCmdDispatch(cmd->buffer, 0, 0, 0);
     DSVK_GOTO(end(cmd, err));
     DSVK_GOTO(hand_over(device, &(dsvk_replay){cmd, 1}, 1, err)); /* no submit that a profile should count */
-    DSVK_GOTO(dsvk_cmd_wait(cmd, err));
+    DSVK_GOTO(dsvk_timeline_wait(device, cmd->ticket, DSVK_COMPILE_SECONDS, err)); /* a busy machine's compiler does not hang */
+    cmd->ticket = 0;
 fail:
     dsvk_cmd_destroy(cmd);
     return status;
