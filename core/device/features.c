@@ -8,7 +8,14 @@
 
 #include "device_internal.h"
 
-typedef enum need { NEEDED, MATRIX, FLEXIBLE, STATISTICS } need; /* for what: everything, cooperative matrices, ... */
+/* For what: everything, or what a flag of dsvk_physical stands for. */
+typedef enum need { NEEDED, BUDGET, MATRIX, FLEXIBLE, STATISTICS } need;
+static const size_t FLAGS[] = {
+    [BUDGET] = offsetof(dsvk_physical, has_budget),
+    [MATRIX] = offsetof(dsvk_physical, has_cooperative_matrix),
+    [FLEXIBLE] = offsetof(dsvk_physical, has_flexible_matrix),
+    [STATISTICS] = offsetof(dsvk_physical, has_statistics),
+};
 
 typedef struct place {
     VkStructureType type;
@@ -50,9 +57,9 @@ static const feature FEATURES[] = { /* those of one struct behind each other */
 
 static const struct {
     const char *name;
-    need need; /* NEEDED stands for the budget, which any device may have */
+    need need;
 } EXTENSIONS[] = {
-    { VK_EXT_MEMORY_BUDGET_EXTENSION_NAME, NEEDED },
+    { VK_EXT_MEMORY_BUDGET_EXTENSION_NAME, BUDGET },
     { "VK_KHR_cooperative_matrix", MATRIX },
     { "VK_NV_cooperative_matrix2", FLEXIBLE },
     { VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME, STATISTICS },
@@ -60,11 +67,12 @@ static const struct {
 
 /* ---- what a physical device has ---- */
 
+static bool *flag_of(dsvk_physical *p, need need) { return (bool *)((uint8_t *)p + FLAGS[need]); }
+
 bool *dsvk_extension_flag(dsvk_physical *p, const char *name) {
-    bool *const flags[] = { &p->has_budget, &p->has_cooperative_matrix, &p->has_flexible_matrix, &p->has_statistics };
     for (size_t i = 0; i < DSVK_COUNT(EXTENSIONS); i++)
         if (strcmp(name, EXTENSIONS[i].name) == 0)
-            return flags[i];
+            return flag_of(p, EXTENSIONS[i].need);
     return NULL;
 }
 
@@ -118,11 +126,10 @@ static bool lists(const VkDeviceCreateInfo *info, const char *extension) {
 }
 
 dsvk_status dsvk_features_restrict(dsvk_physical *p, const VkDeviceCreateInfo *info, dsvk_error *err) {
-    bool *const flags[] = { [MATRIX] = &p->has_cooperative_matrix, [FLEXIBLE] = &p->has_flexible_matrix, [STATISTICS] = &p->has_statistics };
     char missing[512] = "";
     bool memory_model = false;
     for (size_t i = 0; i < DSVK_COUNT(EXTENSIONS); i++) {
-        bool *flag = dsvk_extension_flag(p, EXTENSIONS[i].name);
+        bool *flag = flag_of(p, EXTENSIONS[i].need);
         *flag = *flag && lists(info, EXTENSIONS[i].name);
     }
     for (size_t i = 0; i < DSVK_COUNT(FEATURES); i++) {
@@ -135,7 +142,7 @@ dsvk_status dsvk_features_restrict(dsvk_physical *p, const VkDeviceCreateInfo *i
         if (needed && !on)
             append(missing, sizeof missing, f->name);
         else if (f->need != NEEDED)
-            *flags[f->need] = *flags[f->need] && on;
+            *flag_of(p, f->need) = *flag_of(p, f->need) && on;
     }
     if (missing[0])
         return dsvk_fail(err, DSVK_INVALID, "the host's device was made without what is needed: %s; dsvk_host_device_prepare adds it",
@@ -165,9 +172,8 @@ static uint8_t *add_record(added *a, VkDeviceCreateInfo *info, VkStructureType t
 }
 
 dsvk_status dsvk_features_add(const dsvk_physical *p, bool statistics, VkDeviceCreateInfo *info, void **memory, dsvk_error *err) {
-    const bool wanted[] = { [NEEDED] = true, [MATRIX] = p->has_cooperative_matrix, [FLEXIBLE] = p->has_flexible_matrix,
-                            [STATISTICS] = statistics };
-    const bool has[DSVK_COUNT(EXTENSIONS)] = { p->has_budget, wanted[MATRIX], wanted[FLEXIBLE], wanted[STATISTICS] };
+    const bool wanted[] = { [NEEDED] = true, [BUDGET] = p->has_budget, [MATRIX] = p->has_cooperative_matrix,
+                            [FLEXIBLE] = p->has_flexible_matrix, [STATISTICS] = statistics };
     const size_t bytes = sizeof(added) + (info->enabledExtensionCount + DSVK_COUNT(EXTENSIONS)) * sizeof(char *);
     const VkBool32 on = VK_TRUE;
     added *a = *memory = dsvk_alloc_zero(1, bytes);
@@ -184,7 +190,7 @@ dsvk_status dsvk_features_add(const dsvk_physical *p, bool statistics, VkDeviceC
     for (; n < info->enabledExtensionCount; n++)
         a->extensions[n] = info->ppEnabledExtensionNames[n];
     for (size_t i = 0; i < DSVK_COUNT(EXTENSIONS); i++)
-        if (has[i] && !lists(info, EXTENSIONS[i].name))
+        if (wanted[EXTENSIONS[i].need] && !lists(info, EXTENSIONS[i].name))
             a->extensions[n++] = EXTENSIONS[i].name;
     info->enabledExtensionCount = n;
     info->ppEnabledExtensionNames = a->extensions;
