@@ -67,7 +67,7 @@ static const struct {
 
 /* ---- what a physical device has ---- */
 
-static bool *flag_of(dsvk_physical *p, need need) { return (bool *)((uint8_t *)p + FLAGS[need]); }
+static bool *flag_of(dsvk_physical *p, need what) { return (bool *)((uint8_t *)p + FLAGS[what]); }
 
 bool *dsvk_extension_flag(dsvk_physical *p, const char *name) {
     for (size_t i = 0; i < DSVK_COUNT(EXTENSIONS); i++)

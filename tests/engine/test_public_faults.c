@@ -338,6 +338,7 @@ static void test_A16_each_thread_has_its_own(void) {
     struct meter mine = { .lock = PTHREAD_MUTEX_INITIALIZER, .fail_at = -1 }, theirs = mine;
     const dsvk_allocator allocators[] = { { memory, &mine }, { memory, &theirs } };
     dsvk_tokenizer *tokenizer;
+    dsvk_chat_parser *parser;
     pthread_t thread;
     dsvk_use_allocator(&allocators[0]);
     CHECK(dsvk_tokenizer_open(&tokenizer, DSVK_NANO, NULL) == DSVK_OK, "opened");
@@ -345,7 +346,11 @@ static void test_A16_each_thread_has_its_own(void) {
     CHECK(pthread_create(&thread, NULL, open_tokenizers, (void *)&allocators[1]) == 0 && pthread_join(thread, NULL) == 0, "a thread");
     CHECK(made > 0 && mine.made == made && theirs.made == 5 * made && theirs.blocks == 0, "another thread used this one's: %d, %d, %d",
           (int)made, (int)mine.made, (int)theirs.made);
-    dsvk_use_allocator(&allocators[1]); /* it goes back to where it came from */
+    CHECK(dsvk_chat_parser_open(&parser, 0, NULL) == DSVK_OK && dsvk_chat_parser_feed(parser, answer, 20, NULL) == DSVK_OK, "a parser");
+    dsvk_use_allocator(&allocators[1]); /* what grows and what is released stays where it came from */
+    for (int i = 0; i < 100; i++)
+        CHECK(dsvk_chat_parser_feed(parser, answer, 20, NULL) == DSVK_OK, "fed");
+    dsvk_chat_parser_close(parser);
     dsvk_tokenizer_close(tokenizer);
     CHECK(mine.blocks == 0 && mine.bytes == 0 && theirs.bytes == 0, "%d blocks are left", (int)mine.blocks);
     dsvk_use_allocator(NULL);
