@@ -286,7 +286,7 @@ static void close_world(struct world *w) {
 static int64_t fail_each(struct world *w, struct meter *m, size_t row, bool for_good) {
     dsvk_error err = { 0 };
     int64_t n = 0, made;
-    for (m->for_good = for_good;; n += n < 40 ? 1 : n / 4) {
+    for (m->for_good = for_good;; n += n < 20 ? 1 : n / 4) {
         const int64_t blocks = m->blocks, bytes = m->bytes;
         m->made = 0;
         m->fail_at = n;
