@@ -1,9 +1,12 @@
 """Builds the extension by CMake, which has the only list of sources, and takes the version from core/dsvk.h.
 
 The build directory (build/release) stays, so that a second build compiles what changed. `python setup.py build_ext
---configuration debug` builds another configuration.
+--configuration debug` builds another configuration; CMAKE_ARGS has more for CMake. A source distribution carries every kernel
+compiled, so that building it needs no compiler of kernels.
 """
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 
@@ -18,6 +22,18 @@ ROOT = Path(__file__).resolve().parent
 def version() -> str:
     header = (ROOT / "core" / "dsvk.h").read_text(encoding="utf-8")
     return ".".join(re.search(rf"#define DSVK_VERSION_{part} (\d+)", header)[1] for part in ("MAJOR", "MINOR", "PATCH"))
+
+
+def build(target: str, configuration: str = "release") -> Path:
+    """Builds a target of CMake's -> the build directory."""
+    folder = ROOT / "build" / configuration
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), f"-DDSVK_CONFIGURATION={configuration}", "-DDSVK_PYTHON=ON",
+                 f"-DPython3_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
+    if shutil.which("ninja") and not (folder / "CMakeCache.txt").exists():
+        configure += ["-G", "Ninja"]
+    subprocess.run(configure, check=True)
+    subprocess.run(["cmake", "--build", str(folder), "--target", target, "--parallel"], check=True)
+    return folder
 
 
 class CMakeBuild(build_ext):
@@ -28,16 +44,18 @@ class CMakeBuild(build_ext):
         self.configuration = "release"
 
     def build_extension(self, extension):
-        build = ROOT / "build" / self.configuration
-        configure = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DDSVK_CONFIGURATION={self.configuration}",
-                     "-DDSVK_PYTHON=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
-        if shutil.which("ninja") and not (build / "CMakeCache.txt").exists():
-            configure += ["-G", "Ninja"]
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "_dsvk", "--parallel"], check=True)
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / "_dsvk.abi3.so", target)
+        shutil.copy2(build("_dsvk", self.configuration) / "_dsvk.abi3.so", target)
+
+
+class SourceDistribution(sdist):
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        folder = Path(base_dir, "shaders/spirv")
+        for compiled in (build("spirv") / "spirv").glob("*.inc"):
+            (folder / compiled.name).unlink(missing_ok=True)  # it may be a link to ours
+            shutil.copyfile(compiled, folder / compiled.name)
 
 
 setup(
@@ -46,6 +64,6 @@ setup(
     package_dir={"": "python"},
     package_data={"dsvk": ["py.typed", "*.pyi", "nano/*", "families/*"]},
     ext_modules=[Extension("dsvk._dsvk", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "sdist": SourceDistribution},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

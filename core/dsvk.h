@@ -66,6 +66,26 @@ DSVK_API const char *dsvk_status_name(dsvk_status status);   /* "FORMAT" */
 DSVK_API const char *dsvk_status_text(dsvk_status status);   /* "malformed file" */
 DSVK_API void dsvk_free(void *returned);                     /* releases text and arrays this library returned */
 
+/* Host memory of another kind than malloc's. Called with old NULL: new memory of `bytes`, aligned as malloc aligns; with bytes 0:
+ * `old` is released; else `old`, which has old_bytes, gets another size and perhaps place. NULL: there is none, and `old` stays. */
+typedef void *(*dsvk_memory_fn)(void *user, void *old, size_t old_bytes, size_t bytes);
+
+typedef struct dsvk_allocator {
+    dsvk_memory_fn memory;
+    void *user;
+} dsvk_allocator;
+
+/* From now on what calls of this thread allocate, and the threads such a call starts while it runs, comes from `allocator`; NULL, as at
+ * first: from malloc. Returns the one before. There is one per thread and none per process, so that two users of the library do not meet.
+ * Memory goes back to where it came from, in whichever thread a handle is closed: the struct has to stay as long as anything
+ * from it is there, and its function has to be safe for the threads that share handles. What passes through jansson while
+ * JSON is read or written, and what the Vulkan driver allocates, comes from malloc. */
+DSVK_API const dsvk_allocator *dsvk_use_allocator(const dsvk_allocator *allocator);
+
+/* A line worth telling that is no failure of a call (UTF-8, no newline; valid during the call), from any thread that calls the library.
+ * Calls on this device from inside it return DSVK_BUSY. */
+typedef void (*dsvk_log_fn)(void *user, const char *line);
+
 /* Called from the thread that made the call, at least every few MB or every submit. Return nonzero to cancel: the call
  * then returns DSVK_CANCELLED. `done` and `total` are bytes while loading, tokens while evaluating. */
 typedef int (*dsvk_progress_fn)(void *user, const char *stage, uint64_t done, uint64_t total);
@@ -88,6 +108,29 @@ typedef enum dsvk_purpose {
     DSVK_PURPOSE_COUNT
 } dsvk_purpose;
 
+/* A Vulkan device that the host has made and shares. Handles are those of vulkan.h, which are pointers. They stay the host's, and have
+ * to be there until the dsvk_device, its models and sessions are closed. The instance: VkApplicationInfo.apiVersion 1.3 or later. */
+typedef struct dsvk_host_device {
+    size_t size;
+    void *instance;         /* VkInstance */
+    void *physical_device;  /* VkPhysicalDevice */
+    void *device;           /* VkDevice */
+    const void *create_info; /* the VkDeviceCreateInfo it was made with, which says what is enabled; read while opening only */
+    void *queue;            /* VkQueue, of a family that can compute */
+    uint32_t queue_family;
+    void (*get_instance_proc_addr)(void); /* vkGetInstanceProcAddr; NULL: that of the system's loader */
+    void (*lock_queue)(void *user);   /* around every use of the queue, from whichever thread calls the library; both or none. */
+    void (*unlock_queue)(void *user); /* The host holds the same lock when it uses the queue, and not when it calls the library */
+    void *user;
+} dsvk_host_device;
+
+/* Adds to a VkDeviceCreateInfo what dsvk uses of host->physical_device: sets features in the structs its pNext leads to, puts what
+ * is not among them before these, and lists extensions; nothing that the host asked for goes away. Of `host` only instance,
+ * physical_device and get_instance_proc_addr are read. *added is what was linked in, released with dsvk_free after vkCreateDevice
+ * and dsvk_device_open. Needed are bufferDeviceAddress, timelineSemaphore, scalarBlockLayout, synchronization2, maintenance4; what
+ * else is enabled makes it faster. NODEVICE says why a physical device cannot be used. */
+DSVK_API dsvk_status dsvk_host_device_prepare(const dsvk_host_device *host, void *create_info, void **added, dsvk_error *err);
+
 typedef struct dsvk_device_options {
     size_t size;
     const char *device;    /* index ("0"), UUID, or part of a name that fits one device; NULL: the best usable one */
@@ -97,6 +140,9 @@ typedef struct dsvk_device_options {
     uint64_t max_allocation; /* bytes; pretend the driver allows no larger allocation (tests); 0: the driver's limit */
     const char *matmul;    /* how prefill multiplies: "few", "registers", "columns", "tiled", "coopmat" or with its shape "coopmat 16x16x16";
                               NULL or "auto": the fastest, found out once per driver */
+    const dsvk_host_device *host; /* a device the host has made; NULL: one is made here. Without `device` and `validation` */
+    dsvk_log_fn log;       /* NULL: nothing is told */
+    void *user;            /* for log */
     uint32_t statistics;   /* 1: compilers keep their figures of each kernel, where the driver has them (bench/compile_table) */
 } dsvk_device_options;
 

@@ -13,6 +13,7 @@ build = {
     CMAKE_INSTALL_PREFIX = "$(PREFIX)",
     DSVK_LUA = "ON",
     DSVK_TESTS = "OFF",
+    DSVK_LIBRARY = "OFF",
     LUA_INCDIR = "$(LUA_INCDIR)",
     DSVK_LUA_LIBDIR = "$(LIBDIR)",
     DSVK_LUA_LUADIR = "$(LUADIR)",

@@ -10,7 +10,7 @@ die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 # ---- system packages: the same names on Debian 12, Debian 13 and Ubuntu 24.04 ----
 
 build_packages="gcc libc6-dev make ninja-build cmake pkg-config python3-venv python3-dev libvulkan-dev glslang-tools
-  libjansson-dev libpcre2-dev libstb-dev liblua5.4-dev mesa-vulkan-drivers"
+  libjansson-dev libpcre2-dev liblua5.4-dev mesa-vulkan-drivers"
 test_packages="vulkan-validationlayers lua5.4"
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }

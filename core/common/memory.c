@@ -1,5 +1,7 @@
 /* Host memory. Every allocation of the library comes through here, so that tests can count them and make any of them
- * fail; the counters are the only process-wide state, and only tests read them. */
+ * fail; the counters are the only process-wide state, and only tests read them. A block remembers its allocator and size in
+ * front, so that it is released where it came from, whoever does it. */
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +12,39 @@ static atomic_llong live;     /* allocations not yet freed */
 static atomic_llong made;     /* since the last dsvk_alloc_fail_after */
 static atomic_llong fail_at = -1;
 
+static _Thread_local const dsvk_allocator *current; /* NULL: malloc */
+
+typedef struct head {
+    alignas(max_align_t) const dsvk_allocator *from;
+    size_t bytes; /* without this */
+} head;
+
+const dsvk_allocator *dsvk_use_allocator(const dsvk_allocator *allocator) {
+    const dsvk_allocator *before = current;
+    current = allocator;
+    return before;
+}
+
+static void *memory(const dsvk_allocator *from, head *old, size_t bytes) {
+    if (from)
+        return from->memory(from->user, old, old ? old->bytes + sizeof *old : 0, bytes);
+    if (bytes)
+        return realloc(old, bytes);
+    free(old);
+    return NULL;
+}
+
+/* A block of another size, or a new one; NULL leaves the old one. */
+static void *resize(head *old, size_t bytes) {
+    const dsvk_allocator *from = old ? old->from : current;
+    head *block = bytes <= SIZE_MAX - sizeof *block ? memory(from, old, bytes + sizeof *block) : NULL;
+    if (!block)
+        return NULL;
+    block->from = from;
+    block->bytes = bytes;
+    return block + 1;
+}
+
 static bool refuse(void) {
     long long n = atomic_fetch_add(&made, 1);
     long long at = atomic_load(&fail_at);
@@ -17,7 +52,7 @@ static bool refuse(void) {
 }
 
 void *dsvk_alloc(size_t bytes) {
-    void *p = refuse() ? NULL : malloc(bytes ? bytes : 1);
+    void *p = refuse() ? NULL : resize(NULL, bytes);
     if (p)
         atomic_fetch_add(&live, 1);
     return p;
@@ -36,7 +71,7 @@ void *dsvk_alloc_zero(size_t count, size_t each) {
 void *dsvk_realloc(void *old, size_t bytes) {
     if (!old)
         return dsvk_alloc(bytes);
-    return refuse() ? NULL : realloc(old, bytes ? bytes : 1);
+    return refuse() ? NULL : resize((head *)old - 1, bytes);
 }
 
 char *dsvk_strdup_n(const char *text, size_t n) {
@@ -50,8 +85,9 @@ char *dsvk_strdup_n(const char *text, size_t n) {
 
 void dsvk_free(void *p) {
     if (p) {
+        head *block = (head *)p - 1;
         atomic_fetch_sub(&live, 1);
-        free(p);
+        memory(block->from, block, 0);
     }
 }
 

@@ -18,9 +18,26 @@ bool dsvk_device_forked(const dsvk_device *device) {
     return device->pid != getpid();
 }
 
+static _Thread_local const dsvk_device *logging; /* whose log this thread is in */
+
+void dsvk_log(const dsvk_device *device, const char *format, ...) {
+    char line[DSVK_MESSAGE_SIZE];
+    if (!device->log || logging)
+        return;
+    va_list list;
+    va_start(list, format);
+    vsnprintf(line, sizeof line, format, list);
+    va_end(list);
+    logging = device;
+    device->log(device->log_user, line);
+    logging = NULL;
+}
+
 dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err) {
     if (!device)
         return dsvk_fail(err, DSVK_INVALID, "the device is NULL");
+    if (logging == device)
+        return dsvk_fail(err, DSVK_BUSY, "a call from inside this device's log");
     if (dsvk_device_forked(device))
         return dsvk_fail(err, DSVK_STATE, "the device was opened by process %ld, not by its forked child %ld",
                          (long)device->pid, (long)getpid());
@@ -158,41 +175,6 @@ static dsvk_status choose(dsvk_device *device, const char *wanted, dsvk_error *e
 
 static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
     const dsvk_physical *physical = &device->physical;
-    VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR statistics = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR,
-        .pipelineExecutableInfo = VK_TRUE, /* whoever has the extension has it */
-    };
-    VkPhysicalDeviceCooperativeMatrix2FeaturesNV flexible = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV,
-        .cooperativeMatrixFlexibleDimensions = VK_TRUE,
-    };
-    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
-        .pNext = physical->has_flexible_matrix ? &flexible : NULL,
-        .cooperativeMatrix = VK_TRUE,
-    };
-    const bool has_matrix = physical->has_cooperative_matrix;
-    VkPhysicalDeviceVulkan13Features f13 = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
-        .pNext = has_matrix ? &matrix : NULL,
-        .synchronization2 = VK_TRUE,
-        .maintenance4 = VK_TRUE,
-        .subgroupSizeControl = has_matrix,
-        .computeFullSubgroups = has_matrix,
-    };
-    statistics.pNext = f13.pNext;
-    if (device->statistics)
-        f13.pNext = &statistics;
-    VkPhysicalDeviceVulkan12Features f12 = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-        .pNext = &f13,
-        .bufferDeviceAddress = VK_TRUE,
-        .timelineSemaphore = VK_TRUE,
-        .scalarBlockLayout = VK_TRUE,
-        .shaderFloat16 = has_matrix,
-        .vulkanMemoryModel = has_matrix,
-        .vulkanMemoryModelDeviceScope = has_matrix, /* then asked for by the atomics of every other kernel */
-    };
     const float priority = 0.5f;
     const VkDeviceQueueCreateInfo queue = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
@@ -200,25 +182,15 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
         .queueCount = 1,
         .pQueuePriorities = &priority,
     };
-    const char *extensions[4];
-    uint32_t n_extensions = 0;
-    if (physical->has_budget)
-        extensions[n_extensions++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
-    if (device->statistics)
-        extensions[n_extensions++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
-    if (has_matrix)
-        extensions[n_extensions++] = "VK_KHR_cooperative_matrix";
-    if (physical->has_flexible_matrix)
-        extensions[n_extensions++] = "VK_NV_cooperative_matrix2";
-    const VkDeviceCreateInfo info = {
+    VkDeviceCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
-        .pNext = &f12,
         .queueCreateInfoCount = 1,
         .pQueueCreateInfos = &queue,
-        .enabledExtensionCount = n_extensions,
-        .ppEnabledExtensionNames = extensions,
     };
+    void *added;
+    DSVK_TRY(dsvk_features_add(physical, device->statistics, &info, &added, err));
     VkResult result = device->vk.vkCreateDevice(physical->handle, &info, NULL, &device->handle);
+    dsvk_free(added);
     if (result == VK_ERROR_INITIALIZATION_FAILED || result == VK_ERROR_DEVICE_LOST)
         return dsvk_fail(err, DSVK_NODEVICE, "vkCreateDevice of %s failed: %s", physical->properties.deviceName,
                          dsvk_vk_result_name(result));
@@ -227,6 +199,62 @@ static dsvk_status create_device(dsvk_device *device, dsvk_error *err) {
     DSVK_TRY(dsvk_vk_load_device(&device->vk, device->handle, err));
     device->vk.vkGetDeviceQueue(device->handle, physical->queue_family, 0, &device->queue);
     return DSVK_OK;
+}
+
+/* ---- a host's device ---- */
+
+static dsvk_status check_host(dsvk_host_device *host, const dsvk_host_device *given, bool made, dsvk_error *err) {
+    if (given->size != sizeof *host)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_host_device.size is %zu, this library's is %zu", given->size, sizeof *host);
+    *host = *given;
+    const char *missing = !host->instance ? "instance" : !host->physical_device ? "physical_device" : !made ? NULL
+                        : !host->device ? "device" : !host->create_info ? "create_info" : !host->queue ? "queue" : NULL;
+    if (missing)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_host_device.%s is NULL", missing);
+    if (made && !host->lock_queue != !host->unlock_queue)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_host_device.%s is NULL and the other is not",
+                         host->lock_queue ? "unlock_queue" : "lock_queue");
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_host_device_prepare(const dsvk_host_device *given, void *create_info, void **added, dsvk_error *err) {
+    dsvk_host_device host;
+    dsvk_vk vk;
+    dsvk_physical physical;
+    if (!given || !create_info || !added)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_host_device_prepare: %s is NULL",
+                         !given ? "host" : !create_info ? "create_info" : "added");
+    *added = NULL;
+    DSVK_TRY(check_host(&host, given, false, err));
+    host.device = NULL;
+    DSVK_TRY(dsvk_vk_borrow(&vk, &host, err));
+    dsvk_status status = dsvk_survey_host(&vk, &host, NULL, &physical, err);
+    if (status == DSVK_OK)
+        status = dsvk_features_add(&physical, false, create_info, added, err);
+    dsvk_vk_close(&vk);
+    return status;
+}
+
+static dsvk_status take_device(dsvk_device *device, const dsvk_device_options *options, dsvk_error *err) {
+    dsvk_host_device *host = &device->host;
+    if (options->device || options->validation)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_options.%s has no meaning with a host's device",
+                         options->device ? "device" : "validation");
+    DSVK_TRY(check_host(host, options->host, true, err));
+    DSVK_TRY(dsvk_vk_borrow(&device->vk, host, err));
+    DSVK_TRY(dsvk_survey_host(&device->vk, host, host->create_info, &device->physical, err));
+    device->statistics = options->statistics && device->physical.has_statistics;
+    device->handle = host->device;
+    device->queue = host->queue;
+    host->create_info = NULL;
+    return dsvk_vk_load_device(&device->vk, device->handle, err);
+}
+
+static dsvk_status make_device(dsvk_device *device, const dsvk_device_options *options, dsvk_error *err) {
+    DSVK_TRY(dsvk_vk_open(&device->vk, options->validation ? &device->validation : NULL, err));
+    DSVK_TRY(choose(device, options->device, err));
+    device->statistics = options->statistics && device->physical.has_statistics;
+    return create_device(device, err);
 }
 
 static dsvk_status create_timeline(dsvk_device *device, dsvk_error *err) {
@@ -268,6 +296,8 @@ dsvk_status dsvk_device_open(dsvk_device **out, const dsvk_device_options *given
         return dsvk_fail_nomem(err, sizeof *device);
     atomic_store(&device->references, 1);
     device->pid = getpid();
+    device->log = options.log;
+    device->log_user = options.user;
     pthread_mutex_init(&device->validation.lock, NULL);
     pthread_mutex_init(&device->queue_lock, NULL);
     pthread_mutex_init(&device->lost_lock, NULL);
@@ -275,11 +305,8 @@ dsvk_status dsvk_device_open(dsvk_device **out, const dsvk_device_options *given
     pthread_mutex_init(&device->pipeline_lock, NULL);
     pthread_mutex_init(&device->profile.lock, NULL);
     DSVK_GOTO(set_cache_dir(device, options.cache_dir, err));
-    DSVK_GOTO(dsvk_vk_open(&device->vk, options.validation ? &device->validation : NULL, err));
-    DSVK_GOTO(choose(device, options.device, err));
+    DSVK_GOTO(options.host ? take_device(device, &options, err) : make_device(device, &options, err));
     set_limits(device, options.max_allocation);
-    device->statistics = options.statistics && device->physical.has_statistics;
-    DSVK_GOTO(create_device(device, err));
     DSVK_GOTO(dsvk_matmul_open(device, options.matmul, err));
     DSVK_GOTO(create_timeline(device, err));
     DSVK_GOTO(dsvk_pools_open(device, &options, err));
@@ -304,7 +331,7 @@ static void free_device(dsvk_device *device) {
     dsvk_pools_close(device, at_rest);
     if (at_rest && device->timeline)
         device->vk.vkDestroySemaphore(device->handle, device->timeline, NULL);
-    if (at_rest && device->handle && device->vk.vkDestroyDevice)
+    if (at_rest && device->handle && device->vk.vkDestroyDevice && !device->host.device)
         device->vk.vkDestroyDevice(device->handle, NULL);
     if (at_rest)
         dsvk_vk_close(&device->vk);
@@ -337,6 +364,7 @@ dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *e
     char matmul[DSVK_MATMUL_NAME];
     json_t *root = dsvk_physical_json(&device->physical);
     if (root) {
+        json_object_set_new(root, "host", json_boolean(device->host.device != NULL));
         json_object_set_new(root, "validation", json_boolean(device->vk.validation != NULL));
         json_object_set_new(root, "cache_dir", json_string(device->cache_dir));
         json_object_set_new(root, "matmul", json_string(dsvk_matmul_name(dsvk_device_matmul(device), matmul)));

@@ -20,8 +20,10 @@ typedef struct dsvk_device_limits {
 } dsvk_device_limits;
 const dsvk_device_limits *dsvk_device_get_limits(const dsvk_device *device);
 dsvk_device *dsvk_device_retain(dsvk_device *device); /* balanced by dsvk_device_close */
-/* The sticky failure of a lost device, DSVK_OK before; after DEVLOST every call returns it at once (D08). */
+/* The sticky failure of a lost device, DSVK_OK before; after DEVLOST every call returns it at once (D08). BUSY inside the log (A16). */
 dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
+/* Tells the host's log, if there is one. */
+void dsvk_log(const dsvk_device *device, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* How many messages the validation layer gave (0 also where it is not installed); the first of them into first [n]. */
 uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_t n);

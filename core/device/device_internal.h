@@ -54,6 +54,21 @@ void dsvk_survey_free(dsvk_survey *survey);
 dsvk_status dsvk_survey_choose(const dsvk_survey *survey, const char *wanted, uint32_t *index, dsvk_error *err);
 json_t *dsvk_physical_json(const dsvk_physical *physical); /* one entry of dsvk_devices; NULL: out of memory */
 uint64_t dsvk_max_allocation(const dsvk_physical *physical);
+/* The one that a host's device is on, usable and restricted to what the host enabled; NODEVICE when it cannot be used. Before it is
+ * made (.device and info NULL): what there is to enable. */
+dsvk_status dsvk_survey_host(const dsvk_vk *vk, const dsvk_host_device *host, const VkDeviceCreateInfo *info, dsvk_physical *physical,
+                             dsvk_error *err);
+
+/* ---- features and extensions (features.c) ---- */
+
+/* The flag of *p for an extension that is used; NULL: it is not. */
+bool *dsvk_extension_flag(dsvk_physical *p, const char *name);
+/* The features a physical device would need and has not, as text; "" when there are none. */
+void dsvk_features_lacking(const dsvk_physical *p, char *list, size_t size);
+/* Takes from *p what `info` does not enable; INVALID naming what is needed. */
+dsvk_status dsvk_features_restrict(dsvk_physical *p, const VkDeviceCreateInfo *info, dsvk_error *err);
+/* Adds to `info` what is used of *p; *memory, released with dsvk_free, has to stay as long as `info` is used. */
+dsvk_status dsvk_features_add(const dsvk_physical *p, bool statistics, VkDeviceCreateInfo *info, void **memory, dsvk_error *err);
 
 /* ---- memory (blocks.c) ---- */
 
@@ -142,10 +157,13 @@ struct dsvk_device {
     dsvk_physical physical;
     dsvk_device_limits limits;
     VkDevice handle;
+    dsvk_host_device host; /* .device: whose `handle` is; NULL: it is ours */
+    dsvk_log_fn log;
+    void *log_user;
     char *cache_dir; /* owned; "" = no cache */
 
     VkQueue queue;
-    pthread_mutex_t queue_lock; /* for queue and submitted */
+    pthread_mutex_t queue_lock; /* for queue and submitted; outside the host's */
     VkSemaphore timeline;
     uint64_t submitted; /* the last value handed to the queue */
 

@@ -128,6 +128,8 @@ void dsvk_cache_read(const dsvk_device *device, const char *file, void **payload
         if (fd >= 0) {
             *payload = read_payload(device, fd, bytes);
             close(fd);
+            if (!*payload)
+                dsvk_log(device, "%s is damaged or was written by another version or driver: it is not used", path);
         }
     }
     if (!*payload)
@@ -166,16 +168,20 @@ static bool write_all(int fd, const void *data, size_t bytes) {
 
 void dsvk_cache_write(const dsvk_device *device, const char *file, const void *payload, size_t bytes) {
     char path[4096], temporary[4200];
-    if (bytes > MOST_BYTES - sizeof(header) || !dsvk_cache_path(device, file, path, sizeof path) ||
-        !make_folders(device->cache_dir))
+    if (bytes > MOST_BYTES - sizeof(header) || !dsvk_cache_path(device, file, path, sizeof path))
         return;
+    errno = 0;
     /* Unique among processes and among the devices of this one. */
     snprintf(temporary, sizeof temporary, "%s.%ld.%llx", path, (long)getpid(), (unsigned long long)(uintptr_t)device);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return;
-    const header h = make_header(device, payload, bytes);
-    bool written = write_all(fd, &h, sizeof h) && write_all(fd, payload, bytes);
-    if (close(fd) != 0 || !written || rename(temporary, path) != 0)
+    bool written = false;
+    int fd = make_folders(device->cache_dir) ? open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+    if (fd >= 0) {
+        const header h = make_header(device, payload, bytes);
+        written = write_all(fd, &h, sizeof h) && write_all(fd, payload, bytes);
+        written = close(fd) == 0 && written && rename(temporary, path) == 0;
+    }
+    if (!written)
+        dsvk_log(device, "%s cannot be written: %s", path, strerror(errno));
+    if (fd >= 0 && !written)
         unlink(temporary);
 }

@@ -379,7 +379,11 @@ static dsvk_status hand_over(dsvk_device *device, const dsvk_replay *list, uint3
         .signalSemaphoreInfoCount = 1,
         .pSignalSemaphoreInfos = &signal,
     };
+    if (device->host.lock_queue)
+        device->host.lock_queue(device->host.user);
     VkResult result = device->vk.vkQueueSubmit2(device->queue, 1, &info, VK_NULL_HANDLE);
+    if (device->host.unlock_queue)
+        device->host.unlock_queue(device->host.user);
     if (result == VK_SUCCESS)
         device->submitted++;
     for (uint32_t i = 0; result == VK_SUCCESS && i < n; i++) {

@@ -15,13 +15,6 @@ static const VkSubgroupFeatureFlags SUBGROUP_NEEDED = VK_SUBGROUP_FEATURE_BASIC_
 
 /* ---- reading one device ---- */
 
-static bool has_extension(const VkExtensionProperties *list, uint32_t n, const char *name) {
-    for (uint32_t i = 0; i < n; i++)
-        if (strcmp(list[i].extensionName, name) == 0)
-            return true;
-    return false;
-}
-
 static bool read_extensions(const dsvk_vk *vk, dsvk_physical *p) {
     uint32_t n = 0;
     if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, NULL) != VK_SUCCESS)
@@ -29,11 +22,12 @@ static bool read_extensions(const dsvk_vk *vk, dsvk_physical *p) {
     VkExtensionProperties *list = dsvk_alloc_zero(n, sizeof *list);
     if (!list)
         return false;
-    if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, list) == VK_SUCCESS) {
-        p->has_budget = has_extension(list, n, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
-        p->has_cooperative_matrix = has_extension(list, n, "VK_KHR_cooperative_matrix");
-        p->has_flexible_matrix = has_extension(list, n, "VK_NV_cooperative_matrix2");
-        p->has_statistics = has_extension(list, n, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+    if (vk->vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, list) != VK_SUCCESS)
+        n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bool *flag = dsvk_extension_flag(p, list[i].extensionName);
+        if (flag)
+            *flag = true;
     }
     dsvk_free(list);
     return true;
@@ -79,14 +73,15 @@ static void read_memory(const dsvk_vk *vk, dsvk_physical *p) {
     }
 }
 
-/* A queue for compute alone leaves the graphics queue to the desktop; else the first that can compute. */
-static bool read_queues(const dsvk_vk *vk, dsvk_physical *p) {
+/* The host's queue family. Else a queue for compute alone, which leaves the graphics queue to the desktop, or the first that can
+ * compute. */
+static bool read_queues(const dsvk_vk *vk, const uint32_t *given, dsvk_physical *p) {
     VkQueueFamilyProperties families[64];
     uint32_t n = DSVK_COUNT(families);
     vk->vkGetPhysicalDeviceQueueFamilyProperties(p->handle, &n, families);
     p->queue_family = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
-        if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) || families[i].queueCount == 0)
+        if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) || families[i].queueCount == 0 || (given && *given != i))
             continue;
         bool alone = !(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT);
         if (p->queue_family == UINT32_MAX || alone) {
@@ -108,20 +103,15 @@ static void write_uuid(char *out, const uint8_t *uuid) {
 static void judge(dsvk_physical *p, bool has_queue) {
     const uint32_t api = p->properties.apiVersion;
     const VkSubgroupFeatureFlags missing = SUBGROUP_NEEDED & ~p->v11.subgroupSupportedOperations;
-    char *out = p->reason;
+    char *out = p->reason, lacking[160];
     const size_t size = sizeof p->reason;
+    dsvk_features_lacking(p, lacking, sizeof lacking);
     if (api < VK_API_VERSION_1_3)
         snprintf(out, size, "has Vulkan %u.%u, 1.3 is needed", VK_API_VERSION_MAJOR(api), VK_API_VERSION_MINOR(api));
     else if (!has_queue)
         snprintf(out, size, "has no compute queue");
-    else if (!p->f12.bufferDeviceAddress)
-        snprintf(out, size, "lacks bufferDeviceAddress");
-    else if (!p->f12.timelineSemaphore)
-        snprintf(out, size, "lacks timelineSemaphore");
-    else if (!p->f12.scalarBlockLayout)
-        snprintf(out, size, "lacks scalarBlockLayout");
-    else if (!p->f13.synchronization2 || !p->f13.maintenance4)
-        snprintf(out, size, "lacks %s", p->f13.synchronization2 ? "maintenance4" : "synchronization2");
+    else if (lacking[0])
+        snprintf(out, size, "lacks %s", lacking);
     else if (!(p->v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT))
         snprintf(out, size, "has no subgroup operations in compute");
     else if (missing)
@@ -137,7 +127,9 @@ static void judge(dsvk_physical *p, bool has_queue) {
         p->usable = true;
 }
 
-static bool read_device(const dsvk_vk *vk, VkPhysicalDevice handle, dsvk_physical *p) {
+/* `family` and `info`: of a host's device, else NULL. */
+static dsvk_status read_device(const dsvk_vk *vk, VkPhysicalDevice handle, const uint32_t *family, const VkDeviceCreateInfo *info,
+                               dsvk_physical *p, dsvk_error *err) {
     memset(p, 0, sizeof *p);
     p->handle = handle;
     vk->vkGetPhysicalDeviceProperties(handle, &p->properties);
@@ -145,12 +137,25 @@ static bool read_device(const dsvk_vk *vk, VkPhysicalDevice handle, dsvk_physica
         read_properties(vk, p);
     write_uuid(p->uuid, p->v11.deviceUUID);
     read_memory(vk, p);
-    bool has_queue = read_queues(vk, p);
+    bool has_queue = read_queues(vk, family, p);
     if (!read_extensions(vk, p))
-        return false;
+        return dsvk_fail_nomem(err, sizeof(VkExtensionProperties));
     judge(p, has_queue);
+    if (info && p->usable)
+        DSVK_TRY(dsvk_features_restrict(p, info, err));
     dsvk_matmul_survey(vk, p);
-    return true;
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_survey_host(const dsvk_vk *vk, const dsvk_host_device *host, const VkDeviceCreateInfo *info, dsvk_physical *p,
+                             dsvk_error *err) {
+    DSVK_TRY(read_device(vk, host->physical_device, host->device ? &host->queue_family : NULL, info, p, err));
+    if (p->usable)
+        return DSVK_OK;
+    if (host->device && p->queue_family == UINT32_MAX)
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_host_device.queue_family %u of %s cannot compute", host->queue_family,
+                         p->properties.deviceName);
+    return dsvk_fail(err, DSVK_NODEVICE, "the host's device cannot be used: %s %s", p->properties.deviceName, p->reason);
 }
 
 uint64_t dsvk_max_allocation(const dsvk_physical *p) {
@@ -204,9 +209,10 @@ dsvk_status dsvk_survey_make(const dsvk_vk *vk, dsvk_survey *survey, dsvk_error 
     if (!survey->devices)
         return dsvk_fail_nomem(err, n * sizeof *survey->devices);
     for (survey->n = 0; survey->n < n; survey->n++) {
-        if (!read_device(vk, handles[survey->n], &survey->devices[survey->n])) {
+        dsvk_status status = read_device(vk, handles[survey->n], NULL, NULL, &survey->devices[survey->n], err);
+        if (status != DSVK_OK) {
             dsvk_survey_free(survey);
-            return dsvk_fail_nomem(err, sizeof(VkExtensionProperties));
+            return status;
         }
     }
     sort_by_rank(survey->devices, survey->n);

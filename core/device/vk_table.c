@@ -205,6 +205,30 @@ static dsvk_status create_messenger(dsvk_vk *vk, dsvk_validation *validation, ds
     return DSVK_OK;
 }
 
+static dsvk_status load_instance(dsvk_vk *vk, PFN_vkGetInstanceProcAddr get, dsvk_error *err) {
+    DSVK_TRY(load(vk, INSTANCE, get, NULL, err));
+    DSVK_TRY(load(vk, DEBUG, get, NULL, err));
+    return load(vk, MATRIX, get, NULL, err);
+}
+
+dsvk_status dsvk_vk_borrow(dsvk_vk *vk, const dsvk_host_device *host, dsvk_error *err) {
+    dsvk_status status;
+    PFN_vkGetInstanceProcAddr get = (PFN_vkGetInstanceProcAddr)host->get_instance_proc_addr;
+    memset(vk, 0, sizeof *vk);
+    snprintf(vk->library_name, sizeof vk->library_name, "the host's loader");
+    if (!get)
+        DSVK_GOTO(open_library(vk, &get, err));
+    vk->instance = host->instance;
+    vk->borrowed = true;
+    DSVK_GOTO(load(vk, GLOBAL, get, NULL, err));
+    vk->vkEnumerateInstanceVersion(&vk->version);
+    DSVK_GOTO(load_instance(vk, get, err));
+    return DSVK_OK;
+fail:
+    dsvk_vk_close(vk);
+    return status;
+}
+
 dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *err) {
     dsvk_status status;
     PFN_vkGetInstanceProcAddr get = NULL;
@@ -216,9 +240,7 @@ dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *e
     if (!vk->validation_version)
         validation = NULL;
     DSVK_GOTO(create_instance(vk, validation, err));
-    DSVK_GOTO(load(vk, INSTANCE, get, NULL, err));
-    DSVK_GOTO(load(vk, DEBUG, get, NULL, err));
-    DSVK_GOTO(load(vk, MATRIX, get, NULL, err));
+    DSVK_GOTO(load_instance(vk, get, err));
     if (validation)
         DSVK_GOTO(create_messenger(vk, validation, err));
     return DSVK_OK;
@@ -230,7 +252,7 @@ fail:
 void dsvk_vk_close(dsvk_vk *vk) {
     if (vk->messenger)
         vk->vkDestroyDebugUtilsMessengerEXT(vk->instance, vk->messenger, NULL);
-    if (vk->instance && vk->vkDestroyInstance)
+    if (vk->instance && vk->vkDestroyInstance && !vk->borrowed)
         vk->vkDestroyInstance(vk->instance, NULL);
     if (vk->library)
         dlclose(vk->library);

@@ -134,7 +134,8 @@ typedef struct dsvk_vk {
     void *library;                      /* owned dlopen handle */
     char library_name[64];              /* the name that opened */
     uint32_t version;                   /* of the loader: VK_API_VERSION_... */
-    VkInstance instance;                /* owned */
+    VkInstance instance;                /* owned, unless it is a host's */
+    bool borrowed;                      /* it is */
     VkDebugUtilsMessengerEXT messenger; /* owned; none without validation */
     dsvk_validation *validation;        /* where the messenger writes; NULL: the layer is off */
     uint32_t validation_version;        /* of Vulkan that the layer knows; 0: it is off */
@@ -146,6 +147,8 @@ typedef struct dsvk_vk {
 /* Opens the loader and makes an instance; `validation` (may be NULL) asks for the Khronos layer and gets its messages.
  * NODEVICE says what was tried. On failure nothing is left open. */
 dsvk_status dsvk_vk_open(dsvk_vk *vk, dsvk_validation *validation, dsvk_error *err);
+/* The same around a host's instance. */
+dsvk_status dsvk_vk_borrow(dsvk_vk *vk, const dsvk_host_device *host, dsvk_error *err);
 /* Fills the DEVICE and STATISTICS parts of the table. */
 dsvk_status dsvk_vk_load_device(dsvk_vk *vk, VkDevice device, dsvk_error *err);
 void dsvk_vk_close(dsvk_vk *vk);                  /* accepts a zeroed one */

@@ -73,6 +73,7 @@ typedef struct loader {
     const dsvk_checkpoint *checkpoint;
     const dsvk_buffer *buffers;
     bool verify, unified, columns;
+    const dsvk_allocator *allocator;       /* the caller's */
     uint64_t staging_bytes, scratch_bytes; /* of one piece: as laid out, and as read */
 
     pthread_mutex_t lock;
@@ -468,6 +469,7 @@ static dsvk_status read_pieces(reader *r) {
 static void *reader_main(void *argument) {
     reader *r = argument;
     loader *l = r->shared;
+    dsvk_use_allocator(l->allocator);
     dsvk_status status = read_pieces(r);
     pthread_mutex_lock(&l->lock);
     if (status != DSVK_OK && l->status == DSVK_OK) {
@@ -540,6 +542,8 @@ static dsvk_status run_readers(loader *l, const dsvk_load_options *options, dsvk
     if (!readers)
         return dsvk_fail_nomem(err, n * sizeof *readers);
     l->running = n;
+    l->allocator = dsvk_use_allocator(NULL);
+    dsvk_use_allocator(l->allocator);
     uint32_t started = 0;
     for (; started < n; started++) {
         readers[started].shared = l;

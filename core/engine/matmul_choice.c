@@ -140,6 +140,9 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
         if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)
             break;
         if (status != DSVK_OK || !right) { /* a driver that cannot build this kernel has others */
+            char name[DSVK_MATMUL_NAME];
+            dsvk_log(device, "matmul \"%s\" is not used on this driver: %s", dsvk_matmul_name(list[i], name),
+                     status == DSVK_OK ? "it computes a known product wrong" : "its kernel cannot be built or run");
             status = DSVK_OK;
             continue;
         }
@@ -174,5 +177,6 @@ dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *e
         return DSVK_OK;
     DSVK_TRY(dsvk_matmul_fastest(device, cmd, list + 1, n - 1, &best, err)); /* list[0] are the kernels for few rows */
     dsvk_device_remember_matmul(device, best);
+    dsvk_log(device, "matmul \"%s\" is the fastest of %u on this driver", dsvk_matmul_name(best, name), n - 1);
     return DSVK_OK;
 }

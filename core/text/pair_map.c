@@ -1,5 +1,5 @@
 /* A map from 64-bit keys to (rank, id), built once and then only read: open addressing, at most half full, so that a
- * look-up touches one cache line as a rule. stb_ds is not used here because it does not survive a failed allocation. */
+ * look-up touches one cache line as a rule. */
 #include <string.h>
 
 #include "tokenizer.h"

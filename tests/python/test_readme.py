@@ -53,7 +53,7 @@ def test_every_entry_of_the_tree_exists():
 
 
 def test_every_path_in_the_text_exists():
-    for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|tests|tools|bench|\.ci)/[\w./]*)`", README)):
+    for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|examples|docs|tests|tools|bench|\.ci)/[\w./]*)`", README)):
         assert (ROOT / path).exists(), path
 
 
@@ -61,11 +61,12 @@ def test_the_three_programs_print_the_same(tmp_path):
     python = blocks("python")[0]
     lua, = blocks("lua")
     program, = blocks("c")
-    compile_line = next(block for block in blocks("sh") if block.startswith("cc "))
+    compile_line = next(block for block in blocks("sh") if block.startswith("cc example.c -o"))
     if not (ROOT / "build/release/libdsvk.a").exists():
         pytest.skip("the C program links build/release/libdsvk.a, which is not built here")
     from_python = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=600)
     assert from_python.returncode == 0, from_python.stderr
+    assert program == (ROOT / "examples/hello.c").read_text(encoding="utf-8")
     (tmp_path / "example.c").write_text(program, encoding="utf-8")
     line = compile_line.replace("example.c", str(tmp_path / "example.c")).replace("-o example", f"-o {tmp_path}/example")
     compiled = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=600)
