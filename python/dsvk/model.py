@@ -13,6 +13,7 @@ from .generation import Generation, Prompt
 from .progress import Progress, Shown
 from .session import Pace, Session, room_for, sampling
 from .tables import html_table, size
+from .trace import Trace
 
 ModelPath = Union[str, "os.PathLike[str]"]
 
@@ -110,6 +111,16 @@ class Model(_dsvk.Model):
                                 options, end_ids(config) + [s for s in stops if isinstance(s, int)],
                                 [s for s in stops if isinstance(s, str)])
         return generation if stream else "".join(generation)
+
+    def trace(self, tokens: Prompt, progress: Progress = None) -> Trace:  # type: ignore[override]
+        """Runs a prompt (text, or ids) from nothing and keeps what the forward pass goes through: router choices, indexer selections
+        and scores, compressed rows, hyper-connection coefficients, streams, logits. See dsvk.Trace for names and shapes. All of it
+        stays in host memory: about 24 * hidden size * layers bytes for every token."""
+        ids = self.prompt_tokens(tokens)
+        with Shown(progress) as callback:
+            entries = super().trace(ids, callback)
+        tokenizer = self.tokenizer
+        return Trace(entries, ids, [tokenizer.decode([id]) for id in ids] if tokenizer else [], self.config)
 
     def decode(self, sessions: Sequence[Session], n: int, *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,
                min_p: float = 0.0, seed: int | Sequence[int] = 0, stop: Iterable[int] = ()) -> list[list[int]]:
