@@ -18,11 +18,12 @@ from ._dsvk import (Array, BusyError, CancelledError, Decoder, DeviceLostError, 
 from .device import Device, Profile, devices
 from .generation import Generation
 from .model import Model, locate, plan, verify
+from .plans import Plan
 from .scheduler import Event, Request, Scheduler
 from .session import Session
 from .trace import Trace
 
 __all__ = ["Array", "BusyError", "CancelledError", "Decoder", "Device", "DeviceLostError", "DeviceMemoryError", "Error",
            "Event", "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
-           "NoDeviceError", "NumericError", "Profile", "Request", "Scheduler", "Session", "StateError", "Tensor",
+           "NoDeviceError", "NumericError", "Plan", "Profile", "Request", "Scheduler", "Session", "StateError", "Tensor",
            "Tokenizer", "Trace", "UnsupportedError", "__version__", "chat", "devices", "locate", "ops", "plan", "verify"]

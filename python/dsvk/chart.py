@@ -105,59 +105,52 @@ def heat_map(title: str, rows: Sequence[Sequence[float | None]], across: str, do
     parts.append(f'<text transform="translate(20 {(top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(down)}</text>')
     for i in range(5):
         y = top + i * LINE
-        parts.append(f'<rect x="{WIDTH - 90}" y="{y}" width="14" height="{LINE}" fill="{shade(1 - i / 4)}"/>')
-        parts.append(text(WIDTH - 70, y + 13, number(most * (1 - i / 4))))
+        parts.append(f'<rect x="{right + 24:.1f}" y="{y}" width="14" height="{LINE}" fill="{shade(1 - i / 4)}"/>')
+        parts.append(text(right + 44, y + 13, number(most * (1 - i / 4))))
     return document(parts, max(bottom, top + 5 * LINE) + 2.5 * LINE)
 
 
 # ---- lines and points on two axes ----
 
-def ticks(low: float, high: float, log: bool) -> list[float]:
-    """Round numbers between two others: powers of ten, or 1, 2, 5 times them. On a logarithmic axis the numbers are exponents."""
-    if log:
-        return [float(e) for e in range(math.ceil(low), math.floor(high) + 1)]
-    step = 10 ** math.floor(math.log10((high - low) / 4 or 1))
-    step *= next(f for f in (1, 2, 5, 10) if (high - low) / (step * f) <= 6)
-    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def ticks(low: float, high: float) -> list[int]:
+    """Whole numbers between two others, at most about eight."""
+    step = next(step for step in (1, 2, 4, 5, 10, 20, 50, 100) if (high - low) / step <= 8 or step == 100)
+    return [n for n in range(math.ceil(low), math.floor(high) + 1) if n % step == 0]
 
 
 @dataclass
 class Axes:
-    """Where numbers lie in a picture, with the axes drawn."""
+    """Where numbers lie in a picture with two logarithmic axes, marked at powers of `base`."""
     title: str
     x_label: str
     y_label: str
     x: tuple[float, float]
     y: tuple[float, float]
-    log: bool = False
-    x_text: Callable[[float], str] = number
-    y_text: Callable[[float], str] = number
-    left, top, wide, tall = 80, 36, 560, 320
-
-    def __post_init__(self) -> None:
-        if self.log:
-            self.x, self.y = ((math.log10(a), math.log10(b)) for a, b in (self.x, self.y))
+    base: int
+    x_text: Callable[[float], str]
+    y_text: Callable[[float], str]
+    wide: int = 560
+    left, top, tall = 90, 36, 320
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        if self.log:
-            x, y = math.log10(x), math.log10(y)
-        return (self.left + self.wide * (x - self.x[0]) / (self.x[1] - self.x[0] or 1),
-                self.top + self.tall * (1 - (y - self.y[0]) / (self.y[1] - self.y[0] or 1)))
+        def part(value: float, limits: tuple[float, float]) -> float:
+            return math.log(value / limits[0]) / math.log(limits[1] / limits[0])
+        return self.left + self.wide * part(x, self.x), self.top + self.tall * (1 - part(y, self.y))
 
     def frame(self) -> list[str]:
         bottom, right = self.top + self.tall, self.left + self.wide
         parts = [text(10, LINE, self.title, 'font-weight="bold"')]
-        for value in ticks(*self.x, self.log):
-            x, _ = self.place(10 ** value if self.log else value, 10 ** self.y[0] if self.log else self.y[0])
+        for exponent in ticks(*(math.log(limit, self.base) for limit in self.x)):
+            x, _ = self.place(float(self.base) ** exponent, self.y[0])
             parts.append(f'<line x1="{x:.1f}" y1="{self.top}" x2="{x:.1f}" y2="{bottom}" stroke="#eee"/>')
-            parts.append(text(x, bottom + 15, self.x_text(10 ** value if self.log else value), 'text-anchor="middle" fill="#555"'))
-        for value in ticks(*self.y, self.log):
-            _, y = self.place(10 ** self.x[0] if self.log else self.x[0], 10 ** value if self.log else value)
+            parts.append(text(x, bottom + 15, self.x_text(float(self.base) ** exponent), 'text-anchor="middle" fill="#555"'))
+        for exponent in ticks(*(math.log(limit, self.base) for limit in self.y)):
+            _, y = self.place(self.x[0], float(self.base) ** exponent)
             parts.append(f'<line x1="{self.left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#eee"/>')
-            parts.append(text(self.left - 6, y + 4, self.y_text(10 ** value if self.log else value), 'text-anchor="end" fill="#555"'))
+            parts.append(text(self.left - 6, y + 4, self.y_text(float(self.base) ** exponent), 'text-anchor="end" fill="#555"'))
         parts.append(f'<path d="M{self.left} {self.top} V{bottom} H{right}" fill="none" stroke="#555"/>')
         parts.append(text((self.left + right) / 2, bottom + 2 * LINE - 3, self.x_label, 'text-anchor="middle"'))
-        parts.append(f'<text transform="translate(16 {(self.top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        parts.append(f'<text transform="translate(18 {(self.top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
                      f'{escape(self.y_label)}</text>')
         return parts
 

@@ -10,6 +10,7 @@ from typing import Iterable, Sequence, Union
 from . import _dsvk
 from .device import Device
 from .generation import Generation, Prompt
+from .plans import Plan
 from .progress import Progress, Shown
 from .session import Pace, Session, room_for, sampling
 from .tables import html_table, size
@@ -26,8 +27,8 @@ def locate(path: ModelPath) -> Path:
 
 
 def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache: str = "native", max_chunk: int = 0,
-         page_tokens: int = 0) -> dict:
-    return _dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens)
+         page_tokens: int = 0) -> Plan:
+    return Plan(_dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens))
 
 
 def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict:
