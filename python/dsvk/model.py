@@ -1,11 +1,13 @@
 """dsvk.Model, and what can be asked about a model without loading it."""
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import os
 import secrets
 import time
 from pathlib import Path
-from typing import Iterable, Sequence, Union
+from typing import Any, AsyncIterator, Iterable, Sequence, Union
 
 from . import _dsvk
 from .device import Device
@@ -112,6 +114,21 @@ class Model(_dsvk.Model):
                                 options, end_ids(config) + [s for s in stops if isinstance(s, int)],
                                 [s for s in stops if isinstance(s, str)])
         return generation if stream else "".join(generation)
+
+    async def astream(self, prompt: Prompt, max_tokens: int = 256, **options: Any) -> AsyncIterator[str]:
+        """generate(..., stream=True) for `async for`: the event loop runs on while the device works. options: those of generate. A
+        loop that is left early, or cancelled, ends the generation; dsvk.Scheduler runs many of them at once."""
+        generation = self.generate(prompt, max_tokens, True, **options)
+        assert isinstance(generation, Generation)
+        loop, pool = asyncio.get_running_loop(), concurrent.futures.ThreadPoolExecutor(1, "dsvk.astream")  # one thread at a time
+        try:
+            while (piece := await loop.run_in_executor(pool, next, generation, None)) is not None:
+                yield piece
+        finally:
+            if not generation.session.closed:
+                generation.session.cancel()
+            await loop.run_in_executor(pool, generation.close)
+            pool.shutdown(wait=False)
 
     def trace(self, tokens: Prompt, progress: Progress = None) -> Trace:  # type: ignore[override]
         """Runs a prompt (text, or ids) from nothing and keeps what the forward pass goes through: router choices, indexer selections
