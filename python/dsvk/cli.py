@@ -147,6 +147,10 @@ def plan(args: argparse.Namespace) -> None:
         show_plan(report)
 
 
+def pull(args: argparse.Namespace) -> None:
+    out(str(dsvk.hub.pull(args.model, args.revision, sys.stderr.isatty(), args.offline)))
+
+
 def verify(args: argparse.Namespace) -> None:
     report = dsvk.verify(args.model, progress=sys.stderr.isatty(), strict=args.strict)
     if args.json:
@@ -321,6 +325,12 @@ def arguments() -> argparse.ArgumentParser:
     add_device(p, "default: none is opened")
     add_cache(p)
     p.set_defaults(run=plan)
+
+    p = commands.add_parser("pull", help="fetch a repository's model into huggingface_hub's cache, and print its folder")
+    p.add_argument("model", metavar="ORG/NAME", help="MODEL of other commands can be such a name too")
+    p.add_argument("--revision", default="main", metavar="R", help="a branch, tag or commit (main)")
+    p.add_argument("--offline", action="store_true", help="fetch nothing: print where it is, or fail")
+    p.set_defaults(run=pull)
 
     p = commands.add_parser("verify", help="read and check every tensor")
     p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')

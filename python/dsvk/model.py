@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, AsyncIterator, Iterable, Sequence, Union
 
-from . import _dsvk
+from . import _dsvk, hub
 from .device import Device
 from .generation import Generation, Prompt
 from .plans import Plan
@@ -21,11 +21,12 @@ from .trace import Trace
 ModelPath = Union[str, "os.PathLike[str]"]
 
 
-def locate(path: ModelPath) -> Path:
-    """The folder of a model: "nano" is the small one that comes with the package (unless a folder has that name)."""
+def locate(path: ModelPath, progress: Progress = None) -> Path:
+    """The folder of a model: "nano" is the small one that comes with the package, "org/name" a repository's (dsvk.hub), unless
+    there is a folder of that name. progress: of a download."""
     if path == "nano" and not os.path.exists(path):
         return Path(__file__).parent / "nano"
-    return Path(path)
+    return hub.pull(str(path), progress=progress) if hub.is_name(path) else Path(path)
 
 
 def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache: str = "native", max_chunk: int = 0,
@@ -34,8 +35,9 @@ def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache:
 
 
 def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict:
+    folder = locate(path, progress)
     with Shown(progress) as callback:
-        return _dsvk.verify(locate(path), callback, strict, threads)
+        return _dsvk.verify(folder, callback, strict, threads)
 
 
 plan.__doc__, verify.__doc__ = _dsvk.plan.__doc__, _dsvk.verify.__doc__
@@ -44,7 +46,8 @@ plan.__doc__, verify.__doc__ = _dsvk.plan.__doc__, _dsvk.verify.__doc__
 class Model(_dsvk.Model):
     """Immutable weights on a device, shared by any number of sessions.
 
-    path: a folder in the published safetensors layout, or "nano" for the small model that comes with the package.
+    path: a folder in the published safetensors layout, "org/name" for a repository's (dsvk.hub), or "nano" for the small model that
+    comes with the package.
     device: a Device, or what Device takes as its choice; None for the best one. budgets: bytes by purpose for the device
     opened here. progress: True for a bar, or a callable (stage, done, total) in bytes. cache: "native" (FP8 and FP4 rows,
     lossless against the published code) or "f32". strict: unknown tensors are an error. verify: NaN or infinity in a
@@ -61,8 +64,9 @@ class Model(_dsvk.Model):
             self._own_device = None
         else:
             device = self._own_device = Device(device, budgets=budgets)
+        folder = locate(path, progress)
         with Shown(progress) as callback:
-            super().__init__(locate(path), device, callback, cache, strict, verify, max_chunk, page_tokens, threads)
+            super().__init__(folder, device, callback, cache, strict, verify, max_chunk, page_tokens, threads)
 
     def close(self) -> None:
         """Lets go of the weights; they are freed when the last session of the model is closed."""
