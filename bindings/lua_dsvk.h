@@ -26,6 +26,7 @@
 #define LD_SESSION "dsvk.Session"
 #define LD_TOKENIZER "dsvk.Tokenizer"
 #define LD_DECODER "dsvk.Decoder"
+#define LD_TENSOR "dsvk.Tensor"
 
 typedef struct ld_device {
     dsvk_device *handle;
@@ -125,10 +126,14 @@ void ld_add_device(lua_State *L);
 void ld_add_model(lua_State *L);
 void ld_add_session(lua_State *L);
 void ld_add_tokenizer(lua_State *L);
+void ld_add_tensor(lua_State *L);
 int ld_device_open(lua_State *L);
 int ld_model_open(lua_State *L);
 int ld_session_open(lua_State *L);
 int ld_tokenizer_open(lua_State *L);
 int ld_tokenizer_of(lua_State *L); /* model:tokenizer() */
+int ld_tensor_open(lua_State *L);
+int ld_op(lua_State *L);
+int ld_op_table(lua_State *L);
 
 #endif

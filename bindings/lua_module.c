@@ -88,7 +88,8 @@ static int verify(lua_State *L) {
 
 static const luaL_Reg functions[] = {
     {"survey", survey},        {"plan", plan},         {"verify", verify}, {"device", ld_device_open},
-    {"model", ld_model_open},  {"tokenizer", ld_tokenizer_open},           {NULL, NULL},
+    {"model", ld_model_open},  {"tokenizer", ld_tokenizer_open},           {"tensor", ld_tensor_open},
+    {"op", ld_op},             {"op_table", ld_op_table},                  {NULL, NULL},
 };
 
 /* require gives the module's name and, of a shared library, its file. */
@@ -104,6 +105,7 @@ int luaopen_dsvk(lua_State *L) {
     ld_add_model(L);
     ld_add_session(L);
     ld_add_tokenizer(L);
+    ld_add_tensor(L);
     if (luaL_loadbuffer(L, (const char *)lua_part, sizeof lua_part, "@dsvk.lua") != LUA_OK)
         return lua_error(L);
     lua_pushvalue(L, 3);

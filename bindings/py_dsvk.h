@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "dsvk.h"
+#include "py_dlpack.h"
 
 #define PY_STATUS_COUNT 14 /* entries of DSVK_STATUS_LIST; py_error.c checks it */
 
@@ -21,7 +22,7 @@ typedef struct py_state {
     PyObject *error;                     /* dsvk.Error */
     PyObject *errors[PY_STATUS_COUNT];   /* one subclass per status; [DSVK_OK] stays NULL */
     PyObject *json_loads;
-    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *chat_parser, *scheduler;
+    PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *chat_parser, *scheduler, *tensor;
 } py_state;
 
 typedef struct py_device {
@@ -78,13 +79,25 @@ typedef struct py_scheduler {
     py_model *model; /* owned; the library keeps the weights even when this one is closed */
 } py_scheduler;
 
-/* float32 numbers of shape [n] or [rows, columns], contiguous. */
+typedef struct py_tensor {
+    PyObject_HEAD
+    py_state *state;
+    dsvk_tensor *handle;
+    int users;          /* calls and views */
+    py_device *device;  /* owned */
+    dsvk_tensor_info info;
+    Py_ssize_t shape[DSVK_TENSOR_RANK], strides[DSVK_TENSOR_RANK]; /* numbers; bytes, of what is read */
+} py_tensor;
+
+/* Numbers row by row, contiguous. */
 typedef struct py_array {
     PyObject_HEAD
-    PyObject *base; /* owned array whose numbers these are, or NULL: `data` is ours */
-    float *data;
+    PyObject *base; /* owned object whose memory this is, or NULL: `view` or `data` is ours */
+    Py_buffer view; /* of a tensor; view.obj NULL otherwise */
+    void *data;
+    dsvk_dtype dtype;
     int n_dims;
-    Py_ssize_t shape[2], strides[2]; /* numbers; bytes */
+    Py_ssize_t count, shape[DSVK_TENSOR_RANK], strides[DSVK_TENSOR_RANK]; /* numbers; numbers; bytes */
 } py_array;
 
 /* py_module.c */
@@ -132,7 +145,15 @@ typedef struct py_model_arguments {
 bool py_model_options(const py_model_arguments *from, dsvk_model_options *options, PyObject **progress);
 
 /* py_array.c */
-py_array *py_array_new(const py_state *state, Py_ssize_t rows, Py_ssize_t columns); /* rows -1: one dimension */
+py_array *py_array_new(const py_state *state, Py_ssize_t rows, Py_ssize_t columns); /* float32; rows -1: one dimension */
+/* Numbers at `data`, which lie there as long as `base` lives. */
+PyObject *py_array_of(const py_state *state, PyObject *base, void *data, dsvk_dtype dtype, int n_dims, const Py_ssize_t *shape);
+PyObject *py_array_of_buffer(const py_state *state, PyObject *object); /* through its buffer protocol, held as long as the array */
+PyObject *py_shape(int n_dims, const Py_ssize_t *shape);               /* a tuple */
+const char *py_format_of_dtype(dsvk_dtype dtype); /* of the buffer protocol */
+/* DSVK_DTYPE_COUNT: none of ours. */
+dsvk_dtype py_dtype_of_format(const char *format, Py_ssize_t itemsize);
+dsvk_dtype py_dtype_of_dlpack(uint8_t code, uint8_t bits);
 /* Where a call writes its numbers: the caller's `out`, or a new array when that is None. */
 typedef struct py_output {
     PyObject *object; /* owned; the call's result */
@@ -149,13 +170,18 @@ PyObject *py_output_close(py_output *output, bool ok); /* the result, or NULL wh
                               : (py_raise_status((self)->state, DSVK_STATE, what " is closed"), false))
 
 extern PyType_Spec py_device_spec, py_model_spec, py_session_spec, py_tokenizer_spec, py_decoder_spec, py_array_spec,
-    py_chat_parser_spec, py_scheduler_spec;
+    py_chat_parser_spec, py_scheduler_spec, py_tensor_spec;
 PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char py_decode_batch_doc[];
 
 /* py_tokenizer.c: one call on a tokenizer, and on its model if it has one. */
 bool py_tokenizer_enter(py_tokenizer *self); /* raises StateError when either is closed */
 void py_tokenizer_leave(py_tokenizer *self);
+
+/* py_tensor.c */
+PyObject *py_op(PyObject *module, PyObject *args);
+PyObject *py_ops(PyObject *module, PyObject *nothing);
+extern const char py_op_doc[], py_ops_doc[];
 
 /* py_chat.c */
 PyObject *py_chat_encode(PyObject *module, PyObject *args);

@@ -108,6 +108,62 @@ static PyObject *model_close(PyObject *object, PyObject *nothing) {
     Py_RETURN_NONE;
 }
 
+/* ---- tracing ---- */
+
+static const char trace_capsule[] = "dsvk.trace";
+
+static void drop_trace(PyObject *capsule) { dsvk_trace_close(PyCapsule_GetPointer(capsule, trace_capsule)); }
+
+/* {name: Array}; the arrays keep the trace. */
+static PyObject *trace_dict(const py_state *state, dsvk_trace *trace) {
+    PyObject *capsule = PyCapsule_New(trace, trace_capsule, drop_trace);
+    if (capsule == NULL) {
+        dsvk_trace_close(trace);
+        return NULL;
+    }
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0; dict != NULL && i < dsvk_trace_count(trace); i++) {
+        const dsvk_trace_entry *entry = dsvk_trace_get(trace, i);
+        Py_ssize_t shape[DSVK_TENSOR_RANK];
+        for (uint32_t d = 0; d < entry->rank; d++)
+            shape[d] = (Py_ssize_t)entry->shape[d];
+        PyObject *array = py_array_of(state, capsule, (void *)entry->data, entry->dtype, (int)entry->rank, shape);
+        if (array == NULL || PyDict_SetItemString(dict, entry->name, array) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(array);
+    }
+    Py_DECREF(capsule);
+    return dict;
+}
+
+PyDoc_STRVAR(trace_doc, "trace(tokens, progress=None)\n--\n\nWhat a forward pass over the tokens goes through: a dict of Arrays by name.");
+
+static PyObject *model_trace(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"tokens", "progress", NULL};
+    py_model *self = (py_model *)object;
+    PyObject *tokens, *progress_object = NULL, *progress, *result = NULL;
+    int32_t *ids;
+    Py_ssize_t n;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:trace", names, &tokens, &progress_object) ||
+        !py_callable(progress_object, "progress", &progress) || !py_tokens(tokens, "tokens", &ids, &n))
+        return NULL;
+    if (PY_ENTER(self, "the model")) {
+        dsvk_trace *trace = NULL;
+        dsvk_error err = {0};
+        py_call call;
+        py_call_begin(&call, progress);
+        dsvk_status status = dsvk_model_trace(&trace, self->handle, ids, (size_t)n, py_call_progress, NULL, &err);
+        bool ok = py_call_end(&call, self->state, status, &err);
+        self->users--;
+        if (ok)
+            result = trace_dict(self->state, trace);
+        else
+            dsvk_trace_close(trace);
+    }
+    PyMem_Free(ids);
+    return result;
+}
+
 typedef dsvk_status (*report_fn)(const dsvk_model *model, char **json, dsvk_error *err);
 
 static PyObject *model_json(PyObject *object, report_fn report) {
@@ -199,6 +255,7 @@ static PyObject *model_exit(PyObject *self, PyObject *exception) {
 }
 
 static PyMethodDef model_methods[] = {
+    {"trace", (PyCFunction)(void (*)(void))model_trace, METH_VARARGS | METH_KEYWORDS, trace_doc},
     {"close", model_close, METH_NOARGS, close_doc},
     {"__enter__", model_enter, METH_NOARGS, NULL},
     {"__exit__", model_exit, METH_VARARGS, NULL},

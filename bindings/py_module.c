@@ -132,6 +132,8 @@ static PyMethodDef module_methods[] = {
     {"decode_batch", (PyCFunction)(void (*)(void))py_decode_batch, METH_VARARGS | METH_KEYWORDS, py_decode_batch_doc},
     {"chat_encode", py_chat_encode, METH_VARARGS, py_chat_encode_doc},
     {"chat_parse", py_chat_parse, METH_VARARGS, py_chat_parse_doc},
+    {"op", py_op, METH_VARARGS, py_op_doc},
+    {"ops", py_ops, METH_NOARGS, py_ops_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -153,7 +155,8 @@ static int module_exec(PyObject *module) {
         (state->decoder = py_add_type(module, &py_decoder_spec, "Decoder")) == NULL ||
         (state->array = py_add_type(module, &py_array_spec, "Array")) == NULL ||
         (state->chat_parser = py_add_type(module, &py_chat_parser_spec, "ChatParser")) == NULL ||
-        (state->scheduler = py_add_type(module, &py_scheduler_spec, "Scheduler")) == NULL)
+        (state->scheduler = py_add_type(module, &py_scheduler_spec, "Scheduler")) == NULL ||
+        (state->tensor = py_add_type(module, &py_tensor_spec, "Tensor")) == NULL)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", dsvk_version());
 }
@@ -172,6 +175,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->array);
     Py_VISIT(state->chat_parser);
     Py_VISIT(state->scheduler);
+    Py_VISIT(state->tensor);
     return 0;
 }
 
@@ -189,6 +193,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->array);
     Py_CLEAR(state->chat_parser);
     Py_CLEAR(state->scheduler);
+    Py_CLEAR(state->tensor);
     return 0;
 }
 

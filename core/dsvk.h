@@ -2,7 +2,8 @@
  *
  * Handles: a device (one Vulkan device), a model (immutable weights on a device, shareable between sessions and threads),
  * a session (one timeline of tokens, one thread at a time), a tokenizer (immutable), a chat parser (one answer, one thread
- * at a time), a scheduler (many requests over one model).
+ * at a time), a scheduler (many requests over one model), a tensor (immutable numbers on a device), a trace (what one forward
+ * pass went through, immutable).
  *
  * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and numbers.
  * The object is then as it was before the call. `close` functions and dsvk_free accept NULL. An options struct begins
@@ -476,6 +477,120 @@ DSVK_API dsvk_status dsvk_scheduler_next(dsvk_scheduler *scheduler, dsvk_event *
  * sequences that have begun; "cache": {"bytes", "budget", "entries", "evicted", "hits", "misses"}}. Hits: prompts of which a
  * beginning was found. */
 DSVK_API dsvk_status dsvk_scheduler_report(dsvk_scheduler *scheduler, char **json, dsvk_error *err);
+
+/* ---- tensors and ops, without a model ---- */
+
+/* Types of numbers, as safetensors files name them, and their bits. FP8 is F8_E4M3, FP4 is F4 (e2m1, two to a byte, the first in
+ * the low half), their scales F8_E8M0 or F32. */
+#define DSVK_DTYPE_LIST(X)                                                                                            \
+    X(BOOL, 8) X(U8, 8) X(I8, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6) X(F8_E5M2, 8) X(F8_E4M3, 8) X(F8_E8M0, 8)       \
+    X(I16, 16) X(U16, 16) X(F16, 16) X(BF16, 16) X(I32, 32) X(U32, 32) X(F32, 32) X(F64, 64) X(I64, 64) X(U64, 64)    \
+    X(C64, 64)
+
+typedef enum dsvk_dtype {
+#define DSVK_DTYPE_ENUM(name, bits) DSVK_DTYPE_##name,
+    DSVK_DTYPE_LIST(DSVK_DTYPE_ENUM)
+#undef DSVK_DTYPE_ENUM
+    DSVK_DTYPE_COUNT
+} dsvk_dtype;
+
+DSVK_API const char *dsvk_dtype_name(dsvk_dtype dtype); /* "F8_E4M3" */
+DSVK_API uint32_t dsvk_dtype_bits(dsvk_dtype dtype);
+
+/* What a tensor is to the ops, which says how it lies in device memory. */
+typedef enum dsvk_form {
+    DSVK_FORM_VALUES,  /* any numbers, row-major as on the host */
+    DSVK_FORM_MATRIX,  /* weights [n_out, n_in] of F32, BF16, FP8 or FP4, laid out for multiplying; n_in a multiple of 32 */
+    DSVK_FORM_EXPERTS, /* feed-forward networks [n, hidden, dim]: of each w1 and w3 [hidden, dim], w2 [dim, hidden]; both sizes
+                          multiples of 32 */
+    DSVK_FORM_ROWS,    /* rows [n, head_dim] of a KV cache in its native format (spec 1.7: FP8, the rotated end BF16); ops make them */
+    DSVK_FORM_KEYS     /* index keys [n, index_dim] in theirs (FP4); ops make them */
+} dsvk_form;
+
+#define DSVK_TENSOR_RANK 4
+
+typedef struct dsvk_tensor dsvk_tensor;
+
+/* FP8 comes with one scale per 128x128 block, [ceil(rows / 128), ceil(columns / 128)] of F8_E8M0 or F32; FP4 with one per row and
+ * 32 columns, [rows, columns / 32] of F8_E8M0; other types without. All arrays are row-major, whole, and read before the call
+ * returns. Of EXPERTS `shape` is that of w1, and every array has the experts one after the other. */
+typedef struct dsvk_tensor_options {
+    size_t size;
+    dsvk_form form;        /* VALUES, MATRIX or EXPERTS */
+    dsvk_dtype dtype;
+    uint32_t rank;         /* 1 .. DSVK_TENSOR_RANK; MATRIX 2, EXPERTS 3 */
+    uint64_t shape[DSVK_TENSOR_RANK]; /* in numbers, none of them 0 */
+    const void *data;      /* VALUES may have NULL: zeros. EXPERTS: w1 */
+    const void *scales;
+    dsvk_dtype scale_dtype;
+    const void *w3, *w3_scales, *w2, *w2_scales; /* EXPERTS */
+} dsvk_tensor_options;
+
+typedef struct dsvk_tensor_info {
+    size_t size;           /* set by the caller */
+    dsvk_form form;
+    dsvk_dtype dtype;
+    uint32_t rank;
+    uint64_t shape[DSVK_TENSOR_RANK];
+    uint64_t device_bytes; /* of device memory */
+    dsvk_dtype read_dtype; /* what dsvk_tensor_read gives: F32 where `form` is not VALUES, else dtype */
+    uint64_t read_bytes;   /* how much of it; 0 for EXPERTS, which cannot be read */
+    const void *host;      /* VALUES in memory that host and device share: the numbers themselves, until close; else NULL */
+} dsvk_tensor_info;
+
+DSVK_API dsvk_status dsvk_tensor_open(dsvk_tensor **tensor, dsvk_device *device, const dsvk_tensor_options *options, dsvk_error *err);
+DSVK_API void dsvk_tensor_close(dsvk_tensor *tensor); /* the device stays open until its tensors are closed */
+DSVK_API dsvk_status dsvk_tensor_describe(const dsvk_tensor *tensor, dsvk_tensor_info *info, dsvk_error *err);
+/* The numbers, row-major: out [bytes], which has to be read_bytes. What is stored in a small format comes decoded. */
+DSVK_API dsvk_status dsvk_tensor_read(const dsvk_tensor *tensor, void *out, uint64_t bytes, dsvk_error *err);
+
+typedef struct dsvk_op_argument {
+    const char *name;
+    const dsvk_tensor *tensor; /* NULL: an optional tensor that is not there, or a number */
+    double number;
+} dsvk_op_argument;
+
+#define DSVK_OP_RESULTS 4
+
+/* Runs one op of the family on the device and waits for it. Arguments are found by name; those left out have their defaults.
+ * results: new tensors, to be closed by the caller, the rest NULL; all NULL on failure. INVALID names the argument, what was expected
+ * and what came. From any thread; tensors may be shared between threads. One sequence at a time: row t has position start + t. */
+DSVK_API dsvk_status dsvk_op(dsvk_device *device, const char *op, const dsvk_op_argument *arguments, size_t n_arguments,
+                             dsvk_tensor *results[DSVK_OP_RESULTS], dsvk_error *err);
+/* The ops: [{"name", "does": formula, "arguments": [{"name", "kind": "F32", "I32", "MATRIX", "EXPERTS", "ROWS", "KEYS" (of
+ * these two also F32), "integer" or "number"; "shape": "n dim" of tensors, the same word for the same number; "optional";
+ * "default", "least", "most" of numbers}], "results": [{"name", "shape"}]}]. */
+DSVK_API dsvk_status dsvk_ops(char **json, dsvk_error *err);
+
+/* ---- what a forward pass goes through ---- */
+
+/* Intermediates of the real forward pass, copied as it makes them: by name, row t being token t. Layers are counted from 0; D
+ * hidden size, A experts of a token, E of a layer, r the layer's ratio.
+ *   "embedding" [n, 4, D], "layers.L.streams" [n, 4, D]: the streams that enter the first layer, and those that leave layer L
+ *   "layers.L.attn.input", "layers.L.ffn.input" [n, D]: what hyper-connections and norm make of them for a sublayer
+ *   "layers.L.attn.post" [n, 4], "layers.L.attn.comb" [n, 4, 4], and of ffn: the coefficients that end the site (spec 4.3)
+ *   "layers.L.router.logits" [n, E], "layers.L.router.experts" I32 [n, A], "layers.L.router.weights" [n, A]
+ *   "layers.L.compressed" [n / r, head_dim] of layers with a ratio: cache rows, decoded
+ *   "layers.L.indexer.keys" [n / 4, index_dim], "layers.L.indexer.selected" I32 [n, min(k, n / 4)] (-1: none) and
+ *   "layers.L.indexer.scores" [n, n / 4] (-inf where none was needed: every visible entry was taken) of layers of ratio 4
+ *   "logits" [n, vocabulary]
+ * F32 but where it says I32; without an entry, as in a short text, a name is missing. */
+typedef struct dsvk_trace dsvk_trace;
+
+typedef struct dsvk_trace_entry {
+    const char *name;
+    dsvk_dtype dtype;
+    uint32_t rank;
+    uint64_t shape[DSVK_TENSOR_RANK];
+    const void *data; /* in host memory, row-major, until the trace is closed */
+} dsvk_trace_entry;
+
+/* Runs tokens [n] from an empty timeline. The calling thread's `progress` (may be NULL) is asked between steps, in tokens. */
+DSVK_API dsvk_status dsvk_model_trace(dsvk_trace **trace, dsvk_model *model, const int32_t *tokens, size_t n,
+                                      dsvk_progress_fn progress, void *user, dsvk_error *err);
+DSVK_API void dsvk_trace_close(dsvk_trace *trace);
+DSVK_API size_t dsvk_trace_count(const dsvk_trace *trace);
+DSVK_API const dsvk_trace_entry *dsvk_trace_get(const dsvk_trace *trace, size_t i); /* i < count, in the order of the pass */
 
 #ifdef __cplusplus
 }

@@ -193,3 +193,20 @@ function Model.generate(model, prompt, options)
   if message then return nil, message, code end
   return table.concat(all)
 end
+
+-- ---- ops ----
+
+--- dsvk.ops.NAME { x = tensor, ... }: every op of dsvk.op_table() as a function of its arguments, on their device.
+dsvk.ops = {}
+for _, op in ipairs(assert(dsvk.op_table())) do
+  dsvk.ops[op.name] = function(arguments)
+    local device = arguments.device
+    local given = {}
+    for name, value in pairs(arguments) do
+      if name ~= "device" then given[name] = value end
+      if not device and type(value) == "userdata" then device = value:device() end
+    end
+    if not device then error(op.name .. ": no argument is a tensor, so give a device", 2) end
+    return dsvk.op(device, op.name, given)
+  end
+end

@@ -114,11 +114,11 @@ void dsvk_rope_table_close(dsvk_rope_table *table, dsvk_device *device) {
     memset(table, 0, sizeof *table);
 }
 
-static void fill_page(const dsvk_rope_table *table, uint64_t first, float *out) {
-    uint32_t pairs = table->rope_dim / 2;
-    for (uint32_t p = 0; p < DSVK_ROPE_PAGE; p++)
+void dsvk_rope_angles(const float *frequencies, uint32_t dim, uint64_t first, uint64_t n, float *out) {
+    const uint32_t pairs = dim / 2;
+    for (uint64_t p = 0; p < n; p++)
         for (uint32_t i = 0; i < pairs; i++) {
-            float angle = (float)(first + p) * table->frequencies[i];
+            float angle = (float)(first + p) * frequencies[i];
             out[(p * pairs + i) * 2] = (float)cos(angle);
             out[(p * pairs + i) * 2 + 1] = (float)sin(angle);
         }
@@ -138,7 +138,7 @@ dsvk_status dsvk_rope_table_cover(dsvk_rope_table *table, dsvk_device *device, u
     dsvk_status status = DSVK_OK;
     while (status == DSVK_OK && table->n_pages < need) {
         dsvk_buffer page = { 0 };
-        fill_page(table, (uint64_t)table->n_pages * DSVK_ROPE_PAGE, values);
+        dsvk_rope_angles(table->frequencies, table->rope_dim, (uint64_t)table->n_pages * DSVK_ROPE_PAGE, DSVK_ROPE_PAGE, values);
         status = dsvk_buffer_create(device, DSVK_CACHE, bytes, "rope page", &page, err);
         if (status == DSVK_OK)
             status = dsvk_buffer_write(device, &page, 0, values, bytes, err);

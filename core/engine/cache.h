@@ -45,6 +45,8 @@ typedef struct dsvk_rope_table {
 
 /* Frequencies of layers with (compressed) or without a ratio: f32 [rope_dim / 2]. */
 void dsvk_rope_frequencies(const dsvk_config *config, bool compressed, float *frequencies);
+/* out [n, dim / 2, 2]: (cos, sin) of positions first .. first + n - 1. */
+void dsvk_rope_angles(const float *frequencies, uint32_t dim, uint64_t first, uint64_t n, float *out);
 dsvk_status dsvk_rope_table_open(dsvk_rope_table *table, dsvk_device *device, const dsvk_config *config, bool compressed,
                                  dsvk_error *err);
 void dsvk_rope_table_close(dsvk_rope_table *table, dsvk_device *device);

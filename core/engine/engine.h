@@ -41,6 +41,16 @@ typedef struct dsvk_scratch {
     dsvk_addr mtp_e;         /* [n, D] */
 } dsvk_scratch;
 
+/* What a trace takes out of a forward pass, of the layer it belongs to. */
+typedef enum dsvk_tap {
+    DSVK_TAP_EMBEDDING, DSVK_TAP_ATTN_INPUT, DSVK_TAP_ATTN_POST, DSVK_TAP_ATTN_COMB, DSVK_TAP_SCORES, DSVK_TAP_SELECTED,
+    DSVK_TAP_FFN_INPUT, DSVK_TAP_FFN_POST, DSVK_TAP_FFN_COMB, DSVK_TAP_LOGITS, DSVK_TAP_EXPERTS, DSVK_TAP_WEIGHTS, DSVK_TAP_STREAMS,
+    DSVK_TAP_COUNT
+} dsvk_tap;
+/* Called while recording, where rows first .. first + rows - 1 of it stand complete in the scratch at `from`, `stride` bytes
+ * apart: a barrier is behind them, and one has to follow what reads them. */
+typedef void (*dsvk_tap_fn)(void *user, dsvk_tap what, uint32_t layer, dsvk_addr from, uint32_t first, uint32_t rows, uint64_t stride);
+
 /* Rows of one forward pass, in memory the device reads. */
 typedef struct dsvk_step {
     uint32_t n;              /* rows */
@@ -51,6 +61,8 @@ typedef struct dsvk_step {
     uint64_t index_grid_offset;
     void (*between)(void *user); /* called between stages of a block, where a recording may be cut; NULL: nothing */
     void *user;
+    dsvk_tap_fn tap;         /* NULL: nothing is traced */
+    void *tap_user;
 } dsvk_step;
 
 /* The host side of a step: arrays in one mapped buffer, and what comes back in another. */
@@ -221,6 +233,8 @@ typedef struct dsvk_step_result {
     float *mtp_logits;       /* the same of the MTP block; NaN where there is no pair */
     bool (*stop)(void *user); /* asked between submits; true: CANCELLED */
     void *user;
+    dsvk_tap_fn tap;         /* of the main model's layers */
+    void *tap_user;
 } dsvk_step_result;
 
 /* Grows each session's pages, runs the rows of all runs through the model in one step, and appends the tokens. The sum of n is

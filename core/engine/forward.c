@@ -153,18 +153,32 @@ typedef struct pass {
     const dsvk_layer_layout *at;
     dsvk_addr x;    /* the streams of this block */
     dsvk_addr rope;
+    uint32_t layer;
 } pass;
 
 static pass begin_pass(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer, dsvk_addr x) {
     const dsvk_layer_layout *at = &m->layout.layers[layer];
     return (pass){ m, &m->config, &m->scratch, cmd, step, &m->weights.layers[layer], at, x,
-                   m->rope[at->ratio ? 1 : 0].addresses.addr };
+                   m->rope[at->ratio ? 1 : 0].addresses.addr, layer };
 }
 
 /* A stage ends: what follows needs nothing but memory, so the recording may be cut here. */
 static void stage(const pass *p) {
     if (p->step->between)
         p->step->between(p->step->user);
+}
+
+/* Shows a trace all rows of an area of the scratch, `each` 4-byte numbers of each. */
+static void tap(const pass *p, dsvk_tap what, dsvk_addr from, uint64_t each) {
+    if (p->step->tap)
+        p->step->tap(p->step->tap_user, what, p->layer, from, 0, p->step->n, 4 * each);
+}
+
+/* What a site has made for its sublayer. */
+static void tap_site(const pass *p, dsvk_tap input, dsvk_tap post, dsvk_tap comb) {
+    tap(p, input, p->s->a, p->c->hidden_size);
+    tap(p, post, p->s->post, DSVK_HC_STREAMS);
+    tap(p, comb, p->s->comb, DSVK_HC_STREAMS * DSVK_HC_STREAMS);
 }
 
 static void matmul(const pass *p, const dsvk_matrix *w, dsvk_addr x, uint32_t x_stride, dsvk_addr out, uint32_t out_stride) {
@@ -295,6 +309,8 @@ static void select_entries(const pass *p) {
                 .grid = group == n ? p->step->index_grid : NULL, .grid_offset = p->step->index_grid_offset,
                 .scale = (float)(1.0 / __builtin_sqrt((double)c->index_head_dim * c->index_n_heads)) });
             dsvk_barrier(p->cmd);
+            if (p->step->tap)
+                p->step->tap(p->step->tap_user, DSVK_TAP_SCORES, p->layer, p->s->scores, first, rows, 4ull * stride);
         }
         dsvk_topk(p->cmd, &(dsvk_topk_params){
             .rows = row, .scores = p->s->scores, .bins = p->m->bins.addr, .list = p->s->lists,
@@ -302,6 +318,7 @@ static void select_entries(const pass *p) {
             .max_visible = visible });
         dsvk_barrier(p->cmd);
     }
+    tap(p, DSVK_TAP_SELECTED, p->s->idx, c->index_topk);
 }
 
 static uint32_t ring_items(const pass *p, dsvk_ring_item *items) {
@@ -430,6 +447,7 @@ static void block(const pass *p, const next_site *next) {
     stage(p);
     project_out(p);
     end_site(p, 1, &ffn);
+    tap_site(p, DSVK_TAP_FFN_INPUT, DSVK_TAP_FFN_POST, DSVK_TAP_FFN_COMB);
     stage(p);
     mixture_of_experts(p);
     end_site(p, p->c->n_experts_per_token + 1, next);
@@ -507,16 +525,22 @@ static void few_block(const pass *p, const next_site *next) {
     attend(p);
     stage(p);
     few_project_out(p);
+    tap_site(p, DSVK_TAP_FFN_INPUT, DSVK_TAP_FFN_POST, DSVK_TAP_FFN_COMB);
     stage(p);
     few_experts(p, next);
     stage(p);
 }
 
 static void any_block(const pass *p, const next_site *next) {
+    tap_site(p, DSVK_TAP_ATTN_INPUT, DSVK_TAP_ATTN_POST, DSVK_TAP_ATTN_COMB);
     if (few_rows(p->c, p->step->n))
         few_block(p, next);
     else
         block(p, next);
+    tap(p, DSVK_TAP_LOGITS, p->s->gate, stride4(p->c->n_experts));
+    tap(p, DSVK_TAP_EXPERTS, p->s->expert_idx, p->c->n_experts_per_token);
+    tap(p, DSVK_TAP_WEIGHTS, p->s->expert_weight, p->c->n_experts_per_token);
+    tap(p, DSVK_TAP_STREAMS, p->x, DSVK_HC_STREAMS * p->c->hidden_size);
 }
 
 /* ---- the model ---- */
@@ -533,6 +557,7 @@ void dsvk_forward_begin(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step) {
     const next_site first = attention_site(p.w);
     mix_streams(&p, 0, &first, 0, 0, false);
     begin_site(&p, &first);
+    tap(&p, DSVK_TAP_EMBEDDING, p.x, DSVK_HC_STREAMS * p.c->hidden_size);
 }
 
 void dsvk_forward_layer(dsvk_model *m, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer) {

@@ -15,14 +15,14 @@
 
 /* ---- number formats on the host (spec 3) ---- */
 
-static float bf16_value(uint16_t v) {
+float dsvk_bf16_value(uint16_t v) {
     uint32_t bits = (uint32_t)v << 16;
     float f;
     memcpy(&f, &bits, sizeof f);
     return f;
 }
 
-static float e4m3_value(uint8_t v) {
+float dsvk_e4m3_value(uint8_t v) {
     int e = (v >> 3) & 15, m = v & 7;
     float f = e == 0 ? (float)m / 512.0f : (float)(8 + m) * (e >= 10 ? (float)(1 << (e - 10)) : 1.0f / (float)(1 << (10 - e)));
     if (e == 15 && m == 7)
@@ -30,12 +30,12 @@ static float e4m3_value(uint8_t v) {
     return v & 0x80 ? -f : f;
 }
 
-static float e2m1_value(uint8_t nibble) {
+float dsvk_e2m1_value(uint8_t nibble) {
     static const float magnitude[8] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6 };
     return nibble & 8 ? -magnitude[nibble & 7] : magnitude[nibble & 7];
 }
 
-static float ue8m0_value(uint8_t v) {
+float dsvk_ue8m0_value(uint8_t v) {
     uint32_t bits = v == 255 ? 0x7fc00000u : v == 0 ? 0x00400000u : (uint32_t)v << 23;
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -148,10 +148,13 @@ static bool take_piece(loader *l, piece *p) {
 /* ---- reading ---- */
 
 /* Elements [first, first + n) of the tensor's rows as raw bytes. */
-static dsvk_status read_raw(reader *r, const dsvk_tensor *t, uint64_t first, uint64_t n, void *out) {
+static dsvk_status read_raw(reader *r, const dsvk_file_tensor *t, uint64_t first, uint64_t n, void *out) {
     loader *l = r->shared;
     uint64_t bits = dsvk_dtype_bits(t->dtype);
-    DSVK_TRY(dsvk_checkpoint_read(l->checkpoint, t, first * bits / 8, out, (size_t)(n * bits / 8), &r->error));
+    if (t->memory)
+        memcpy(out, (const uint8_t *)t->memory + first * bits / 8, (size_t)(n * bits / 8));
+    else
+        DSVK_TRY(dsvk_checkpoint_read(l->checkpoint, t, first * bits / 8, out, (size_t)(n * bits / 8), &r->error));
     int64_t bad = l->verify ? dsvk_find_non_finite(t->dtype, out, n) : -1;
     if (bad >= 0)
         return dsvk_fail(&r->error, DSVK_FORMAT, "tensor %s: element %" PRIu64 " is not a finite number", t->name,
@@ -183,19 +186,19 @@ static void decode_row(const dsvk_weight_source *s, const uint8_t *row, const ui
             if (f32_scales)
                 memcpy(&scale, scales + 4 * ((size_t)(row_index / 128) * blocks + i / 128), 4);
             else
-                scale = ue8m0_value(scales[(size_t)(row_index / 128) * blocks + i / 128]);
-            out[i] = e4m3_value(row[i]) * scale;
+                scale = dsvk_ue8m0_value(scales[(size_t)(row_index / 128) * blocks + i / 128]);
+            out[i] = dsvk_e4m3_value(row[i]) * scale;
             break;
         case DSVK_DTYPE_BF16:
             memcpy(&half, row + 2 * i, 2);
-            out[i] = bf16_value(half);
+            out[i] = dsvk_bf16_value(half);
             break;
         case DSVK_DTYPE_F32:
             memcpy(&out[i], row + 4 * i, 4);
             break;
         default: /* packed FP4, the low nibble is the even element (2.3) */
-            scale = ue8m0_value(scales[(size_t)row_index * (s->cols / 32) + i / 32]);
-            out[i] = e2m1_value(i % 2 ? row[i / 2] >> 4 : row[i / 2] & 15) * scale;
+            scale = dsvk_ue8m0_value(scales[(size_t)row_index * (s->cols / 32) + i / 32]);
+            out[i] = dsvk_e2m1_value(i % 2 ? row[i / 2] >> 4 : row[i / 2] & 15) * scale;
         }
     }
 }
@@ -257,7 +260,7 @@ static void place_fp8_scales(const dsvk_weight_source *s, uint32_t first_tile, u
             if (s->scales->dtype == DSVK_DTYPE_F32)
                 memcpy(slot, raw + 4 * at, 4);
             else
-                *slot = ue8m0_value(raw[at]);
+                *slot = dsvk_ue8m0_value(raw[at]);
         }
     }
 }
@@ -339,7 +342,7 @@ static dsvk_status lay_out_source(reader *r, const piece *p, const dsvk_weight_s
 static dsvk_status lay_out_values(reader *r, const piece *p, uint64_t first, uint64_t n, uint8_t *out) {
     const dsvk_weight *w = p->weight;
     const dsvk_weight_source *s = &r->shared->list->sources[w->first_source];
-    const dsvk_tensor *t = s->tensor;
+    const dsvk_file_tensor *t = s->tensor;
     DSVK_TRY(read_raw(r, t, first, n, r->scratch));
     if (w->kind == DSVK_WEIGHT_ROWS || t->dtype == DSVK_DTYPE_F32) {
         memcpy(out, r->scratch, n * dsvk_dtype_bits(t->dtype) / 8);
@@ -347,7 +350,7 @@ static dsvk_status lay_out_values(reader *r, const piece *p, uint64_t first, uin
         for (uint64_t i = 0; i < n; i++) {
             uint16_t half;
             memcpy(&half, r->scratch + 2 * i, 2);
-            float value = bf16_value(half);
+            float value = dsvk_bf16_value(half);
             memcpy(out + 4 * i, &value, 4);
         }
     } else {
@@ -648,7 +651,8 @@ dsvk_status dsvk_load_weights(dsvk_device *device, dsvk_weight_list *list, dsvk_
     pthread_cond_destroy(&l.changed);
     pthread_mutex_destroy(&l.lock);
     DSVK_TRY(status);
-    DSVK_TRY(dsvk_checkpoint_unchanged(checkpoint, err));
+    if (checkpoint)
+        DSVK_TRY(dsvk_checkpoint_unchanged(checkpoint, err));
     fill_addresses(list, weights, buffers, l.columns);
     return write_tables(device, weights, config->n_layers + list->mtp, config->n_experts, err);
 }

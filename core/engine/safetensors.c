@@ -24,7 +24,7 @@
 static const char single_file[] = "model.safetensors", index_file[] = "model.safetensors.index.json";
 
 struct entry {
-    dsvk_tensor tensor;    /* first, so that a dsvk_tensor pointer is an entry pointer */
+    dsvk_file_tensor tensor;    /* first, so that a dsvk_file_tensor pointer is an entry pointer */
     const char *file_name; /* as the file spells it; often the same text */
 };
 
@@ -71,7 +71,7 @@ static bool find_dtype(dsvk_json_value name, dsvk_dtype *dtype) {
     return false;
 }
 
-const char *dsvk_tensor_describe(char *out, size_t out_size, const dsvk_tensor *tensor) {
+const char *dsvk_file_tensor_describe(char *out, size_t out_size, const dsvk_file_tensor *tensor) {
     int used = snprintf(out, out_size, "[");
     for (uint32_t i = 0; i < tensor->rank && used >= 0 && (size_t)used < out_size; i++)
         used += snprintf(out + used, out_size - (size_t)used, "%s%" PRIu64, i ? ", " : "", tensor->shape[i]);
@@ -112,7 +112,7 @@ static dsvk_status read_dtype(const struct header *h, const char *name, dsvk_jso
 }
 
 /* Shape, and in *bytes what that many elements of the type take (M06, M08). */
-static dsvk_status read_shape(const struct header *h, const char *name, dsvk_json_value value, dsvk_tensor *t,
+static dsvk_status read_shape(const struct header *h, const char *name, dsvk_json_value value, dsvk_file_tensor *t,
                               uint64_t *bytes) {
     dsvk_json_value dimension;
     uint64_t bits = dsvk_dtype_bits(t->dtype);
@@ -135,7 +135,7 @@ static dsvk_status read_shape(const struct header *h, const char *name, dsvk_jso
 
 /* Relative to the data; checked against the shape here and against the file when all are known. */
 static dsvk_status read_offsets(const struct header *h, const char *name, dsvk_json_value value, uint64_t bytes,
-                                dsvk_tensor *t) {
+                                dsvk_file_tensor *t) {
     dsvk_json_walk walk = { 0 };
     dsvk_json_value begin, end, more;
     char shown[SHOWN], shape[SHOWN];
@@ -149,12 +149,12 @@ static dsvk_status read_offsets(const struct header *h, const char *name, dsvk_j
         return dsvk_fail(h->err, DSVK_FORMAT,
                          "%s: tensor %s is %s, which is %" PRIu64 " bytes, but data_offsets %" PRIu64 " to %" PRIu64
                          " hold %" PRIu64,
-                         h->path, show(shown, name), dsvk_tensor_describe(shape, sizeof shape, t), bytes, t->begin,
+                         h->path, show(shown, name), dsvk_file_tensor_describe(shape, sizeof shape, t), bytes, t->begin,
                          t->end, t->end - t->begin);
     return DSVK_OK;
 }
 
-static dsvk_status read_tensor(const struct header *h, const char *name, dsvk_json_value value, dsvk_tensor *t) {
+static dsvk_status read_tensor(const struct header *h, const char *name, dsvk_json_value value, dsvk_file_tensor *t) {
     dsvk_json_value dtype = { 0 }, shape = { 0 }, offsets = { 0 }, key, member;
     char shown[SHOWN];
     uint64_t bytes = 0;
@@ -180,7 +180,7 @@ static dsvk_status read_tensor(const struct header *h, const char *name, dsvk_js
 /* ---- the layout of a shard ---- */
 
 static int compare_begin(const void *a, const void *b) {
-    const dsvk_tensor *x = &((const struct entry *)a)->tensor, *y = &((const struct entry *)b)->tensor;
+    const dsvk_file_tensor *x = &((const struct entry *)a)->tensor, *y = &((const struct entry *)b)->tensor;
     if (x->begin != y->begin)
         return x->begin < y->begin ? -1 : 1;
     return x->end < y->end ? -1 : x->end > y->end;
@@ -192,7 +192,7 @@ static dsvk_status check_layout(const struct header *h, struct entry *entries, s
     uint64_t at = 0;
     qsort(entries, n, sizeof *entries, compare_begin);
     for (size_t i = 0; i < n; i++) {
-        const dsvk_tensor *t = &entries[i].tensor;
+        const dsvk_file_tensor *t = &entries[i].tensor;
         const char *previous = i ? show(before, entries[i - 1].file_name) : "the beginning of the data";
         if (t->begin < at)
             return dsvk_fail(h->err, DSVK_FORMAT,
@@ -415,11 +415,11 @@ static dsvk_status sort_names(dsvk_checkpoint *ck, dsvk_error *err) {
     return DSVK_OK;
 }
 
-const dsvk_tensor *dsvk_checkpoint_find(const dsvk_checkpoint *ck, const char *name) {
+const dsvk_file_tensor *dsvk_checkpoint_find(const dsvk_checkpoint *ck, const char *name) {
     size_t low = 0, high = ck->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        const dsvk_tensor *t = &ck->entries[ck->by_name[middle]].tensor;
+        const dsvk_file_tensor *t = &ck->entries[ck->by_name[middle]].tensor;
         int order = strcmp(name, t->name);
         if (order == 0)
             return t;
@@ -558,7 +558,7 @@ static dsvk_status check_index(dsvk_checkpoint *ck, const struct index *index) {
     for (dsvk_json_walk walk = { 0 }; dsvk_json_member(index->weight_map, &walk, &key, &value); listed++) {
         size_t n = dsvk_json_string(key, name, sizeof name);
         dsvk_json_string(value, shard, sizeof shard);
-        const dsvk_tensor *t = NULL;
+        const dsvk_file_tensor *t = NULL;
         if (n <= DSVK_MAX_TENSOR_NAME && dsvk_tensor_native_name(native, sizeof native, name, n))
             t = dsvk_checkpoint_find(ck, native);
         if (!t)
@@ -674,12 +674,12 @@ uint64_t dsvk_checkpoint_bytes(const dsvk_checkpoint *ck) { return ck->bytes; }
 uint32_t dsvk_checkpoint_shards(const dsvk_checkpoint *ck) { return ck->n_shards; }
 size_t dsvk_checkpoint_unlisted(const dsvk_checkpoint *ck) { return ck->unlisted; }
 
-const dsvk_tensor *dsvk_checkpoint_tensor(const dsvk_checkpoint *ck, size_t i) {
+const dsvk_file_tensor *dsvk_checkpoint_tensor(const dsvk_checkpoint *ck, size_t i) {
     assert(i < ck->count);
     return &ck->entries[i].tensor;
 }
 
-size_t dsvk_checkpoint_position(const dsvk_checkpoint *ck, const dsvk_tensor *tensor) {
+size_t dsvk_checkpoint_position(const dsvk_checkpoint *ck, const dsvk_file_tensor *tensor) {
     return (size_t)((const struct entry *)tensor - ck->entries);
 }
 
@@ -688,7 +688,7 @@ const char *dsvk_checkpoint_shard_path(const dsvk_checkpoint *ck, uint32_t shard
     return ck->shards[shard].file.path;
 }
 
-dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *ck, const dsvk_tensor *tensor, uint64_t offset, void *out,
+dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *ck, const dsvk_file_tensor *tensor, uint64_t offset, void *out,
                                  size_t n, dsvk_error *err) {
     assert(offset <= tensor->end - tensor->begin && n <= tensor->end - tensor->begin - offset);
     return dsvk_file_read(&ck->shards[tensor->shard].file, tensor->begin + offset, out, n, err);

@@ -12,30 +12,15 @@
 #define DSVK_MAX_TENSOR_NAME 1024u       /* bytes */
 #define DSVK_MAX_HEADER 100000000u       /* bytes of one safetensors header */
 
-/* Every type name the format has; the engine needs BF16, F32, F8_E4M3, F8_E8M0, I8/U8/F4 (packed FP4), I64/I32. */
-#define DSVK_DTYPE_LIST(X)                                                                                            \
-    X(BOOL, 8) X(U8, 8) X(I8, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6) X(F8_E5M2, 8) X(F8_E4M3, 8) X(F8_E8M0, 8)       \
-    X(I16, 16) X(U16, 16) X(F16, 16) X(BF16, 16) X(I32, 32) X(U32, 32) X(F32, 32) X(F64, 64) X(I64, 64) X(U64, 64)    \
-    X(C64, 64)
-
-typedef enum dsvk_dtype {
-#define DSVK_DTYPE_ENUM(name, bits) DSVK_DTYPE_##name,
-    DSVK_DTYPE_LIST(DSVK_DTYPE_ENUM)
-#undef DSVK_DTYPE_ENUM
-    DSVK_DTYPE_COUNT
-} dsvk_dtype;
-
-const char *dsvk_dtype_name(dsvk_dtype dtype); /* "F8_E4M3" */
-uint32_t dsvk_dtype_bits(dsvk_dtype dtype);    /* per element of the shape; F4 counts unpacked elements */
-
-typedef struct dsvk_tensor {
+typedef struct dsvk_file_tensor {
     const char *name;  /* native spelling, owned by the checkpoint */
     dsvk_dtype dtype;
     uint32_t rank;
     uint64_t shape[DSVK_MAX_RANK]; /* row-major, shape[0] outermost; as in the file: I8 FP4 counts bytes, F4 elements */
     uint32_t shard;                /* which file */
     uint64_t begin, end;           /* byte range in that file */
-} dsvk_tensor;
+    const void *memory;            /* its bytes when they are in no file but with the caller (tensor.c), else NULL */
+} dsvk_file_tensor;
 
 typedef struct dsvk_checkpoint dsvk_checkpoint;
 
@@ -44,11 +29,11 @@ void dsvk_checkpoint_close(dsvk_checkpoint *checkpoint); /* accepts NULL */
 
 size_t dsvk_checkpoint_count(const dsvk_checkpoint *checkpoint);
 /* Tensor i, 0 <= i < count, in the order of their bytes: by shard, then by begin. */
-const dsvk_tensor *dsvk_checkpoint_tensor(const dsvk_checkpoint *checkpoint, size_t i);
+const dsvk_file_tensor *dsvk_checkpoint_tensor(const dsvk_checkpoint *checkpoint, size_t i);
 /* By native name; NULL when there is none. */
-const dsvk_tensor *dsvk_checkpoint_find(const dsvk_checkpoint *checkpoint, const char *name);
+const dsvk_file_tensor *dsvk_checkpoint_find(const dsvk_checkpoint *checkpoint, const char *name);
 /* i such that dsvk_checkpoint_tensor(checkpoint, i) == tensor: for the caller's own bookkeeping arrays. */
-size_t dsvk_checkpoint_position(const dsvk_checkpoint *checkpoint, const dsvk_tensor *tensor);
+size_t dsvk_checkpoint_position(const dsvk_checkpoint *checkpoint, const dsvk_file_tensor *tensor);
 uint64_t dsvk_checkpoint_bytes(const dsvk_checkpoint *checkpoint);  /* of all tensors */
 uint32_t dsvk_checkpoint_shards(const dsvk_checkpoint *checkpoint); /* number of files */
 const char *dsvk_checkpoint_shard_path(const dsvk_checkpoint *checkpoint, uint32_t shard);
@@ -56,7 +41,7 @@ const char *dsvk_checkpoint_shard_path(const dsvk_checkpoint *checkpoint, uint32
 size_t dsvk_checkpoint_unlisted(const dsvk_checkpoint *checkpoint);
 
 /* Bytes [offset, offset + n) of the tensor, which must lie inside it, to `out`. From any thread. */
-dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *checkpoint, const dsvk_tensor *tensor, uint64_t offset,
+dsvk_status dsvk_checkpoint_read(const dsvk_checkpoint *checkpoint, const dsvk_file_tensor *tensor, uint64_t offset,
                                  void *out, size_t n, dsvk_error *err);
 /* Called at the end of loading: IO "changed while loading" when any file differs from what it was at open (M20). */
 dsvk_status dsvk_checkpoint_unchanged(const dsvk_checkpoint *checkpoint, dsvk_error *err);
@@ -65,6 +50,6 @@ dsvk_status dsvk_checkpoint_unchanged(const dsvk_checkpoint *checkpoint, dsvk_er
  * (2.4, A.1). Unknown names come back as they are, without a leading "model.". False when `out` is too small. */
 bool dsvk_tensor_native_name(char *out, size_t out_size, const char *name, size_t n);
 /* "[2048, 128] F8_E8M0" into out; returns out. */
-const char *dsvk_tensor_describe(char *out, size_t out_size, const dsvk_tensor *tensor);
+const char *dsvk_file_tensor_describe(char *out, size_t out_size, const dsvk_file_tensor *tensor);
 
 #endif

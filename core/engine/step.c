@@ -366,6 +366,8 @@ static dsvk_status fly(dsvk_model *m, const dsvk_run *runs, uint32_t n_runs, dsv
     bool mtp = false;
     step->between = between_stages;
     step->user = &f;
+    step->tap = result->tap;
+    step->tap_user = result->tap_user;
     for (uint32_t i = 0; i < n_runs; i++)
         mtp |= runs[i].session->mtp;
     DSVK_TRY(run_layers(&f, step, err));

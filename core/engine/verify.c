@@ -13,7 +13,7 @@ typedef struct scan {
     uint64_t done, total;
 } scan;
 
-static dsvk_status scan_tensor(scan *s, const dsvk_tensor *t, dsvk_error *err) {
+static dsvk_status scan_tensor(scan *s, const dsvk_file_tensor *t, dsvk_error *err) {
     uint64_t bytes = t->end - t->begin, bits = dsvk_dtype_bits(t->dtype);
     for (uint64_t at = 0; at < bytes; at += VERIFY_PIECE) {
         uint64_t n = bytes - at < VERIFY_PIECE ? bytes - at : VERIFY_PIECE;

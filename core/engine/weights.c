@@ -196,24 +196,24 @@ static void note_missing(missing *m, const char *name) {
     m->count++;
 }
 
-static uint64_t last_dim(const dsvk_tensor *t) { return t->rank ? t->shape[t->rank - 1] : 1; }
+static uint64_t last_dim(const dsvk_file_tensor *t) { return t->rank ? t->shape[t->rank - 1] : 1; }
 
-static uint64_t elements(const dsvk_tensor *t) {
+static uint64_t elements(const dsvk_file_tensor *t) {
     uint64_t n = 1;
     for (uint32_t i = 0; i < t->rank; i++)
         n *= t->shape[i]; /* checked by the reader */
     return n;
 }
 
-static bool packed_fp4(const dsvk_tensor *t) {
+static bool packed_fp4(const dsvk_file_tensor *t) {
     return t->dtype == DSVK_DTYPE_I8 || t->dtype == DSVK_DTYPE_U8 || t->dtype == DSVK_DTYPE_F4;
 }
 
-static dsvk_status wrong_shape(const dsvk_weight_source *s, const char *expected, const dsvk_tensor *found,
+static dsvk_status wrong_shape(const dsvk_weight_source *s, const char *expected, const dsvk_file_tensor *found,
                                dsvk_error *err) {
     char text[160];
     return dsvk_fail(err, DSVK_FORMAT, "tensor %s: expected %s by config.json, the file has %s", found ? found->name : s->name,
-                     expected, dsvk_tensor_describe(text, sizeof text, found));
+                     expected, dsvk_file_tensor_describe(text, sizeof text, found));
 }
 
 static dsvk_status check_scales(dsvk_weight_source *s, const dsvk_checkpoint *checkpoint, bool fp4, missing *m, uint8_t *used,
@@ -221,7 +221,7 @@ static dsvk_status check_scales(dsvk_weight_source *s, const dsvk_checkpoint *ch
     char name[DSVK_WEIGHT_NAME], expected[96];
     size_t stem = strlen(s->name) - strlen("weight");
     snprintf(name, sizeof name, "%.*sscale", (int)stem, s->name);
-    const dsvk_tensor *t = dsvk_checkpoint_find(checkpoint, name);
+    const dsvk_file_tensor *t = dsvk_checkpoint_find(checkpoint, name);
     if (!t) {
         note_missing(m, name);
         return DSVK_OK;
@@ -234,7 +234,7 @@ static dsvk_status check_scales(dsvk_weight_source *s, const dsvk_checkpoint *ch
     if (t->dtype != DSVK_DTYPE_F8_E8M0 && (fp4 || t->dtype != DSVK_DTYPE_F32)) {
         char text[160];
         return dsvk_fail(err, DSVK_UNSUPPORTED, "tensor %s: expected %s, the file has %s", name, expected,
-                         dsvk_tensor_describe(text, sizeof text, t));
+                         dsvk_file_tensor_describe(text, sizeof text, t));
     }
     s->scales = t;
     used[dsvk_checkpoint_position(checkpoint, t)] = 1;
@@ -253,13 +253,13 @@ static dsvk_status matrix_type(const dsvk_weight_source *s, dsvk_weight_type *ty
     case DSVK_DTYPE_F4: *type = DSVK_TYPE_FP4; return DSVK_OK;
     default:
         return dsvk_fail(err, DSVK_UNSUPPORTED, "tensor %s: expected F8_E4M3, packed FP4 (I8, U8, F4), BF16 or F32, the file has %s",
-                         s->name, dsvk_tensor_describe(text, sizeof text, s->tensor));
+                         s->name, dsvk_file_tensor_describe(text, sizeof text, s->tensor));
     }
 }
 
 static dsvk_status bind_matrix_source(dsvk_weight_source *s, const dsvk_checkpoint *checkpoint, missing *m, uint8_t *used,
                                       dsvk_error *err) {
-    const dsvk_tensor *t = s->tensor;
+    const dsvk_file_tensor *t = s->tensor;
     dsvk_weight_type type;
     DSVK_TRY(matrix_type(s, &type, err));
     char expected[64];
@@ -273,7 +273,7 @@ static dsvk_status bind_matrix_source(dsvk_weight_source *s, const dsvk_checkpoi
 }
 
 static dsvk_status bind_other_source(const dsvk_weight *w, dsvk_weight_source *s, dsvk_error *err) {
-    const dsvk_tensor *t = s->tensor;
+    const dsvk_file_tensor *t = s->tensor;
     char expected[64], text[160];
     if (s->rows == 1)
         snprintf(expected, sizeof expected, "[%u]", s->cols);
@@ -287,7 +287,7 @@ static dsvk_status bind_other_source(const dsvk_weight *w, dsvk_weight_source *s
     if (!fits)
         return dsvk_fail(err, DSVK_UNSUPPORTED, "tensor %s: expected %s %s, the file has %s", s->name, expected,
                          w->kind == DSVK_WEIGHT_TABLE ? "I64 or I32" : w->kind == DSVK_WEIGHT_ROWS ? "BF16" : "BF16 or F32",
-                         dsvk_tensor_describe(text, sizeof text, t));
+                         dsvk_file_tensor_describe(text, sizeof text, t));
     return DSVK_OK;
 }
 

@@ -73,7 +73,7 @@ typedef struct dsvk_weight_source {
     uint32_t rows, cols;         /* logical shape; vectors of rank 1 have rows 1 */
     uint32_t first_row;
     dsvk_weight_fold fold;
-    const dsvk_tensor *tensor, *scales; /* set by dsvk_weights_bind */
+    const dsvk_file_tensor *tensor, *scales; /* set by dsvk_weights_bind */
 } dsvk_weight_source;
 
 typedef struct dsvk_weight {

@@ -205,4 +205,82 @@ function dsvk.Decoder:finish() end
 ---@return true
 function dsvk.Decoder:close() end
 
+---Numbers of F32 and I32 tensors are arrays of numbers, of other dtypes strings of bytes; both may be given as strings.
+---@class dsvk.TensorOptions
+---@field data? string|number[] row by row; nil: zeros (values only). experts: w1
+---@field shape integer[] experts: {n, hidden, dim}, of w1
+---@field dtype? string "F32" (default), "BF16", "F8_E4M3", "F4" (two to a byte, the first in the low half), "I32", ...
+---@field form? "values"|"matrix"|"experts" what it is to the ops
+---@field scales? string|number[] of F8_E4M3 one per 128x128 block, of F4 one per row and 32 columns
+---@field scale_dtype? "F8_E8M0"|"F32"
+---@field w3? string|number[]
+---@field w3_scales? string|number[]
+---@field w2? string|number[]
+---@field w2_scales? string|number[]
+
+---@class dsvk.Tensor immutable numbers on a device
+dsvk.Tensor = {}
+---@return number[]|integer[]|string|nil numbers, string? message, dsvk.Code? code row by row; small formats decoded
+function dsvk.Tensor:read() end
+---@return {form: string, dtype: string, shape: integer[], device_bytes: integer} info
+function dsvk.Tensor:info() end
+---@return dsvk.Device
+function dsvk.Tensor:device() end
+---@return true
+function dsvk.Tensor:close() end
+---@return boolean
+function dsvk.Tensor:closed() end
+
+---@param device dsvk.Device
+---@param options dsvk.TensorOptions
+---@return dsvk.Tensor? tensor, string? message, dsvk.Code? code
+function dsvk.tensor(device, options) end
+---@param device dsvk.Device
+---@param name string
+---@param arguments table<string, dsvk.Tensor|number>
+---@return dsvk.Tensor? first, (dsvk.Tensor|string)? second_or_message, (dsvk.Tensor|dsvk.Code)? third_or_code, dsvk.Tensor? fourth
+function dsvk.op(device, name, arguments) end
+---@return table[]? ops, string? message, dsvk.Code? code name, does (the formula), arguments, results of every op
+function dsvk.op_table() end
+
+---Arguments by name, as dsvk.op_table() lists them; `device` where none of them is a tensor.
+---@alias dsvk.OpArguments table<string, dsvk.Tensor|number|dsvk.Device>
+dsvk.ops = {}
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.matmul(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.rms_norm(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.hyper_connection(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.moe(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.rope_table(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.rope(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.quant_row(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.quant_index(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.kv_compress(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.indexer(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.topk(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.sparse_attention(arguments) end
+
 return dsvk

@@ -11,17 +11,19 @@
 Importing needs no Vulkan driver. Every failure raises a dsvk.Error whose class also is the built-in one would expect
 (FormatError is a ValueError, FileError an OSError, ...) and whose message has names and numbers.
 """
-from . import chat
+from . import chat, hub, ops
 from ._dsvk import (Array, BusyError, CancelledError, Decoder, DeviceLostError, DeviceMemoryError, Error, FileError,
                     FormatError, HostMemoryError, InvalidError, LimitError, NoDeviceError, NumericError, StateError,
-                    Tokenizer, UnsupportedError, __version__)
+                    Tensor, Tokenizer, UnsupportedError, __version__)
 from .device import Device, Profile, devices
 from .generation import Generation
 from .model import Model, locate, plan, verify
+from .plans import Plan
 from .scheduler import Event, Request, Scheduler
 from .session import Session
+from .trace import Trace
 
 __all__ = ["Array", "BusyError", "CancelledError", "Decoder", "Device", "DeviceLostError", "DeviceMemoryError", "Error",
            "Event", "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
-           "NoDeviceError", "NumericError", "Profile", "Request", "Scheduler", "Session", "StateError", "Tokenizer",
-           "UnsupportedError", "__version__", "chat", "devices", "locate", "plan", "verify"]
+           "NoDeviceError", "NumericError", "Plan", "Profile", "Request", "Scheduler", "Session", "StateError", "Tensor",
+           "Tokenizer", "Trace", "UnsupportedError", "__version__", "chat", "devices", "hub", "locate", "ops", "plan", "verify"]

@@ -25,6 +25,7 @@ import time
 import dsvk
 from dsvk import _dsvk, bench as benchmark
 from dsvk.model import end_ids
+from dsvk.plans import Plan, layer_kinds
 from dsvk.synthetic import Synthetic
 from dsvk.tables import cell, size, text_table
 
@@ -126,40 +127,9 @@ def generate(args: argparse.Namespace) -> None:
 
 # ---- plan, verify, tokenize ----
 
-def ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] -> '0-2 5'; long ones are cut in the middle"""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    words = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
-    return " ".join(words if len(words) <= 6 else words[:3] + ["...", words[-1]])
-
-
-def layer_kinds(layers: list[dict]) -> list[dict]:
-    """Layers that are alike in one row; sizes are of one layer."""
-    alike: dict[tuple, list[int]] = {}
-    for layer in layers:
-        key = tuple((name, value) for name, value in layer.items() if name != "layer")
-        alike.setdefault(key, []).append(layer["layer"])
-    rows = []
-    for key, numbers in alike.items():
-        layer = dict(key)
-        rows.append({"kind": layer["kind"] + (" + hash" if layer["hash"] else ""), "count": len(numbers),
-                     "weights": size(layer["weights"]), "experts": size(layer["experts"]),
-                     "cache/token": size(layer["cache_bytes_per_token"]), "layers": ranges(numbers)})
-    return rows
-
-
-def show_plan(report: dict) -> None:
+def show_plan(report: Plan) -> None:
     """A plan in three tables: purposes, layers, session memory by tokens."""
-    notes = {"weights": f"experts {size(report['experts'])}",
-             "cache": f"one session of {report['context_tokens']} tokens, and the RoPE tables"}
-    purposes = report["purposes"]
-    rows = [{"memory": name, "size": size(n), "for": notes.get(name, "")} for name, n in purposes.items()]
-    out(text_table(rows + [{"memory": "together", "size": size(sum(purposes.values())), "for": ""}]))
+    out(text_table(report.purposes()))
     out(f"\nA token reads {size(report['bytes_per_token'])} of weights.\n")
     out(text_table(layer_kinds(report["layers"])) + "\n")
     out(text_table([{"tokens": row["tokens"], "session": size(row["bytes"])} for row in report["context"]]))
@@ -175,6 +145,10 @@ def plan(args: argparse.Namespace) -> None:
         out(json.dumps(report, indent=2))
     else:
         show_plan(report)
+
+
+def pull(args: argparse.Namespace) -> None:
+    out(str(dsvk.hub.pull(args.model, args.revision, sys.stderr.isatty(), args.offline)))
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -351,6 +325,12 @@ def arguments() -> argparse.ArgumentParser:
     add_device(p, "default: none is opened")
     add_cache(p)
     p.set_defaults(run=plan)
+
+    p = commands.add_parser("pull", help="fetch a repository's model into huggingface_hub's cache, and print its folder")
+    p.add_argument("model", metavar="ORG/NAME", help="MODEL of other commands can be such a name too")
+    p.add_argument("--revision", default="main", metavar="R", help="a branch, tag or commit (main)")
+    p.add_argument("--offline", action="store_true", help="fetch nothing: print where it is, or fail")
+    p.set_defaults(run=pull)
 
     p = commands.add_parser("verify", help="read and check every tensor")
     p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')

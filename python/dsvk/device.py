@@ -1,10 +1,12 @@
 """dsvk.Device: what Python adds to the handle, a profile as a context manager and readable representations."""
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import Iterator
 
 from . import _dsvk
+from .chart import COLOURS, LINE, Axes, Picture, document, text
 from .tables import html_table, size, text_table
 
 
@@ -60,11 +62,57 @@ class Profile(dict):
         """One row per op, the longest first; after device.measure() also how near it comes to the device's peaks."""
         return op_table(op_figures(self.get("ops", []), peaks=self.peaks))
 
+    def plot_roofline(self) -> Picture:
+        """Each op by its operations per byte and how many it does a second, below what device.measure() found the device can do: the
+        slope is its bandwidth, the levels its arithmetic. A point's size is the op's share of the time."""
+        if self.peaks is None:
+            raise _dsvk.StateError("the device's peaks are not known: call device.measure() before device.profile()")
+        bandwidth, levels = self.peaks["copy_bytes_per_s"], {"float32": self.peaks["f32_flops_per_s"]}
+        if self.peaks["matrix_flops_per_s"]:
+            levels["matrix units"] = self.peaks["matrix_flops_per_s"]
+        ops = [op for op in op_figures(self.get("ops", [])) if op["us"] and op["bytes"] and op["flops"]]
+        points = [(op["flops"] / op["bytes"], 1e6 * op["flops"] / op["us"], op) for op in ops]
+        return roofline(bandwidth, levels, points, sum(op["us"] for op in ops))
+
     def __str__(self) -> str:
         return text_table(self.rows())
 
     def _repr_html_(self) -> str:
-        return html_table(self.rows())
+        return html_table(self.rows()) + (self.plot_roofline() if self.peaks and self.get("ops") else "")
+
+
+def roofline(bandwidth: float, levels: dict[str, float], points: list[tuple[float, float, dict]], us: float) -> Picture:
+    """bandwidth in bytes/s, levels in operations/s; points (operations per byte, operations/s, op)."""
+    knees = [level / bandwidth for level in levels.values()]
+    xs, ys = [x for x, _, _ in points] + knees, [y for _, y, _ in points] + list(levels.values())
+    low, high = 10 ** math.floor(math.log10(min(xs) / 2)), 10 ** math.ceil(math.log10(max(xs) * 2))
+    axes = Axes(f"Roofline of a profile; memory {rate(bandwidth)}B/s", "operations per byte", "operations per second", (low, high),
+                (10 ** math.floor(math.log10(min(ys) / 2)), 10 ** math.ceil(math.log10(max(ys) * 1.5))), 10, "{:g}".format, rate, 500)
+    parts = axes.frame()
+    for (name, level), colour in zip(levels.items(), COLOURS[1:]):
+        start = max(low, axes.y[0] / bandwidth)
+        parts.append(axes.line([(start, bandwidth * start), (level / bandwidth, level), (high, level)], colour))
+        x, y = axes.place(high, level)
+        parts.append(text(x - 4, y - 6, f"{name}: {rate(level)}/s", f'text-anchor="end" fill="{colour}"'))
+    by_height = sorted(points, key=lambda point: -point[1])
+    step = min(LINE, axes.tall / max(len(points), 1))
+    for i, (x, y, op) in enumerate(by_height):
+        (at_x, at_y), label = axes.place(x, y), axes.top + (i + 0.5) * step
+        parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="{3 + 14 * math.sqrt(op["us"] / us):.1f}" fill="{COLOURS[0]}" '
+                     f'fill-opacity="0.6"><title>{op["name"]}: {op["us"]:.0f} us</title></circle>')
+        parts.append(f'<line x1="{at_x:.1f}" y1="{at_y:.1f}" x2="{axes.left + axes.wide + 16}" y2="{label:.1f}" stroke="#bbb" '
+                     'stroke-width="0.5"/>')
+        parts.append(text(axes.left + axes.wide + 20, label + 4, f"{op['name']} {100 * op['us'] / us:.0f} %", 'font-size="11"'))
+    return document(parts, axes.height())
+
+
+def rate(n: float) -> str:
+    """Operations for people: 2.5e9 -> '2.5 G'."""
+    for unit in ("", " k", " M", " G", " T"):
+        if n < 1000 or unit == " T":
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    raise AssertionError
 
 
 class Device(_dsvk.Device):

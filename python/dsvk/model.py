@@ -1,37 +1,43 @@
 """dsvk.Model, and what can be asked about a model without loading it."""
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import os
 import secrets
 import time
 from pathlib import Path
-from typing import Iterable, Sequence, Union
+from typing import Any, AsyncIterator, Iterable, Sequence, Union
 
-from . import _dsvk
+from . import _dsvk, hub
 from .device import Device
 from .generation import Generation, Prompt
+from .plans import Plan
 from .progress import Progress, Shown
 from .session import Pace, Session, room_for, sampling
 from .tables import html_table, size
+from .trace import Trace
 
 ModelPath = Union[str, "os.PathLike[str]"]
 
 
-def locate(path: ModelPath) -> Path:
-    """The folder of a model: "nano" is the small one that comes with the package (unless a folder has that name)."""
+def locate(path: ModelPath, progress: Progress = None) -> Path:
+    """The folder of a model: "nano" is the small one that comes with the package, "org/name" a repository's (dsvk.hub), unless
+    there is a folder of that name. progress: of a download."""
     if path == "nano" and not os.path.exists(path):
         return Path(__file__).parent / "nano"
-    return Path(path)
+    return hub.pull(str(path), progress=progress) if hub.is_name(path) else Path(path)
 
 
 def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache: str = "native", max_chunk: int = 0,
-         page_tokens: int = 0) -> dict:
-    return _dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens)
+         page_tokens: int = 0) -> Plan:
+    return Plan(_dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens))
 
 
 def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict:
+    folder = locate(path, progress)
     with Shown(progress) as callback:
-        return _dsvk.verify(locate(path), callback, strict, threads)
+        return _dsvk.verify(folder, callback, strict, threads)
 
 
 plan.__doc__, verify.__doc__ = _dsvk.plan.__doc__, _dsvk.verify.__doc__
@@ -40,7 +46,8 @@ plan.__doc__, verify.__doc__ = _dsvk.plan.__doc__, _dsvk.verify.__doc__
 class Model(_dsvk.Model):
     """Immutable weights on a device, shared by any number of sessions.
 
-    path: a folder in the published safetensors layout, or "nano" for the small model that comes with the package.
+    path: a folder in the published safetensors layout, "org/name" for a repository's (dsvk.hub), or "nano" for the small model that
+    comes with the package.
     device: a Device, or what Device takes as its choice; None for the best one. budgets: bytes by purpose for the device
     opened here. progress: True for a bar, or a callable (stage, done, total) in bytes. cache: "native" (FP8 and FP4 rows,
     lossless against the published code) or "f32". strict: unknown tensors are an error. verify: NaN or infinity in a
@@ -57,8 +64,9 @@ class Model(_dsvk.Model):
             self._own_device = None
         else:
             device = self._own_device = Device(device, budgets=budgets)
+        folder = locate(path, progress)
         with Shown(progress) as callback:
-            super().__init__(locate(path), device, callback, cache, strict, verify, max_chunk, page_tokens, threads)
+            super().__init__(folder, device, callback, cache, strict, verify, max_chunk, page_tokens, threads)
 
     def close(self) -> None:
         """Lets go of the weights; they are freed when the last session of the model is closed."""
@@ -110,6 +118,31 @@ class Model(_dsvk.Model):
                                 options, end_ids(config) + [s for s in stops if isinstance(s, int)],
                                 [s for s in stops if isinstance(s, str)])
         return generation if stream else "".join(generation)
+
+    async def astream(self, prompt: Prompt, max_tokens: int = 256, **options: Any) -> AsyncIterator[str]:
+        """generate(..., stream=True) for `async for`: the event loop runs on while the device works. options: those of generate. A
+        loop that is left early, or cancelled, ends the generation; dsvk.Scheduler runs many of them at once."""
+        generation = self.generate(prompt, max_tokens, True, **options)
+        assert isinstance(generation, Generation)
+        loop, pool = asyncio.get_running_loop(), concurrent.futures.ThreadPoolExecutor(1, "dsvk.astream")  # one thread at a time
+        try:
+            while (piece := await loop.run_in_executor(pool, next, generation, None)) is not None:
+                yield piece
+        finally:
+            if not generation.session.closed:
+                generation.session.cancel()
+            await loop.run_in_executor(pool, generation.close)
+            pool.shutdown(wait=False)
+
+    def trace(self, tokens: Prompt, progress: Progress = None) -> Trace:  # type: ignore[override]
+        """Runs a prompt (text, or ids) from nothing and keeps what the forward pass goes through: router choices, indexer selections
+        and scores, compressed rows, hyper-connection coefficients, streams, logits. See dsvk.Trace for names and shapes. All of it
+        stays in host memory: about 24 * hidden size * layers bytes for every token."""
+        ids = self.prompt_tokens(tokens)
+        with Shown(progress) as callback:
+            entries = super().trace(ids, callback)
+        tokenizer = self.tokenizer
+        return Trace(entries, ids, [tokenizer.decode([id]) for id in ids] if tokenizer else [], self.config)
 
     def decode(self, sessions: Sequence[Session], n: int, *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,
                min_p: float = 0.0, seed: int | Sequence[int] = 0, stop: Iterable[int] = ()) -> list[list[int]]:

@@ -30,14 +30,19 @@ def columns_of(rows: list[dict]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
+def is_numeric(rows: list[dict], name: str) -> bool:
+    """Whether a column has nothing but numbers, so that it goes to the right."""
+    values = [row.get(name) for row in rows]
+    return all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in values)
+
+
 def text_table(rows: Iterable[dict]) -> str:
     """Rows of equal keys as aligned columns: numbers to the right."""
     rows = list(rows)
     names = columns_of(rows)
     lines = [names] + [[cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    numeric = [all(row.get(name) is None or (isinstance(row.get(name), (int, float)) and not isinstance(row.get(name), bool))
-                   for row in rows) for name in names]
+    numeric = [is_numeric(rows, name) for name in names]
     return "\n".join("  ".join(text.rjust(width) if right else text.ljust(width)
                                for text, width, right in zip(line, widths, numeric)).rstrip() for line in lines)
 
@@ -45,6 +50,9 @@ def text_table(rows: Iterable[dict]) -> str:
 def html_table(rows: Iterable[dict], caption: str = "") -> str:
     rows = list(rows)
     names = columns_of(rows)
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    styles = [f' style="text-align:{"right" if is_numeric(rows, name) else "left"}"' for name in names]
+    head = "".join(f"<th{style}>{escape(name)}</th>" for name, style in zip(names, styles))
+    body = "".join("<tr>" + "".join(f"<td{style}>{escape(cell(row.get(name)))}</td>" for name, style in zip(names, styles)) + "</tr>"
+                   for row in rows)
+    title = f'<caption style="text-align:left;white-space:nowrap">{escape(caption)}</caption>' if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -151,11 +151,11 @@ static void test_good(void) {
     CHECK(dsvk_checkpoint_count(ck) == 4 && dsvk_checkpoint_bytes(ck) == 41 && dsvk_checkpoint_shards(ck) == 1 &&
           dsvk_checkpoint_unlisted(ck) == 0, "counts");
     CHECK(strstr(dsvk_checkpoint_shard_path(ck, 0), "tiny/model.safetensors"), "path");
-    const dsvk_tensor *t = dsvk_checkpoint_find(ck, "layers.0.attn.wq_a.weight");
+    const dsvk_file_tensor *t = dsvk_checkpoint_find(ck, "layers.0.attn.wq_a.weight");
     CHECK(t && t->dtype == DSVK_DTYPE_F8_E4M3 && t->rank == 2 && t->shape[0] == 1 && t->shape[1] == 13 &&
               t->shard == 0 && t->end - t->begin == 13,
           "wq_a");
-    CHECK(t && strcmp(dsvk_tensor_describe(text, sizeof text, t), "[1, 13] F8_E4M3") == 0, "description %s", text);
+    CHECK(t && strcmp(dsvk_file_tensor_describe(text, sizeof text, t), "[1, 13] F8_E4M3") == 0, "description %s", text);
     CHECK(t && dsvk_checkpoint_read(ck, t, 3, bytes, 10, &err) == DSVK_OK && bytes[0] == 27 && bytes[9] == 36, "bytes");
     t = dsvk_checkpoint_find(ck, "norm.weight");
     CHECK(t && t->rank == 0 && t->end - t->begin == 4, "scalar");
@@ -189,7 +189,7 @@ static void test_dtypes(void) {
                  types[i].name, 3 * types[i].bits);
         put_container(in("bad/model.safetensors"), header, 3 * types[i].bits);
         dsvk_checkpoint *ck = OPENS(in("bad"));
-        const dsvk_tensor *t = ck ? dsvk_checkpoint_find(ck, "a") : NULL;
+        const dsvk_file_tensor *t = ck ? dsvk_checkpoint_find(ck, "a") : NULL;
         CHECK(t && strcmp(dsvk_dtype_name(t->dtype), types[i].name) == 0 && dsvk_dtype_bits(t->dtype) == types[i].bits,
               "%s", types[i].name);
         dsvk_checkpoint_close(ck);
@@ -312,7 +312,7 @@ static void test_M01_flipped_anywhere(void) {
                 continue;
             opened++;
             for (size_t i = 0; i < dsvk_checkpoint_count(ck); i++) {
-                const dsvk_tensor *t = dsvk_checkpoint_tensor(ck, i);
+                const dsvk_file_tensor *t = dsvk_checkpoint_tensor(ck, i);
                 CHECK(t->end <= file.n && t->begin <= t->end && t->end - t->begin <= sizeof bytes, "byte %zu: range",
                       at);
                 CHECK(dsvk_checkpoint_read(ck, t, 0, bytes, (size_t)(t->end - t->begin), &err) == DSVK_OK, "%s",
@@ -558,7 +558,7 @@ static void test_M16_shards(void) {
         "{\"metadata\":{\"total_size\":6},\"weight_map\":{\"the.b\":\"s2.safetensors\",\"the.a\":\"s1.safetensors\"}}");
     dsvk_checkpoint *ck = OPENS(in("bad"));
     uint8_t bytes[2] = { 9, 9 };
-    const dsvk_tensor *b = ck ? dsvk_checkpoint_find(ck, "the.b") : NULL;
+    const dsvk_file_tensor *b = ck ? dsvk_checkpoint_find(ck, "the.b") : NULL;
     CHECK(b && dsvk_checkpoint_count(ck) == 3 && dsvk_checkpoint_shards(ck) == 2 && dsvk_checkpoint_unlisted(ck) == 1 &&
           dsvk_checkpoint_bytes(ck) == 6 && b->shard == 1, "two shards");
     CHECK(b && dsvk_checkpoint_read(ck, b, 0, bytes, 2, NULL) == DSVK_OK && bytes[0] == 0 && bytes[1] == 1,
@@ -754,7 +754,7 @@ static void test_M20_changed_while_loading(void) {
             return;
         struct stat st;
         stat(path, &st);
-        const dsvk_tensor *t = dsvk_checkpoint_find(ck, "norm.weight");
+        const dsvk_file_tensor *t = dsvk_checkpoint_find(ck, "norm.weight");
         CHECK(dsvk_checkpoint_unchanged(ck, &err) == DSVK_OK, "nothing happened yet");
         switch (change) {
         case 0: CHECK(truncate(path, st.st_size - 2) == 0, "shrink"); break;
@@ -794,7 +794,7 @@ static void test_M22_pieces_and_errors(void) {
     check_good(__LINE__);
     disturbance.pieces = true;
     ck = OPENS(in("good"));
-    const dsvk_tensor *t = ck ? dsvk_checkpoint_find(ck, "embed.weight") : NULL;
+    const dsvk_file_tensor *t = ck ? dsvk_checkpoint_find(ck, "embed.weight") : NULL;
     CHECK(t && dsvk_checkpoint_read(ck, t, 0, bytes, 24, &err) == DSVK_OK && bytes[0] == 0 && bytes[23] == 23,
           "in pieces");
     disturbance.pieces = false;

@@ -5,6 +5,7 @@ Every test runs on the model that comes with the package, so that a software dri
 """
 import array
 import ast
+import asyncio
 import gc
 import os
 import random
@@ -711,3 +712,55 @@ def test_public_names_are_documented():
                 inherited = [getattr(base, member, None) for base in thing.__mro__]
                 assert any(getattr(one, "__doc__", None) for one in inherited), f"{name}.{member}"
     assert sys.version_info >= (3, 11)
+
+
+# ---- asyncio ----
+
+def test_astream_equals_generate(nano):
+    expected = nano.generate("ROMEO:\n", max_tokens=30, temperature=0.8, seed=5)
+
+    async def main():
+        ticks, pieces = 0, []
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+        ticking = asyncio.create_task(tick())
+        async for piece in nano.astream("ROMEO:\n", max_tokens=30, temperature=0.8, seed=5):
+            pieces.append(piece)
+        ticking.cancel()
+        return pieces, ticks
+    pieces, ticks = asyncio.run(main())
+    assert "".join(pieces) == expected and len(pieces) > 1
+    assert ticks > 10                                     # the loop ran on
+
+
+def test_astream_left_early_frees_its_session(nano):
+    nano.generate("A", max_tokens=1)
+    before = nano.device.memory()["cache"]["used"]
+
+    async def leave():
+        stream = nano.astream("ROMEO:\n", max_tokens=3000, temperature=0)
+        assert await anext(stream)
+        await stream.aclose()
+
+    async def cancelled():
+        async def read():
+            async for _ in nano.astream("ROMEO:\n", max_tokens=3000, temperature=0):
+                pass
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def wrong():
+        with pytest.raises(dsvk.LimitError, match="more than the context"):
+            async for _ in nano.astream([1] * 5000):
+                pass
+    for case in (leave, cancelled, wrong):
+        asyncio.run(case())
+    gc.collect()
+    assert nano.device.memory()["cache"]["used"] == before

@@ -1,0 +1,118 @@
+"""The ops of the V4 family on tensors of your own, without a model: to study its attention, or to build something else with it.
+
+    device = dsvk.Device()
+    w = dsvk.Tensor(numpy_array, device, form="matrix")     # or BF16, FP8, FP4 with scales
+    y = dsvk.ops.matmul(x, w)                                # x: a Tensor, or an array that goes to w's device
+    numpy.asarray(y)                                         # no copy where the host sees the device's memory
+
+Each function runs one op on the device and waits. Arrays are float32 (idx, table and tokens int32), rows are tokens of one sequence
+from position `start` on. Shapes and ranges are checked: InvalidError names the argument, what was expected and what came. The
+formulas are those of the engine, section numbers those of its specification.
+"""
+from __future__ import annotations
+
+from textwrap import fill
+from typing import Any, Callable, TypeVar, Union
+
+from . import _dsvk
+from ._dsvk import Tensor
+
+Input = Union[Tensor, Any]     # or anything with the buffer protocol or DLPack
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_TABLE: dict[str, dict[str, Any]] = {op["name"]: op for op in _dsvk.ops()}
+
+
+def run(name: str, arguments: dict[str, Any], device: _dsvk.Device | None = None) -> tuple[Any, ...]:
+    """All four results of an op, None where it has fewer. The device is that of its tensors unless it is given."""
+    for value in arguments.values():
+        if isinstance(value, Tensor):
+            device = device or value.device
+    if device is None:
+        raise _dsvk.InvalidError(f"{name}: at least one argument has to be a dsvk.Tensor, which says the device")
+    numbers = {argument["name"] for argument in _TABLE[name]["arguments"] if "shape" not in argument}
+    on_device = {key: value if value is None or key in numbers or isinstance(value, Tensor) else Tensor(value, device)
+                 for key, value in arguments.items()}
+    return _dsvk.op(device, name, on_device)
+
+
+def _shapes(slots: list[dict[str, Any]]) -> str:
+    return "; ".join(f"{slot['name']} {slot['kind']} [{slot['shape'].replace(' ', ', ')}]{' or None' if slot['optional'] else ''}"
+                     for slot in slots if "shape" in slot)
+
+
+def _op(function: Function) -> Function:
+    """Gives a function of an op its documentation, which the engine has."""
+    op = _TABLE[function.__name__]
+    ranges = "; ".join(f"{slot['name']} {slot['least']:g} to {slot['most']:g}" for slot in op["arguments"] if "least" in slot)
+    paragraphs = filter(None, [op["does"], f"Arguments: {_shapes(op['arguments'])}.", ranges and f"Ranges: {ranges}.",
+                               f"Returns: {_shapes(op['results'])}."])
+    function.__doc__ = "\n\n".join(fill(paragraph, 100) for paragraph in paragraphs)
+    return function
+
+
+@_op
+def matmul(x: Input, w: Tensor, groups: int = 1) -> Tensor:
+    return run("matmul", locals())[0]
+
+
+@_op
+def rms_norm(x: Input, weight: Input, eps: float = 1e-6) -> Tensor:
+    return run("rms_norm", locals())[0]
+
+
+@_op
+def rope_table(device: _dsvk.Device, positions: int = 4096, dim: int = 64, base: float = 10000.0, factor: float = 1.0,
+               original: int = 65536, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Tensor:
+    arguments = {key: value for key, value in locals().items() if key != "device"}
+    return run("rope_table", arguments, device)[0]
+
+
+@_op
+def rope(q: Input, table: Tensor, start: int = 0, eps: float = 1e-6) -> Tensor:
+    return run("rope", locals())[0]
+
+
+@_op
+def quant_row(kv: Input, weight: Input, table: Tensor, start: int = 0, eps: float = 1e-6, native: bool = False) -> Tensor:
+    return run("quant_row", locals())[0]
+
+
+@_op
+def quant_index(iq: Input, table: Tensor, start: int = 0, native: bool = False) -> Tensor:
+    return run("quant_index", locals())[0]
+
+
+@_op
+def kv_compress(ks: Input, ape: Input, norm: Input, table: Tensor, index: bool = False, eps: float = 1e-6,
+                native: bool = False) -> Tensor:
+    return run("kv_compress", locals())[0]
+
+
+@_op
+def indexer(iq: Input, weights: Input, keys: Input, start: int = 0, scale: float = 0.0) -> Tensor:
+    return run("indexer", locals())[0]
+
+
+@_op
+def topk(scores: Input, k: int, start: int = -1) -> Tensor:
+    return run("topk", locals())[0]
+
+
+@_op
+def sparse_attention(q: Input, kv: Input, sink: Input, table: Tensor, compressed: Input | None = None, idx: Input | None = None,
+                     ratio: int = 0, window: int = 128, start: int = -1, scale: float = 0.0) -> Tensor:
+    return run("sparse_attention", locals())[0]
+
+
+@_op
+def hyper_connection(streams: Input, fn: Input, base: Input, scale: Input, norm: Input, y: Input | None = None,
+                     post: Input | None = None, comb: Input | None = None, iterations: int = 20, eps: float = 1e-6,
+                     hc_eps: float = 1e-6) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    return run("hyper_connection", locals())  # type: ignore[return-value]
+
+
+@_op
+def moe(x: Input, gate: Tensor, experts: Tensor, bias: Input | None = None, table: Input | None = None, tokens: Input | None = None,
+        shared: Tensor | None = None, k: int = 6, route_scale: float = 1.0, limit: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    return run("moe", locals())[:3]  # type: ignore[return-value]
