@@ -11,16 +11,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, messages, names
+from . import body, chat_completions, completions, messages, names, responses
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
 from .errors import ApiError, internal, unavailable
 from .stream import EventStream, Json, while_connected
 
-GENERATING = {"/chat/completions": chat_completions, "/completions": completions}
 PREFIXES = ("/v1", "", "/beta", "/beta/v1")
 MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
+GENERATING = {chat_completions: [prefix + "/chat/completions" for prefix in PREFIXES],
+              completions: [prefix + "/completions" for prefix in PREFIXES],
+              responses: ["/v1/responses", "/responses"], messages: MESSAGES}
 MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/", "/v1", "/anthropic")
 
@@ -64,7 +66,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
             job, running = await while_connected(request.receive, asked)
             reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
             if read.stream:
-                return EventStream(reply.events(), reply.named_events, shape(request), running.cancel)
+                return EventStream(reply, shape(request), running.cancel)
             try:
                 return Json(await while_connected(request.receive, reply.whole()))
             finally:
@@ -98,11 +100,8 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         yield
         engine.close()
 
-    routes = [Route(prefix + path, generating(dialect), methods=["POST"]) for path, dialect in GENERATING.items()
-              for prefix in PREFIXES]
-    for path in MESSAGES:
-        routes += [Route(path, generating(messages), methods=["POST"]),
-                   Route(path + "/count_tokens", count_tokens, methods=["POST"])]
+    routes = [Route(path, generating(dialect), methods=["POST"]) for dialect, paths in GENERATING.items() for path in paths]
+    routes += [Route(path + "/count_tokens", count_tokens, methods=["POST"]) for path in MESSAGES]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
     routes += [Route("/health", health), Route("/ready", ready)]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, AsyncIterator
 
 from pydantic import BeforeValidator
 
+from . import stream
 from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
 from .errors import bad
@@ -64,9 +65,8 @@ def job_of(engine: Engine, body: dict[str, Any], r: CompletionRequest) -> Job:
                stop=r.stop, logprobs=r.logprobs, user=r.user_id or r.user or "")
 
 
-class Reply:
+class Reply(stream.Reply):
     """Writes an answer down in this format, whole or as a stream."""
-    named_events = False
 
     def __init__(self, engine: Engine, r: CompletionRequest, job: Job, answer: Answer):
         self.engine, self.r, self.answer = engine, r, answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -15,6 +16,8 @@ import dsvk
 from .errors import bad, of_engine, overflow
 
 REMEMBERED_TOKENS = 1 << 20
+MOST_LOGGED = 256
+log = logging.getLogger("dsvk.server")
 
 
 class Turns:
@@ -45,7 +48,7 @@ class Turns:
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
     it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
-    how many of the likeliest tokens to tell, None for no log-probabilities."""
+    how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt."""
     prompt: list[int]
     chat: bool = True
     thinking: bool = False
@@ -59,6 +62,7 @@ class Job:
     one_call: bool = False
     call_prefix: str = "call_"
     user: str = ""
+    prompt_field: str = "messages"
 
 
 class Engine:
@@ -81,6 +85,7 @@ class Engine:
         self.most_tokens = min(max_tokens or self.context, self.context)
         self.created = int(time.time())
         self.turns = Turns()
+        self._logged: set[str] = set()
         self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
         if self.think_end is None or self.dsml is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
@@ -94,10 +99,16 @@ class Engine:
     def close(self) -> None:
         self.scheduler.close()
 
+    def log_once(self, text: str) -> None:
+        """A line of the log, unless it was there before; what strangers can make it say has an end."""
+        if text not in self._logged and len(self._logged) < MOST_LOGGED:
+            self._logged.add(text)
+            log.warning("%s", printable(text))
+
     def submit(self, job: Job) -> dsvk.Request:
         """Stop texts are looked for in the answer's text only: behind the thoughts, before the tool calls."""
         if len(job.prompt) >= self.context:
-            raise overflow(len(job.prompt) + 1, self.context)
+            raise overflow(len(job.prompt) + 1, self.context, job.prompt_field)
         try:
             return self.scheduler.submit(
                 job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
@@ -121,6 +132,11 @@ async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, dsvk.R
     except asyncio.CancelledError:
         task.add_done_callback(lambda done: done.exception() or done.result()[1].cancel())
         raise
+
+
+def printable(text: str, most: int = 256) -> str:
+    """Text of strangers as a log may have it: no control characters, and not much."""
+    return text[:most].encode("unicode_escape").decode()[:most]
 
 
 def fingerprint(model: dsvk.Model) -> str:
