@@ -312,9 +312,14 @@ static dsvk_sequence *next_to_begin(dsvk_scheduler *s) {
     return best;
 }
 
+/* Every token of the prompt is to be computed. */
+static bool wants_scores(const dsvk_sequence *q) { return q->prompt_scores.logprobs != NULL; }
+
 static dsvk_snapshot *find_kept(dsvk_scheduler *s, dsvk_sequence *q, uint64_t *common) {
     const dsvk_request *r = q->request;
     *common = 0;
+    if (wants_scores(q))
+        return NULL;
     if (r->fork)
         return r->fork;
     return s->options.no_cache ? NULL : dsvk_prefix_find(&s->tree, r->cache_key, r->prompt, r->n_prompt, r->exact, common);
@@ -441,7 +446,14 @@ static bool is_cancelled(void *user) {
     return atomic_load(&q->request->cancelled);
 }
 
-/* Whose turn it is, and who can share the step. */
+static void take_scores(void *user, uint32_t first, uint32_t n, const float *logits) {
+    dsvk_sequence *q = user;
+    const uint32_t vocab = q->session->model->config.vocab_size;
+    for (uint64_t i = 0, at = q->session->n + first + 1; i < n && at < q->request->n_prompt; i++, at++)
+        dsvk_sequence_prompt_logprobs(q, logits + i * vocab, vocab, at);
+}
+
+/* Whose turn it is, and who can share the step: nobody with a sequence that wants the logits of every row. */
 static uint32_t choose_prefill(dsvk_scheduler *s, dsvk_sequence *chosen[MOST_RUNNING]) {
     const uint32_t turn = s->turn;
     uint32_t n = 0, rows = 0;
@@ -450,7 +462,7 @@ static uint32_t choose_prefill(dsvk_scheduler *s, dsvk_sequence *chosen[MOST_RUN
         if (q->phase != DSVK_PREFILL)
             continue;
         const dsvk_run run = next_run(s, q);
-        if (n > 0 && rows + run.n > s->short_rows)
+        if (n > 0 && (wants_scores(chosen[0]) || wants_scores(q) || rows + run.n > s->short_rows))
             continue;
         if (n == 0)
             s->turn = (turn + i + 1) % s->n_running;
@@ -467,7 +479,8 @@ static void prefill(dsvk_scheduler *s) {
     const uint32_t n = choose_prefill(s, chosen);
     if (n == 0)
         return;
-    const dsvk_step_result result = { .stop = n == 1 ? is_cancelled : NULL, .user = chosen[0] };
+    const bool scores = wants_scores(chosen[0]) && chosen[0]->session->n < chosen[0]->request->n_prompt;
+    const dsvk_step_result result = { .take = scores ? take_scores : NULL, .stop = n == 1 ? is_cancelled : NULL, .user = chosen[0] };
     const dsvk_status status = dsvk_step_run(s->model, s->runs, n, &result, &err);
     if (status == DSVK_DEVMEM)
         out_of_memory(s, chosen, n, &err);

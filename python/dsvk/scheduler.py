@@ -24,7 +24,8 @@ class Event:
     kind: "prompt" (more of the prompt is done), "tokens" (new text, ids or both), "finish" (the last of this choice).
     prompt_done of prompt_tokens are done; cached_tokens of them were found kept; completion_tokens are generated so far, a
     stop id not counted. text: whole characters, never part of a stop text. ids: the tokens of that text; with logprobs asked
-    for, logprobs has one number per id and top a list of (id, logprob) per id, the likeliest first. finish: "stop", "length",
+    for, logprobs has one number per id and top a list of (id, logprob) per id, the likeliest first. With prompt_logprobs
+    "prompt" events of choice 0 have the prompt's ids and theirs, None and [] of the first. finish: "stop", "length",
     "context" (it is full), "cancelled" or "error"; stop_id or stop_text (an index) says what stopped it, -1 is nothing; error is
     the dsvk.Error of "error".
     """
@@ -36,7 +37,7 @@ class Event:
     completion_tokens: int
     ids: list[int]
     text: str
-    logprobs: list[float] | None
+    logprobs: list[float | None] | None
     top: list[list[tuple[int, float]]] | None
     finish: str | None
     stop_id: int
@@ -242,16 +243,16 @@ class Scheduler:
 
     def submit(self, prompt: Prompt, max_tokens: int = 0, *, choices: int = 1, temperature: float = 1.0, top_p: float = 1.0,
                top_k: int = 0, min_p: float = 0.0, seed: int | None = None, stop: str | int | Iterable[str | int] = (),
-               stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, exact: bool = False,
-               priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True) -> Request:
+               stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, prompt_logprobs: bool = False,
+               exact: bool = False, priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True) -> Request:
         """Hands in a request, from any thread, and returns at once.
 
         prompt: text (special tokens in it stay ordinary text), or ids. max_tokens: 0 for as many as the context holds.
         choices: so many continuations of one prompt, which is run once; choice i samples with seed + i, None draws a seed. stop:
         texts or ids that end a choice and are not part of it; the model's own end token always does. stop_after,
         stop_before: texts are looked for only behind the one id and before the other (0: from the start, to the end). logprobs:
-        how many of the likeliest tokens to tell with each token's own. exact: use only kept prefixes that hold, bit for bit,
-        what this prompt alone would compute. Of the waiting, the highest priority begins first, then whose owner has the
+        how many of the likeliest tokens to tell with each token's own; prompt_logprobs: of the prompt's tokens, too. exact: use
+        only kept prefixes that hold, bit for bit, what this prompt alone would compute. Of the waiting, the highest priority begins first, then whose owner has the
         fewest sequences running. cache_key: kept prefixes are found under the same key only.
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
@@ -263,8 +264,8 @@ class Scheduler:
             "seed": secrets.randbits(64) if seed is None else seed,
             "stop": end_ids(self._model.config) + [s for s in stops if isinstance(s, int)],
             "stop_texts": [s.encode() for s in stops if isinstance(s, str)], "stop_after": stop_after,
-            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "exact": exact,
-            "priority": priority, "owner": owner, "cache_key": cache_key})
+            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "prompt_logprobs": prompt_logprobs,
+            "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key})
         return request
 
     @property

@@ -48,7 +48,10 @@ class Turns:
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
     it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
-    how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt."""
+    how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt.
+
+    more_prompts: continued besides, each with as many choices. score_prompt: log-probabilities of the prompt's tokens, too; only_score:
+    and no others; unseen: so many tokens begin a prompt that are no part of the client's text."""
     prompt: list[int]
     chat: bool = True
     thinking: bool = False
@@ -63,6 +66,22 @@ class Job:
     call_prefix: str = "call_"
     user: str = ""
     prompt_field: str = "messages"
+    more_prompts: list[list[int]] = field(default_factory=list)
+    score_prompt: bool = False
+    only_score: bool = False
+    unseen: int = 0
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [self.prompt, *self.more_prompts]
+
+
+class Running(list[dsvk.Request]):
+    """A job's requests, one a prompt."""
+
+    def cancel(self) -> None:
+        for request in self:
+            request.cancel()
 
 
 class Engine:
@@ -105,24 +124,29 @@ class Engine:
             self._logged.add(text)
             log.warning("%s", printable(text))
 
-    def submit(self, job: Job) -> dsvk.Request:
-        """Stop texts are looked for in the answer's text only: behind the thoughts, before the tool calls."""
-        if len(job.prompt) >= self.context:
-            raise overflow(len(job.prompt) + 1, self.context, job.prompt_field)
+    def submit(self, job: Job) -> Running:
+        """All of a job or nothing. Stop texts are looked for in the answer's text only: behind the thoughts, before the calls."""
+        longest = max(map(len, job.prompts))
+        if longest >= self.context:
+            raise overflow(longest + 1, self.context, job.prompt_field)
+        running = Running()
         try:
-            return self.scheduler.submit(
-                job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
-                stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.chat and job.stop else 0,
-                logprobs=job.logprobs, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
-        except dsvk.InvalidError as error:
-            raise bad(None, str(error)) from None
+            for prompt in job.prompts:
+                running.append(self.scheduler.submit(
+                    prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
+                    stop_after=self.think_end if job.inside and job.stop else 0,
+                    stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
+                    prompt_logprobs=job.score_prompt, owner=job.user, cache_key=job.user if self.isolate else "",
+                    **job.sampling))
+            return running
         except dsvk.Error as error:
-            raise of_engine(error) from None
+            running.cancel()
+            raise (bad(None, str(error)) if isinstance(error, dsvk.InvalidError) else of_engine(error)) from None
 
 
-async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, dsvk.Request]:
+async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, Running]:
     """The job that job() makes, handed in, both away from the event loop; if nobody waits for it any more it is cancelled."""
-    def begin() -> tuple[Job, dsvk.Request]:
+    def begin() -> tuple[Job, Running]:
         made = job()
         return made, engine.submit(made)
 

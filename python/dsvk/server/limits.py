@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 BODY_BYTES = 64 << 20
 JSON_DEPTH = 64
-MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS = 8, 16, 4096, 128, 20
+MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS, MOST_PROMPTS = 8, 16, 4096, 128, 20, 64
 LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
 KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
 COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens
