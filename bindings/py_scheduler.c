@@ -198,6 +198,23 @@ static PyObject *scheduler_cancel(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(pause_doc, "pause(request, paused)\n--\n\nA paused request does not go on until it is resumed or cancelled; from any thread.");
+
+static PyObject *scheduler_pause(PyObject *object, PyObject *args) {
+    py_scheduler *self = (py_scheduler *)object;
+    PyObject *number;
+    uint64_t request;
+    int paused;
+    if (!PyArg_ParseTuple(args, "Op:pause", &number, &paused) || !py_u64(number, "request", &request) ||
+        !PY_ENTER(self, "the scheduler"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    dsvk_scheduler_pause(self->handle, request, (uint32_t)paused);
+    Py_END_ALLOW_THREADS
+    self->users--;
+    Py_RETURN_NONE;
+}
+
 /* ---- steps and events ---- */
 
 PyDoc_STRVAR(step_doc, "step()\n--\n\nDoes a bounded slice of work and returns how many sequences have not finished; 0: nothing to do\n"
@@ -324,6 +341,7 @@ static PyObject *scheduler_closed(PyObject *self, void *nothing) {
 static PyMethodDef scheduler_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))scheduler_submit, METH_VARARGS | METH_KEYWORDS, submit_doc},
     {"cancel", scheduler_cancel, METH_VARARGS, cancel_doc},
+    {"pause", scheduler_pause, METH_VARARGS, pause_doc},
     {"step", scheduler_step, METH_NOARGS, step_doc},
     {"events", scheduler_events, METH_NOARGS, events_doc},
     {"close", scheduler_close, METH_NOARGS, close_doc},

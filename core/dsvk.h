@@ -382,8 +382,13 @@ DSVK_API dsvk_status dsvk_scheduler_submit(dsvk_scheduler *scheduler, const dsvk
  * finished ones are no error. */
 DSVK_API void dsvk_scheduler_cancel(dsvk_scheduler *scheduler, uint64_t request);
 
+/* A paused request (1) keeps its place and its memory and does not go on until it is resumed (0) or cancelled: for a reader that is
+ * slower than the device. From any thread; unknown and finished ones are no error. */
+DSVK_API void dsvk_scheduler_pause(dsvk_scheduler *scheduler, uint64_t request, uint32_t paused);
+
 /* A bounded slice of work: at most one chunk of a prompt (or several short prompts' ends together), then some tokens of every
- * sequence that decodes. *unfinished: how many sequences have not finished; 0: nothing to do before the next submit. What goes wrong
+ * sequence that decodes. *unfinished: how many sequences have not finished; 0: nothing to do before the next call of submit, pause
+ * or cancel, since there are none or those that have memory are paused. What goes wrong
  * with a sequence ends that sequence; DEVLOST ends all of them and is returned. */
 DSVK_API dsvk_status dsvk_scheduler_step(dsvk_scheduler *scheduler, uint64_t *unfinished, dsvk_error *err);
 

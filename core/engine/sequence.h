@@ -30,7 +30,7 @@ typedef struct dsvk_request {
     bool logprobs, prompt_logprobs;
     uint32_t n_top;
     uint32_t n_choices;
-    atomic_bool cancelled;
+    atomic_bool cancelled, paused;
     bool prompt_ran;          /* by the first choice: the others may begin */
     uint64_t cached;          /* tokens of the prompt found kept */
     uint32_t n_begun;         /* choices that have begun */

@@ -58,8 +58,10 @@ class Request:
     out unless it has finished.
     """
 
-    def __init__(self, driver: "Driver", keep_alive: object, choices: int):
+    def __init__(self, driver: "Driver", keep_alive: object, choices: int, backlog: int):
         self.id = 0
+        self._backlog = backlog
+        self._paused = False
         self._driver = driver
         self._keep_alive = keep_alive
         self._unfinished = choices
@@ -86,6 +88,9 @@ class Request:
                 self._unfinished -= event.kind == "finish"
             if failure is not None:
                 self._failure, self._unfinished = failure, 0
+            elif 0 < self._backlog <= len(self._events) and not self._paused and not self.finished:
+                self._paused = True
+                self._driver.pause(self.id, True)
             waiting, self._waiting = self._waiting, None
             self._changed.notify_all()
         if waiting is not None:
@@ -97,6 +102,9 @@ class Request:
 
     def _take(self, end: type[Exception]) -> Event | None:
         """The next event; None when there is none yet. With the lock held."""
+        if self._paused and 2 * len(self._events) <= self._backlog:
+            self._paused = False
+            self._driver.pause(self.id, False)
         if self._events:
             return self._events.popleft()
         if self._failure is not None:
@@ -149,7 +157,7 @@ class Driver:
         self.core = core
         self.requests: dict[int, Request] = {}
         self.changed = threading.Condition()
-        self.submitted = 0
+        self.asked = 0      # times that something was asked which may give a step something to do
         self.closing = False
         self.thread: threading.Thread | None = None
 
@@ -159,7 +167,7 @@ class Driver:
                 raise _dsvk.StateError("the scheduler is closed")
             request.id = self.core.submit(**options)
             self.requests[request.id] = request
-            self.submitted += 1
+            self.asked += 1
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="dsvk scheduler", daemon=True)
                 self.thread.start()
@@ -169,6 +177,15 @@ class Driver:
         with self.changed:
             if not self.closing:
                 self.core.cancel(id)
+                self.asked += 1
+                self.changed.notify_all()
+
+    def pause(self, id: int, paused: bool) -> None:
+        with self.changed:
+            if not self.closing:
+                self.core.pause(id, paused)
+                self.asked += 1
+                self.changed.notify_all()
 
     def deliver(self) -> None:
         news: dict[int, list[Event]] = {}
@@ -189,11 +206,11 @@ class Driver:
         try:
             while True:
                 with self.changed:
-                    while unfinished == 0 and seen == self.submitted and not self.closing:
+                    while unfinished == 0 and seen == self.asked and not self.closing:
                         self.changed.wait()
                     if self.closing:
                         return
-                    seen = self.submitted
+                    seen = self.asked
                 try:
                     unfinished = self.core.step()
                 except _dsvk.Error:      # a lost device: every request is told so
@@ -244,7 +261,8 @@ class Scheduler:
     def submit(self, prompt: Prompt, max_tokens: int = 0, *, choices: int = 1, temperature: float = 1.0, top_p: float = 1.0,
                top_k: int = 0, min_p: float = 0.0, seed: int | None = None, stop: str | int | Iterable[str | int] = (),
                stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, prompt_logprobs: bool = False,
-               exact: bool = False, priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True) -> Request:
+               exact: bool = False, priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True,
+               backlog: int = 0) -> Request:
         """Hands in a request, from any thread, and returns at once.
 
         prompt: text (special tokens in it stay ordinary text), or ids. max_tokens: 0 for as many as the context holds.
@@ -253,11 +271,12 @@ class Scheduler:
         stop_before: texts are looked for only behind the one id and before the other (0: from the start, to the end). logprobs:
         how many of the likeliest tokens to tell with each token's own; prompt_logprobs: of the prompt's tokens, too. exact: use
         only kept prefixes that hold, bit for bit, what this prompt alone would compute. Of the waiting, the highest priority begins first, then whose owner has the
-        fewest sequences running. cache_key: kept prefixes are found under the same key only.
+        fewest sequences running. cache_key: kept prefixes are found under the same key only. backlog: with so many
+        events that nobody has taken yet the request pauses until half of them are; 0: it never does.
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stops = [stop] if isinstance(stop, (str, int)) else list(stop)
-        request = Request(self._driver, self, choices)
+        request = Request(self._driver, self, choices, backlog)
         self._driver.submit(request, {
             "prompt": self._model.prompt_tokens(prompt, bos), "max_tokens": max_tokens, "choices": choices,
             "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,

@@ -12,8 +12,10 @@ from dsvk import chat
 
 from .engine import Engine, Job, Running
 from .errors import of_engine, unavailable
+from .metrics import Watch
 
 Scored = tuple[dsvk.Event, int]      # an event of a prompt, and which of its ids
+Events = AsyncGenerator[tuple[int, dsvk.Event], None]      # and the number of the request
 OUT_OF = (dsvk.DeviceLostError, dsvk.DeviceMemoryError, dsvk.HostMemoryError)
 
 
@@ -80,7 +82,8 @@ class PlainChoice:
     def __init__(self, engine: Engine, job: Job, index: int, scored: list[Scored]):
         self.job, self.index, self.scored = job, index, scored
         self.decoder, self.offset = engine.tokenizer.decoder(), 0
-        self.started = self.said = self.ended = False
+        self.started = self.said = False
+        self.ended = ""
         self.completion = self.reasoning = 0
 
     def take(self, event: dsvk.Event) -> list[Piece]:
@@ -93,14 +96,14 @@ class PlainChoice:
             pieces += self.prompt(self.scored)
         if self.job.only_score:
             if event.prompt_done == event.prompt_tokens and event.kind != "finish":
-                self.ended = True
-                return pieces + [Piece("finish", self.index, finish="length")]
+                self.ended = "length"
+                return pieces + [Piece("finish", self.index, finish=self.ended)]
         elif event.kind == "tokens":
             pieces += self.tokens(event)
         self.completion = 0 if self.job.only_score else event.completion_tokens
         if event.kind == "finish":
-            self.ended = True
-            pieces.append(Piece("finish", self.index, finish=reason(event, self.said), stop_text=stop_text(self.job, event)))
+            self.ended = reason(event, self.said)
+            pieces.append(Piece("finish", self.index, finish=self.ended, stop_text=stop_text(self.job, event)))
         return pieces
 
     def prompt(self, scored: list[Scored]) -> list[Piece]:
@@ -127,7 +130,7 @@ class PlainChoice:
 
 
 class Choice:
-    """One choice of a conversation on its way. `ended` is set with its last piece; what else the scheduler tells of it is for nobody."""
+    """One choice of a conversation on its way. `ended` is its last piece's finish; what else the scheduler tells of it is for nobody."""
 
     def __init__(self, engine: Engine, job: Job, index: int):
         self.engine, self.job, self.index = engine, job, index
@@ -137,7 +140,8 @@ class Choice:
         self.ids: list[int] = []
         self.call_ids: list[str] = []
         self.logprobs: dict[str, list[Logprob]] = {}
-        self.started = self.said = self.ended = False
+        self.started = self.said = False
+        self.ended = ""
         self.completion = self.reasoning = 0
 
     def take(self, event: dsvk.Event) -> list[Piece]:
@@ -190,7 +194,7 @@ class Choice:
         return {place: self.logprobs.pop(place) for place in places if place in self.logprobs}
 
     def last(self, finish: str, stop_text: str | None = None) -> Piece:
-        self.ended = True
+        self.ended = finish
         return Piece("finish", self.index, finish=finish, stop_text=stop_text, logprobs=self.taken("reasoning", "content"))
 
     def finish(self, event: dsvk.Event) -> list[Piece]:
@@ -204,7 +208,7 @@ class Choice:
         return pieces + [self.last(finish, stop_text(self.job, event))]
 
 
-async def told(running: Running) -> AsyncGenerator[tuple[int, dsvk.Event], None]:
+async def told(running: Running) -> Events:
     """The events of a job's requests, with the request's number, as they come. In the end all are cancelled."""
     coming: dict[asyncio.Future, int] = {}
     try:
@@ -226,26 +230,42 @@ async def told(running: Running) -> AsyncGenerator[tuple[int, dsvk.Event], None]
             task.cancel()
 
 
+async def begun(events: Events, seconds: float | None) -> Events:
+    """The events, of which the first has to come within so many seconds."""
+    async with aclosing(events):
+        try:
+            async with asyncio.timeout(seconds):
+                first = await anext(events)
+        except TimeoutError:
+            raise unavailable(f"not begun within {seconds:g} s: too much else runs") from None
+        yield first
+        async for event in events:
+            yield event
+
+
 class Answer:
     """The answer to a job that was submitted: an asynchronous iterator of its pieces; `usage` is right at any time. The requests
     are cancelled when the iterator is closed before its end."""
 
     def __init__(self, engine: Engine, job: Job, running: Running):
         self.usage = Usage(prompt=sum(map(len, job.prompts)))
-        self._running, self._each = running, job.choices
+        self._running, self._each, self._watch = running, job.choices, Watch(engine.metrics)
+        self._most_seconds = engine.queue_timeout
         self._cached = [0] * len(running)
         scored: list[list[Scored]] = [[] for _ in running]
         self._choices = [Choice(engine, job, i) if job.chat else PlainChoice(engine, job, i, scored[i // job.choices])
                          for i in range(len(running) * job.choices)]
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        async with aclosing(told(self._running)) as events:
+        async with aclosing(begun(told(self._running), self._most_seconds)) as events:
             try:
                 async for i, event in events:
                     choice = self._choices[i * self._each + event.choice]
                     if choice.ended:
                         continue
                     pieces = choice.take(event)
+                    if event.kind == "tokens":
+                        self._watch.tokens(choice.index, len(event.ids))
                     self._cached[i] = event.cached_tokens
                     self.usage.cached = sum(self._cached)
                     self.usage.completion = sum(choice.completion for choice in self._choices)
@@ -256,3 +276,5 @@ class Answer:
                         return
             except dsvk.Error as error:
                 raise of_engine(error) from None
+            finally:
+                self._watch.end([choice.ended for choice in self._choices], self.usage.prompt, self.usage.completion)

@@ -16,6 +16,7 @@ from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
 from .errors import ApiError, internal, unavailable
+from .metrics import CONTENT_TYPE
 from .stream import EventStream, Json, while_connected
 
 PREFIXES = ("/v1", "", "/beta", "/beta/v1")
@@ -35,6 +36,9 @@ def shape(request: Request) -> Callable[[ApiError], dict]:
 
 
 def failed(request: Request, error: ApiError) -> Response:
+    """A body that was not read to its end is in the way of what comes behind it."""
+    if error.status in (408, 413):
+        error.headers["Connection"] = "close"
     written = shape(request)(error)
     return Json(written, error.anthropic_status if "request_id" in written else error.status, headers=error.headers)
 
@@ -54,9 +58,10 @@ def crashed(request: Request, error: Exception) -> Response:
     return failed(request, internal())
 
 
-def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> Door:
+def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> Door:
     """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health;
-    none: no key is. hosts: names besides the loopback's under which clients may ask."""
+    none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may,
+    "https://page.example"."""
 
     def generating(dialect):
         async def generate(request: Request) -> Response:
@@ -92,6 +97,9 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
             raise unavailable("the scheduler is closed")
         return Json({"status": "ready", "model": engine.name})
 
+    async def metrics(request: Request) -> Response:
+        return Response(await asyncio.to_thread(engine.metrics.text), media_type=CONTENT_TYPE)
+
     async def root(request: Request) -> Response:
         return Response()
 
@@ -104,9 +112,9 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     routes += [Route(path + "/count_tokens", count_tokens, methods=["POST"]) for path in MESSAGES]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
-    routes += [Route("/health", health), Route("/ready", ready)]
+    routes += [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Door(app, failed, keys, hosts)
+    return Door(app, failed, keys, hosts, origins)

@@ -14,6 +14,8 @@ from typing import Callable, Iterable, Mapping
 import dsvk
 
 from .errors import bad, of_engine, overflow
+from .limits import BACKLOG
+from .metrics import Metrics
 
 REMEMBERED_TOKENS = 1 << 20
 MOST_LOGGED = 256
@@ -88,17 +90,20 @@ class Engine:
     """Engine(model, name): the model under a name, with a scheduler that close() ends.
 
     context: most tokens of prompt and answer, 0 for the model's largest. max_tokens: most tokens of an answer, 0 for what the
-    context holds. isolate: kept prefixes are found only by the same user. revision: of the prompt format, see chat.encode.
+    context holds. isolate: kept prefixes are found only by the same user. revision: of the prompt format, see chat.encode. queue_timeout:
+    seconds after which a request that has not begun is given up, 0 for never.
     """
 
     def __init__(self, model: dsvk.Model, name: str, *, scheduler: dsvk.Scheduler | None = None, context: int = 0,
-                 max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None):
+                 max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None,
+                 queue_timeout: float = 0):
         if model.tokenizer is None:
             raise dsvk.UnsupportedError("the model has no tokenizer.json, which a server needs")
         largest = model.config["max_positions"]
         if not 0 <= context <= largest or max_tokens < 0:
             raise dsvk.InvalidError(f"context: expected 0 to {largest}, got {context}; max_tokens: at least 0, got {max_tokens}")
         self.model, self.name, self.revision, self.isolate = model, name, revision, isolate
+        self.queue_timeout = queue_timeout or None
         self.tokenizer = model.tokenizer
         self.context = context or largest
         self.most_tokens = min(max_tokens or self.context, self.context)
@@ -109,6 +114,7 @@ class Engine:
         if self.think_end is None or self.dsml is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
         self.fingerprint = fingerprint(model)
+        self.metrics = Metrics(self)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
 
     @property
@@ -136,7 +142,7 @@ class Engine:
                     prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                     stop_after=self.think_end if job.inside and job.stop else 0,
                     stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
-                    prompt_logprobs=job.score_prompt, owner=job.user, cache_key=job.user if self.isolate else "",
+                    prompt_logprobs=job.score_prompt, backlog=BACKLOG, owner=job.user, cache_key=job.user if self.isolate else "",
                     **job.sampling))
             return running
         except dsvk.Error as error:

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, AsyncGenerator, Awaitable, Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from . import limits
-from .errors import ApiError, internal
+from .errors import ApiError, internal, unavailable
 
 Events = AsyncGenerator[dict[str, Any], None]
 
@@ -95,6 +95,7 @@ class EventStream(Response):
         self.reply, self.written, self.cancel = reply, written, cancel
 
     async def __call__(self, scope, receive, send) -> None:
+        self.abort = scope.get("state", {}).get("abort", lambda: None)
         try:
             await while_connected(receive, self.write(send))
         except ClientDisconnect:
@@ -111,7 +112,12 @@ class EventStream(Response):
 
     async def write(self, send) -> None:
         async def put(text: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": text, "more_body": more})
+            try:
+                async with asyncio.timeout(limits.STALLED_SECONDS):
+                    await send({"type": "http.response.body", "body": text, "more_body": more})
+            except TimeoutError:
+                self.abort()
+                raise ClientDisconnect() from None
 
         async def end(error: ApiError) -> None:
             await put(self.line(self.reply.failed(error, self.written(error))), more=False)
@@ -124,6 +130,13 @@ class EventStream(Response):
             except ApiError as error:
                 await end(error)
                 return
+            except asyncio.CancelledError:      # the client is gone, and nothing is sent; or the server ends
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await end(unavailable("the server is shutting down"))
+                raise
+            except ClientDisconnect:
+                raise
             except Exception:
                 await end(internal())
                 raise
