@@ -270,9 +270,9 @@ class Scheduler:
         texts or ids that end a choice and are not part of it; the model's own end token always does. stop_after,
         stop_before: texts are looked for only behind the one id and before the other (0: from the start, to the end). logprobs:
         how many of the likeliest tokens to tell with each token's own; prompt_logprobs: of the prompt's tokens, too. exact: use
-        only kept prefixes that hold, bit for bit, what this prompt alone would compute. Of the waiting, the highest priority begins first, then whose owner has the
-        fewest sequences running. cache_key: kept prefixes are found under the same key only. backlog: with so many
-        events that nobody has taken yet the request pauses until half of them are; 0: it never does.
+        only kept prefixes that hold, bit for bit, what this prompt alone would compute. Of the waiting, the highest priority
+        begins first, then whose owner has the fewest sequences running. cache_key: kept prefixes are found under the same key
+        only. backlog: with so many events that nobody has taken yet the request pauses until half of them are; 0: it never does.
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stops = [stop] if isinstance(stop, (str, int)) else list(stop)
@@ -283,7 +283,8 @@ class Scheduler:
             "seed": secrets.randbits(64) if seed is None else seed,
             "stop": end_ids(self._model.config) + [s for s in stops if isinstance(s, int)],
             "stop_texts": [s.encode() for s in stops if isinstance(s, str)], "stop_after": stop_after,
-            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "prompt_logprobs": prompt_logprobs,
+            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1,
+            "prompt_logprobs": prompt_logprobs,
             "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key})
         return request
 

@@ -316,7 +316,7 @@ def test_thoughts_of_earlier_turns_stay_when_there_are_tools(scripted, nano):
 
 # ---- faults behind the door ----
 
-def test_S06_a_full_queue_is_429_and_S07_a_closed_scheduler_503(scripted):
+def test_S06_S07_a_full_queue_is_429_and_a_closed_scheduler_503(scripted):
     for refusal, status, type, code in (
             (dsvk.BusyError("1024 requests wait, at most 1024"), 429, "rate_limit_error", "rate_limit_exceeded"),
             (dsvk.StateError("the scheduler is closed"), 503, "service_unavailable_error", "server_is_overloaded"),

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, messages, names, responses
+from . import body, chat_completions, completions, messages, names, openapi, responses
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
@@ -24,6 +24,8 @@ MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
 GENERATING = {chat_completions: [prefix + "/chat/completions" for prefix in PREFIXES],
               completions: [prefix + "/completions" for prefix in PREFIXES],
               responses: ["/v1/responses", "/responses"], messages: MESSAGES}
+COUNTING = [path + "/count_tokens" for path in MESSAGES]
+READING = ("/health", "/ready", "/metrics", "/openapi.json")
 MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/", "/v1", "/anthropic")
 
@@ -100,6 +102,10 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     async def metrics(request: Request) -> Response:
         return Response(await asyncio.to_thread(engine.metrics.text), media_type=CONTENT_TYPE)
 
+    async def description(request: Request) -> Response:
+        return Json(openapi.describe({**{dialect.REQUEST: paths for dialect, paths in GENERATING.items()},
+                                      messages.CountRequest: COUNTING}, ("/v1/models", *READING)))
+
     async def root(request: Request) -> Response:
         return Response()
 
@@ -109,10 +115,10 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         engine.close()
 
     routes = [Route(path, generating(dialect), methods=["POST"]) for dialect, paths in GENERATING.items() for path in paths]
-    routes += [Route(path + "/count_tokens", count_tokens, methods=["POST"]) for path in MESSAGES]
+    routes += [Route(path, count_tokens, methods=["POST"]) for path in COUNTING]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
-    routes += [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
+    routes += [Route(path, handler) for path, handler in zip(READING, (health, ready, metrics, description))]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

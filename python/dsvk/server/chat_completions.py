@@ -35,6 +35,9 @@ class ChatRequest(Generated):
         return mode(self.model, self.thinking, self.reasoning_effort)
 
 
+REQUEST = ChatRequest
+
+
 def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
     request = validated(ChatRequest, engine, body)
     request.refuse(request.mode[0])

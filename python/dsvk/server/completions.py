@@ -38,6 +38,9 @@ class CompletionRequest(Generated):
     best_of: Choices | None = None
 
 
+REQUEST = CompletionRequest
+
+
 def read(engine: Engine, body: dict[str, Any]) -> CompletionRequest:
     request = validated(CompletionRequest, engine, body)
     request.refuse(thinking=False)

@@ -40,6 +40,9 @@ class Protocol(H11Protocol):
         if self.conn.their_state is h11.IDLE:
             self.head += data
             head, end, _ = self.head.partition(b"\r\n\r\n")
+            if len(head) > limits.HEAD_BYTES:
+                self.refuse(ApiError(400, f"the head is larger than {limits.HEAD_BYTES} bytes"))
+                return
             if end and len(LENGTHS.findall(head)) > 1:      # h11 takes two that are equal for one
                 self.refuse(ApiError(400, "content-length: the body's end is told twice", param="content-length"))
                 return

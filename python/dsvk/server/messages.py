@@ -56,6 +56,9 @@ def read_as(kind: type[CountRequest], engine: Engine, body: dict[str, Any]) -> A
     return request
 
 
+REQUEST = MessagesRequest
+
+
 def read(engine: Engine, body: dict[str, Any]) -> MessagesRequest:
     return read_as(MessagesRequest, engine, body)
 

@@ -119,6 +119,9 @@ def renamed(error: ApiError, r: ResponsesRequest) -> ApiError:
     return error
 
 
+REQUEST = ResponsesRequest
+
+
 def read(engine: Engine, body: dict[str, Any]) -> ResponsesRequest:
     r = validated(ResponsesRequest, engine, body)
     refuse(r)
