@@ -1,5 +1,6 @@
 /* dsvk._dsvk.Scheduler: many requests over one model. submit, cancel and report may be called while a step runs in another
  * thread; dsvk.Scheduler has the thread that steps. */
+#include <math.h>
 #include <string.h>
 
 #include "py_dsvk.h"
@@ -129,21 +130,23 @@ static bool stop_texts(PyObject *texts, request_parts *parts, dsvk_request_optio
 
 PyDoc_STRVAR(submit_doc,
              "submit(prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
-             "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='')\n"
+             "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='',\n"
+             "       prompt_logprobs=False)\n"
              "--\n\n"
              "Hands in a request from any thread and returns its number; dsvk.Scheduler.submit is the one to use. stop_texts:\n"
              "bytes. logprobs: 1 + how many of the likeliest, 0 for none.");
 
 static bool request_options(PyObject *args, PyObject *kwargs, request_parts *parts, dsvk_request_options *o) {
     static char *names[] = {"prompt", "max_tokens", "choices", "temperature", "top_p", "min_p", "top_k", "seed", "stop", "stop_texts",
-                            "stop_after", "stop_before", "logprobs", "exact", "priority", "owner", "cache_key", NULL};
+                            "stop_after", "stop_before", "logprobs", "exact", "priority", "owner", "cache_key",
+                            "prompt_logprobs", NULL};
     PyObject *prompt, *max_tokens = NULL, *choices = NULL, *top_k = NULL, *seed = NULL, *stop = NULL, *texts = NULL, *logprobs = NULL;
     dsvk_sample_options *sampling = &o->sampling;
     Py_ssize_t n_prompt = 0, n_stop = 0;
-    int after = 0, before = 0, priority = 0, exact = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOfffOOOOiiOpiss:submit", names, &prompt, &max_tokens, &choices,
+    int after = 0, before = 0, priority = 0, exact = 0, prompt_logprobs = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOfffOOOOiiOpissp:submit", names, &prompt, &max_tokens, &choices,
                                      &sampling->temperature, &sampling->top_p, &sampling->min_p, &top_k, &seed, &stop, &texts,
-                                     &after, &before, &logprobs, &exact, &priority, &o->owner, &o->cache_key) ||
+                                     &after, &before, &logprobs, &exact, &priority, &o->owner, &o->cache_key, &prompt_logprobs) ||
         !py_u64(max_tokens, "max_tokens", &o->max_tokens) || !py_u32(choices, "choices", &o->choices) ||
         !py_u32(top_k, "top_k", &sampling->top_k) || !py_u64(seed, "seed", &sampling->seed) ||
         !py_u32(logprobs, "logprobs", &o->logprobs) || !py_tokens(prompt, "prompt", &parts->prompt, &n_prompt) ||
@@ -156,6 +159,7 @@ static bool request_options(PyObject *args, PyObject *kwargs, request_parts *par
     o->stop_after = after;
     o->stop_before = before;
     o->exact = (uint32_t)exact;
+    o->prompt_logprobs = (uint32_t)prompt_logprobs;
     o->priority = priority;
     return true;
 }
@@ -194,6 +198,23 @@ static PyObject *scheduler_cancel(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(pause_doc, "pause(request, paused)\n--\n\nA paused request does not go on until it is resumed or cancelled; from any thread.");
+
+static PyObject *scheduler_pause(PyObject *object, PyObject *args) {
+    py_scheduler *self = (py_scheduler *)object;
+    PyObject *number;
+    uint64_t request;
+    int paused;
+    if (!PyArg_ParseTuple(args, "Op:pause", &number, &paused) || !py_u64(number, "request", &request) ||
+        !PY_ENTER(self, "the scheduler"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    dsvk_scheduler_pause(self->handle, request, (uint32_t)paused);
+    Py_END_ALLOW_THREADS
+    self->users--;
+    Py_RETURN_NONE;
+}
+
 /* ---- steps and events ---- */
 
 PyDoc_STRVAR(step_doc, "step()\n--\n\nDoes a bounded slice of work and returns how many sequences have not finished; 0: nothing to do\n"
@@ -214,10 +235,11 @@ static PyObject *scheduler_step(PyObject *object, PyObject *nothing) {
     return ok ? PyLong_FromUnsignedLongLong(unfinished) : NULL;
 }
 
+/* NaN, of a prompt's first token, is None. */
 static PyObject *logprob_list(const float *values, size_t n) {
     PyObject *list = values ? PyList_New((Py_ssize_t)n) : Py_NewRef(Py_None);
     for (size_t i = 0; values != NULL && list != NULL && i < n; i++) {
-        PyObject *value = PyFloat_FromDouble(values[i]);
+        PyObject *value = isnan(values[i]) ? Py_NewRef(Py_None) : PyFloat_FromDouble(values[i]);
         if (value == NULL || PyList_SetItem(list, (Py_ssize_t)i, value) < 0)
             Py_CLEAR(list);
     }
@@ -230,8 +252,9 @@ static PyObject *top_list(const dsvk_event *e) {
         return Py_NewRef(Py_None);
     PyObject *rows = PyList_New((Py_ssize_t)e->n_ids);
     for (size_t i = 0; rows != NULL && i < e->n_ids; i++) {
-        PyObject *row = PyList_New(e->n_top);
-        for (uint32_t k = 0; row != NULL && k < e->n_top; k++) {
+        const uint32_t n_top = isnan(e->logprobs[i]) ? 0 : e->n_top;
+        PyObject *row = PyList_New(n_top);
+        for (uint32_t k = 0; row != NULL && k < n_top; k++) {
             PyObject *pair = Py_BuildValue("(id)", e->top_ids[i * e->n_top + k], (double)e->top_logprobs[i * e->n_top + k]);
             if (pair == NULL || PyList_SetItem(row, (Py_ssize_t)k, pair) < 0)
                 Py_CLEAR(row);
@@ -318,6 +341,7 @@ static PyObject *scheduler_closed(PyObject *self, void *nothing) {
 static PyMethodDef scheduler_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))scheduler_submit, METH_VARARGS | METH_KEYWORDS, submit_doc},
     {"cancel", scheduler_cancel, METH_VARARGS, cancel_doc},
+    {"pause", scheduler_pause, METH_VARARGS, pause_doc},
     {"step", scheduler_step, METH_NOARGS, step_doc},
     {"events", scheduler_events, METH_NOARGS, events_doc},
     {"close", scheduler_close, METH_NOARGS, close_doc},

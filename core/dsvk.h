@@ -415,6 +415,7 @@ typedef struct dsvk_request_options {
     int32_t stop_after;              /* stop texts are looked for behind this id ("</think>"); 0: from the start */
     int32_t stop_before;             /* ... and no longer from this id on; 0: to the end */
     uint32_t logprobs;               /* 1 + k: with the log-probability of each token and the k <= 20 likeliest; 0: none */
+    uint32_t prompt_logprobs;        /* 1: those of the prompt's tokens too, for which all of it is computed; needs logprobs */
     uint32_t exact;                  /* 1: use only kept prefixes that hold what this prompt alone computes */
     int32_t priority;                /* of those that wait, the highest begins first */
     const char *owner;               /* whose request: of equal priority, who has the fewest sequences running begins first */
@@ -428,8 +429,13 @@ DSVK_API dsvk_status dsvk_scheduler_submit(dsvk_scheduler *scheduler, const dsvk
  * finished ones are no error. */
 DSVK_API void dsvk_scheduler_cancel(dsvk_scheduler *scheduler, uint64_t request);
 
+/* A paused request (1) keeps its place and its memory and does not go on until it is resumed (0) or cancelled: for a reader that is
+ * slower than the device. From any thread; unknown and finished ones are no error. */
+DSVK_API void dsvk_scheduler_pause(dsvk_scheduler *scheduler, uint64_t request, uint32_t paused);
+
 /* A bounded slice of work: at most one chunk of a prompt (or several short prompts' ends together), then some tokens of every
- * sequence that decodes. *unfinished: how many sequences have not finished; 0: nothing to do before the next submit. What goes wrong
+ * sequence that decodes. *unfinished: how many sequences have not finished; 0: nothing to do before the next call of submit, pause
+ * or cancel, since there are none or those that have memory are paused. What goes wrong
  * with a sequence ends that sequence; DEVLOST ends all of them and is returned. */
 DSVK_API dsvk_status dsvk_scheduler_step(dsvk_scheduler *scheduler, uint64_t *unfinished, dsvk_error *err);
 
@@ -456,14 +462,15 @@ typedef struct dsvk_event {
     uint32_t choice;
     uint64_t prompt_tokens, prompt_done, cached_tokens; /* of them done; of them found kept */
     uint64_t completion_tokens; /* generated so far, without a stop id */
-    const int32_t *ids;         /* TOKENS: [n_ids] */
+    const int32_t *ids;         /* TOKENS, and PROMPT with prompt_logprobs (choice 0): [n_ids] */
     size_t n_ids;
     const char *text;           /* TOKENS: [n_text] bytes; empty for a model without tokenizer */
     size_t n_text;
-    const float *logprobs;      /* TOKENS: [n_ids] natural logarithms of the softmax of the logits, at least -9999; or NULL */
+    const float *logprobs;      /* [n_ids] natural logarithms of the softmax of the logits, at least -9999; or NULL. The first token
+                                 * of a prompt has none: NaN, and its likeliest are id -1 */
     uint32_t n_top;
-    const int32_t *top_ids;     /* TOKENS: [n_ids, n_top], the likeliest first; or NULL */
-    const float *top_logprobs;  /* TOKENS: [n_ids, n_top]; or NULL */
+    const int32_t *top_ids;     /* [n_ids, n_top], the likeliest first; or NULL */
+    const float *top_logprobs;  /* [n_ids, n_top]; or NULL */
     dsvk_finish finish;         /* FINISH */
     int32_t stop_id, stop_text; /* FINISH: the id or the index of the text that stopped it; -1 */
     dsvk_status status;         /* FINISH: of an error, else OK */

@@ -230,6 +230,7 @@ void dsvk_forward_mtp(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, c
 /* What a step gives besides the sessions' own last logits, which stay on the device; every field may be NULL. */
 typedef struct dsvk_step_result {
     float *logits;           /* host f32 [sum n, vocab], in the order of runs */
+    void (*take)(void *user, uint32_t first, uint32_t n, const float *logits); /* told the rows first .. of [n, vocab], instead */
     float *mtp_logits;       /* the same of the MTP block; NaN where there is no pair */
     bool (*stop)(void *user); /* asked between submits; true: CANCELLED */
     void *user;

@@ -185,6 +185,16 @@ void dsvk_scheduler_cancel(dsvk_scheduler *s, uint64_t request) {
     pthread_mutex_unlock(&s->lock);
 }
 
+void dsvk_scheduler_pause(dsvk_scheduler *s, uint64_t request, uint32_t paused) {
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    for (dsvk_sequence *q = s->first; q; q = q->next)
+        if (q->request->id == request)
+            atomic_store(&q->request->paused, paused != 0);
+    pthread_mutex_unlock(&s->lock);
+}
+
 dsvk_status dsvk_scheduler_report(dsvk_scheduler *s, char **json, dsvk_error *err) {
     if (!s || !json)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_scheduler_report: scheduler and json must not be NULL");
@@ -312,9 +322,14 @@ static dsvk_sequence *next_to_begin(dsvk_scheduler *s) {
     return best;
 }
 
+/* Every token of the prompt is to be computed. */
+static bool wants_scores(const dsvk_sequence *q) { return q->prompt_scores.logprobs != NULL; }
+
 static dsvk_snapshot *find_kept(dsvk_scheduler *s, dsvk_sequence *q, uint64_t *common) {
     const dsvk_request *r = q->request;
     *common = 0;
+    if (wants_scores(q))
+        return NULL;
     if (r->fork)
         return r->fork;
     return s->options.no_cache ? NULL : dsvk_prefix_find(&s->tree, r->cache_key, r->prompt, r->n_prompt, r->exact, common);
@@ -441,16 +456,25 @@ static bool is_cancelled(void *user) {
     return atomic_load(&q->request->cancelled);
 }
 
-/* Whose turn it is, and who can share the step. */
+static void take_scores(void *user, uint32_t first, uint32_t n, const float *logits) {
+    dsvk_sequence *q = user;
+    const uint32_t vocab = q->session->model->config.vocab_size;
+    for (uint64_t i = 0, at = q->session->n + first + 1; i < n && at < q->request->n_prompt; i++, at++)
+        dsvk_sequence_prompt_logprobs(q, logits + i * vocab, vocab, at);
+}
+
+static bool goes_on(const dsvk_sequence *q, dsvk_phase phase) { return q->phase == phase && !atomic_load(&q->request->paused); }
+
+/* Whose turn it is, and who can share the step: nobody with a sequence that wants the logits of every row. */
 static uint32_t choose_prefill(dsvk_scheduler *s, dsvk_sequence *chosen[MOST_RUNNING]) {
     const uint32_t turn = s->turn;
     uint32_t n = 0, rows = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         dsvk_sequence *q = s->running[(turn + i) % s->n_running];
-        if (q->phase != DSVK_PREFILL)
+        if (!goes_on(q, DSVK_PREFILL))
             continue;
         const dsvk_run run = next_run(s, q);
-        if (n > 0 && rows + run.n > s->short_rows)
+        if (n > 0 && (wants_scores(chosen[0]) || wants_scores(q) || rows + run.n > s->short_rows))
             continue;
         if (n == 0)
             s->turn = (turn + i + 1) % s->n_running;
@@ -467,7 +491,8 @@ static void prefill(dsvk_scheduler *s) {
     const uint32_t n = choose_prefill(s, chosen);
     if (n == 0)
         return;
-    const dsvk_step_result result = { .stop = n == 1 ? is_cancelled : NULL, .user = chosen[0] };
+    const bool scores = wants_scores(chosen[0]) && chosen[0]->session->n < chosen[0]->request->n_prompt;
+    const dsvk_step_result result = { .take = scores ? take_scores : NULL, .stop = n == 1 ? is_cancelled : NULL, .user = chosen[0] };
     const dsvk_status status = dsvk_step_run(s->model, s->runs, n, &result, &err);
     if (status == DSVK_DEVMEM)
         out_of_memory(s, chosen, n, &err);
@@ -565,7 +590,7 @@ static void decode(dsvk_scheduler *s) {
     dsvk_error err;
     memcpy(all, s->running, n_all * sizeof *all);
     for (uint32_t i = 0; i < n_all; i++) {
-        if (all[i]->phase != DSVK_DECODE)
+        if (!goes_on(all[i], DSVK_DECODE))
             continue;
         if (prepare(s, all[i], &most, &err) == DSVK_OK)
             chosen[n++] = all[i];
@@ -629,9 +654,18 @@ static dsvk_status step(dsvk_scheduler *s, dsvk_error *err) {
     return DSVK_OK;
 }
 
+/* All that run are paused, and nobody else can begin. */
+static bool is_idle(dsvk_scheduler *s) {
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (goes_on(s->running[i], s->running[i]->phase) || is_cancelled(s->running[i]))
+            return false;
+    return s->n_running == s->options.max_running || (s->n_running > 0 && (s->hold || !next_to_begin(s)));
+}
+
 dsvk_status dsvk_scheduler_step(dsvk_scheduler *s, uint64_t *unfinished, dsvk_error *err) {
     DSVK_TRY(take(s, "dsvk_scheduler_step", err));
     const dsvk_status status = step(s, err);
+    const bool idle = is_idle(s);
     pthread_mutex_lock(&s->lock);
     s->counts.steps++;
     s->counts.running = s->n_running;
@@ -639,7 +673,7 @@ dsvk_status dsvk_scheduler_step(dsvk_scheduler *s, uint64_t *unfinished, dsvk_er
     s->counts.cache_entries = s->tree.entries;
     s->counts.cache_evicted = s->tree.evicted;
     if (unfinished)
-        *unfinished = s->counts.unfinished;
+        *unfinished = idle ? 0 : s->counts.unfinished;
     pthread_mutex_unlock(&s->lock);
     atomic_flag_clear(&s->busy);
     return status;

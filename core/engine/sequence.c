@@ -44,6 +44,8 @@ static dsvk_status check_options(const dsvk_model *m, const dsvk_request_options
     if (o->logprobs > DSVK_MOST_TOP + 1)
         return dsvk_fail(err, DSVK_INVALID, "logprobs is %u, allowed are 0 (none) and 1 + the %u likeliest at most", o->logprobs,
                          DSVK_MOST_TOP);
+    if (o->prompt_logprobs > 1 || (o->prompt_logprobs && o->logprobs == 0))
+        return dsvk_fail(err, DSVK_INVALID, "prompt_logprobs is %u, allowed are 0 and, with logprobs, 1", o->prompt_logprobs);
     DSVK_TRY(dsvk_check_sampling(&o->sampling, err));
     return check_texts(m, o, stop_bytes, err);
 }
@@ -91,7 +93,8 @@ dsvk_status dsvk_request_open(dsvk_request **request, const dsvk_model *m, const
     *r = (dsvk_request){ .references = 1, .owner = hash_name(o->owner), .priority = o->priority, .exact = o->exact != 0,
                          .n_prompt = o->n_prompt, .limit = context_ends ? room : o->max_tokens, .context_ends = context_ends,
                          .sampling = o->sampling, .n_stop_texts = (uint32_t)o->n_stop_texts, .stop_after = o->stop_after,
-                         .stop_before = o->stop_before, .logprobs = o->logprobs > 0, .n_top = n_top < vocab ? n_top : vocab,
+                         .stop_before = o->stop_before, .logprobs = o->logprobs > 0,
+                         .prompt_logprobs = o->prompt_logprobs > 0, .n_top = n_top < vocab ? n_top : vocab,
                          .n_choices = o->choices ? o->choices : 1 };
     dsvk_status status = copy_parts(r, o, stop_bytes, err);
     if (status == DSVK_OK)
@@ -114,38 +117,6 @@ void dsvk_request_release(dsvk_request *r) {
 
 /* ---- sequences ---- */
 
-dsvk_status dsvk_sequence_open(dsvk_sequence **sequence, dsvk_request *r, uint32_t choice, const dsvk_tokenizer *tokenizer,
-                               dsvk_error *err) {
-    dsvk_sequence *q = dsvk_alloc_zero(1, sizeof *q);
-    if (!q)
-        return dsvk_fail_nomem(err, sizeof *q);
-    *q = (dsvk_sequence){ .request = r, .choice = choice, .looking = r->n_stop_texts > 0 && r->stop_after == 0, .stop_id = -1,
-                          .stop_text = -1 };
-    dsvk_status status = tokenizer ? dsvk_decoder_open(&q->decoder, tokenizer, err) : DSVK_OK;
-    if (status != DSVK_OK) {
-        dsvk_free(q);
-        return status;
-    }
-    r->references++;
-    *sequence = q;
-    return DSVK_OK;
-}
-
-void dsvk_sequence_close(dsvk_sequence *q) {
-    if (!q)
-        return;
-    dsvk_session_close(q->session);
-    dsvk_decoder_close(q->decoder);
-    dsvk_request_release(q->request);
-    dsvk_free(q->ids);
-    dsvk_free(q->ends);
-    dsvk_free(q->logprobs);
-    dsvk_free(q->top_ids);
-    dsvk_free(q->top_logprobs);
-    dsvk_free(q->text);
-    dsvk_free(q);
-}
-
 /* *array, which points to items of `each` bytes, made to hold n of them; without items there is nothing to do. */
 static bool grow(void *array, uint64_t n, size_t each) {
     void *items;
@@ -158,14 +129,72 @@ static bool grow(void *array, uint64_t n, size_t each) {
     return items != NULL;
 }
 
+static bool grow_scores(dsvk_scores *s, uint64_t n, const dsvk_request *r) {
+    return grow(&s->logprobs, n, r->logprobs ? sizeof *s->logprobs : 0) && grow(&s->top_ids, n, r->n_top * sizeof *s->top_ids) &&
+           grow(&s->top_logprobs, n, r->n_top * sizeof *s->top_logprobs);
+}
+
+static void free_scores(dsvk_scores *s) {
+    dsvk_free(s->logprobs);
+    dsvk_free(s->top_ids);
+    dsvk_free(s->top_logprobs);
+}
+
+/* Nothing comes before the first token that it could be likely after. */
+static dsvk_status open_prompt_scores(dsvk_sequence *q, dsvk_error *err) {
+    const dsvk_request *r = q->request;
+    dsvk_scores *s = &q->prompt_scores;
+    if (!r->prompt_logprobs || q->choice > 0)
+        return DSVK_OK;
+    if (!grow_scores(s, r->n_prompt, r))
+        return dsvk_fail_nomem(err, r->n_prompt * (1 + 2 * r->n_top) * sizeof *s->logprobs);
+    s->logprobs[0] = NAN;
+    for (uint32_t i = 0; i < r->n_top; i++) {
+        s->top_ids[i] = -1;
+        s->top_logprobs[i] = NAN;
+    }
+    return DSVK_OK;
+}
+
+dsvk_status dsvk_sequence_open(dsvk_sequence **sequence, dsvk_request *r, uint32_t choice, const dsvk_tokenizer *tokenizer,
+                               dsvk_error *err) {
+    dsvk_sequence *q = dsvk_alloc_zero(1, sizeof *q);
+    if (!q)
+        return dsvk_fail_nomem(err, sizeof *q);
+    *q = (dsvk_sequence){ .request = r, .choice = choice, .looking = r->n_stop_texts > 0 && r->stop_after == 0, .stop_id = -1,
+                          .stop_text = -1 };
+    r->references++;
+    dsvk_status status = tokenizer ? dsvk_decoder_open(&q->decoder, tokenizer, err) : DSVK_OK;
+    if (status == DSVK_OK)
+        status = open_prompt_scores(q, err);
+    if (status == DSVK_OK)
+        *sequence = q;
+    else
+        dsvk_sequence_close(q);
+    return status;
+}
+
+void dsvk_sequence_close(dsvk_sequence *q) {
+    if (!q)
+        return;
+    dsvk_session_close(q->session);
+    dsvk_decoder_close(q->decoder);
+    dsvk_request_release(q->request);
+    dsvk_free(q->ids);
+    dsvk_free(q->ends);
+    free_scores(&q->scores);
+    free_scores(&q->prompt_scores);
+    dsvk_free(q->text);
+    dsvk_free(q);
+}
+
 dsvk_status dsvk_sequence_reserve(dsvk_sequence *q, uint64_t more, dsvk_error *err) {
     const dsvk_request *r = q->request;
     if (q->n_ids + more <= q->capacity)
         return DSVK_OK;
     const uint64_t n = 2 * q->capacity > q->n_ids + more ? 2 * q->capacity : q->n_ids + more;
     if (!grow(&q->ids, n, sizeof *q->ids) || !grow(&q->ends, n, sizeof *q->ends) ||
-        !grow(&q->logprobs, n, r->logprobs ? sizeof *q->logprobs : 0) ||
-        !grow(&q->top_ids, n, r->n_top * sizeof *q->top_ids) || !grow(&q->top_logprobs, n, r->n_top * sizeof *q->top_logprobs))
+        !grow_scores(&q->scores, n, r))
         return dsvk_fail_nomem(err, n * sizeof *q->ends);
     q->capacity = n;
     return DSVK_OK;
@@ -191,10 +220,9 @@ static void insert_top(int32_t *ids, float *values, uint32_t *n, uint32_t most, 
     values[at] = value;
 }
 
-void dsvk_sequence_logprobs(dsvk_sequence *q, const float *logits, uint32_t vocab, int32_t id) {
-    const uint32_t most = q->request->n_top;
-    int32_t *ids = q->top_ids + q->n_ids * most;
-    float *values = q->top_logprobs + q->n_ids * most, best = logits[0];
+static void score(dsvk_scores *s, uint64_t at, uint32_t most, const float *logits, uint32_t vocab, int32_t id) {
+    int32_t *ids = s->top_ids + at * most;
+    float *values = s->top_logprobs + at * most, best = logits[0];
     double sum = 0;
     uint32_t n = 0;
     for (uint32_t i = 0; i < vocab; i++)
@@ -207,7 +235,15 @@ void dsvk_sequence_logprobs(dsvk_sequence *q, const float *logits, uint32_t voca
     const double log_sum = best + log(sum);
     for (uint32_t i = 0; i < n; i++)
         values[i] = logprob(values[i], log_sum);
-    q->logprobs[q->n_ids] = logprob(logits[id], log_sum);
+    s->logprobs[at] = logprob(logits[id], log_sum);
+}
+
+void dsvk_sequence_logprobs(dsvk_sequence *q, const float *logits, uint32_t vocab, int32_t id) {
+    score(&q->scores, q->n_ids, q->request->n_top, logits, vocab, id);
+}
+
+void dsvk_sequence_prompt_logprobs(dsvk_sequence *q, const float *logits, uint32_t vocab, uint64_t at) {
+    score(&q->prompt_scores, at, q->request->n_top, logits, vocab, q->request->prompt[at]);
 }
 
 /* ---- text ---- */
@@ -357,6 +393,15 @@ dsvk_status dsvk_sequence_push(dsvk_sequence *q, int32_t id, dsvk_error *err) {
 
 /* ---- events ---- */
 
+static void tell_tokens(dsvk_event *e, const dsvk_request *r, const int32_t *ids, const dsvk_scores *s, uint64_t from, uint64_t to) {
+    e->ids = ids + from;
+    e->n_ids = (size_t)(to - from);
+    e->n_top = r->n_top;
+    e->logprobs = r->logprobs ? s->logprobs + from : NULL;
+    e->top_ids = r->n_top ? s->top_ids + from * r->n_top : NULL;
+    e->top_logprobs = r->n_top ? s->top_logprobs + from * r->n_top : NULL;
+}
+
 bool dsvk_sequence_event(dsvk_sequence *q, dsvk_event *e) {
     const dsvk_request *r = q->request;
     *e = (dsvk_event){ .size = sizeof *e, .request = r->id, .choice = q->choice, .prompt_tokens = r->n_prompt,
@@ -364,19 +409,16 @@ bool dsvk_sequence_event(dsvk_sequence *q, dsvk_event *e) {
                        .stop_text = -1 };
     if (q->prompt_done > q->prompt_out) {
         e->kind = DSVK_EVENT_PROMPT;
+        if (q->prompt_scores.logprobs)
+            tell_tokens(e, r, r->prompt, &q->prompt_scores, q->prompt_out, q->prompt_done);
         q->prompt_out = q->prompt_done;
         return true;
     }
     if (q->ids_sure > q->ids_out || q->sure > q->text_out) {
         e->kind = DSVK_EVENT_TOKENS;
-        e->ids = q->ids + q->ids_out;
-        e->n_ids = q->ids_sure - q->ids_out;
+        tell_tokens(e, r, q->ids, &q->scores, q->ids_out, q->ids_sure);
         e->text = q->text + (q->text_out - q->text_start);
         e->n_text = (size_t)(q->sure - q->text_out);
-        e->n_top = r->n_top;
-        e->logprobs = r->logprobs ? q->logprobs + q->ids_out : NULL;
-        e->top_ids = r->n_top ? q->top_ids + q->ids_out * r->n_top : NULL;
-        e->top_logprobs = r->n_top ? q->top_logprobs + q->ids_out * r->n_top : NULL;
         q->ids_out = q->ids_sure;
         q->text_out = q->sure;
         return true;

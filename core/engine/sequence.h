@@ -27,10 +27,10 @@ typedef struct dsvk_request {
     size_t stop_sizes[DSVK_MOST_STOP_TEXTS];
     uint32_t n_stop_texts;
     int32_t stop_after, stop_before;
-    bool logprobs;
+    bool logprobs, prompt_logprobs;
     uint32_t n_top;
     uint32_t n_choices;
-    atomic_bool cancelled;
+    atomic_bool cancelled, paused;
     bool prompt_ran;          /* by the first choice: the others may begin */
     uint64_t cached;          /* tokens of the prompt found kept */
     uint32_t n_begun;         /* choices that have begun */
@@ -49,6 +49,13 @@ typedef enum dsvk_phase {
     DSVK_FINISHED  /* has no session any more */
 } dsvk_phase;
 
+/* Log-probabilities of tokens and of the likeliest in their places; NULL: not asked for. */
+typedef struct dsvk_scores {
+    float *logprobs;     /* [n] */
+    int32_t *top_ids;    /* [n, n_top] */
+    float *top_logprobs; /* [n, n_top] */
+} dsvk_scores;
+
 /* One choice of a request. Text is counted in bytes from its beginning; `text` holds those not yet handed out. */
 typedef struct dsvk_sequence {
     struct dsvk_sequence *next; /* the scheduler's list, in the order of arrival */
@@ -62,9 +69,8 @@ typedef struct dsvk_sequence {
 
     int32_t *ids;             /* [n_ids] generated, without the id that stopped it */
     uint64_t *ends;           /* [n_ids] bytes of text up to and with each */
-    float *logprobs;          /* [n_ids], or NULL */
-    int32_t *top_ids;         /* [n_ids, n_top] */
-    float *top_logprobs;      /* [n_ids, n_top] */
+    dsvk_scores scores;       /* [n_ids] */
+    dsvk_scores prompt_scores; /* [n_prompt] of the first choice, when asked for */
     uint64_t n_ids, capacity;
 
     dsvk_decoder *decoder;    /* NULL: the model has no tokenizer */
@@ -91,6 +97,8 @@ void dsvk_sequence_close(dsvk_sequence *sequence);
 dsvk_status dsvk_sequence_reserve(dsvk_sequence *sequence, uint64_t more, dsvk_error *err);
 /* Puts the log-probabilities of the next id where push will count them: logits [vocab]. Needs room for it. */
 void dsvk_sequence_logprobs(dsvk_sequence *sequence, const float *logits, uint32_t vocab, int32_t id);
+/* The same of the prompt's token `at`, for choice 0 of a request with prompt_logprobs. */
+void dsvk_sequence_prompt_logprobs(dsvk_sequence *sequence, const float *logits, uint32_t vocab, uint64_t at);
 /* Appends a token, which may end the sequence (finish is then set). Needs room for it. */
 dsvk_status dsvk_sequence_push(dsvk_sequence *sequence, int32_t id, dsvk_error *err);
 void dsvk_sequence_finish(dsvk_sequence *sequence, dsvk_finish finish); /* all text becomes sure */

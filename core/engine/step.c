@@ -265,6 +265,8 @@ typedef struct head_rows {
     uint32_t n, n_in;            /* chosen rows, out of so many */
     const dsvk_buffer **keep;    /* [n] where row i is to be kept on the device, or NULL */
     float *host;                 /* f32 [n, vocab] or NULL */
+    void (*take)(void *user, uint32_t first, uint32_t n, const float *logits); /* or told them in groups, or NULL */
+    void *user;
     bool mtp;
 } head_rows;
 
@@ -277,13 +279,16 @@ static dsvk_status run_head(flight *f, const head_rows *h, dsvk_error *err) {
         for (uint32_t i = 0; i < n; i++)
             if (h->keep[first + i])
                 dsvk_cmd_copy(m->cmd, &m->logits, i * row_bytes, h->keep[first + i], 0, row_bytes);
-        if (h->host)
+        if (h->host || h->take)
             dsvk_cmd_copy(m->cmd, &m->logits, 0, &m->outbox, 0, n * row_bytes);
         dsvk_barrier(m->cmd);
-        if (!h->host)
+        if (!h->host && !h->take)
             continue;
         DSVK_TRY(land(f, err));
-        memcpy(h->host + (uint64_t)first * m->config.vocab_size, m->outbox.host, n * row_bytes);
+        if (h->host)
+            memcpy(h->host + (uint64_t)first * m->config.vocab_size, m->outbox.host, n * row_bytes);
+        else
+            h->take(h->user, first, n, (const float *)m->outbox.host);
         DSVK_TRY(take_off(f, err));
     }
     return DSVK_OK;
@@ -315,13 +320,14 @@ static dsvk_status finish_main(flight *f, const dsvk_run *runs, uint32_t n_runs,
     for (uint32_t i = 0; i < n_runs; i++) {
         for (uint32_t j = 0; j < runs[i].n; j++, row++) {
             bool last = j + 1 == runs[i].n;
-            if (!last && !result->logits)
+            if (!last && !result->logits && !result->take)
                 continue;
             keep[n] = last ? &runs[i].session->logits : NULL;
             m->inbox.select[n++] = row;
         }
     }
-    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .n_in = row, .keep = keep, .host = result->logits }, err);
+    return run_head(f, &(head_rows){ .select = m->inbox.select, .n = n, .n_in = row, .keep = keep, .host = result->logits,
+                                     .take = result->take, .user = result->user }, err);
 }
 
 /* The MTP block: every pair's logits when wanted, else each session's last. */

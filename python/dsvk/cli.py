@@ -17,6 +17,7 @@ import argparse
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -180,6 +181,22 @@ def port(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, a number of at least 0")
+    return value
+
+
+def origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s*]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the origin of a page, such as https://page.example")
+    return text
+
+
 def keys_in(path: str | None) -> list[str]:
     """The API keys of a file, one a line."""
     if path is None:
@@ -201,21 +218,22 @@ def listener(host: str, port: int, keys: list[str]) -> socket.socket:
 
 def serve(args: argparse.Namespace) -> None:
     try:
-        import uvicorn
         from dsvk.server import Engine, application
+        from dsvk.server.connections import server
     except ModuleNotFoundError as error:
         raise dsvk.UnsupportedError(f"{error.name} is not installed; the server needs: pip install 'dsvk[server]'") from None
     keys = keys_in(args.key_file)
     with listener(args.host, args.port, keys) as listening, \
             dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
         engine = Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context,
-                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision)
+                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision, queue_timeout=args.queue_timeout)
         host, port = listening.getsockname()[:2]
         note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-        config = uvicorn.Config(application(engine, keys, args.allow_host), log_level="warning", access_log=False,
-                                timeout_graceful_shutdown=30)
         signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
-        uvicorn.Server(config).run(sockets=[listening])
+        try:
+            server(application(engine, keys, args.allow_host, args.allow_origin), args.drain).run(sockets=[listening])
+        finally:
+            engine.close()
 
 
 # ---- bench ----
@@ -353,9 +371,13 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--key-file", metavar="FILE", help="API keys, one a line, one of which clients need (none)")
     p.add_argument("--allow-host", metavar="NAME", action="append", default=[],
                    help="a name or address in clients' URLs besides the loopback's (repeatable)")
+    p.add_argument("--allow-origin", metavar="ORIGIN", type=origin, action="append", default=[],
+                   help="web pages that may ask, such as https://page.example (repeatable; none)")
     p.add_argument("--name", help="the model's id for clients (the folder's name)")
     p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
     p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")
+    p.add_argument("--queue-timeout", type=seconds, default=0, metavar="S", help="give up what has not begun after so long (0: never)")
+    p.add_argument("--drain", type=seconds, default=30, metavar="S", help="for what runs when the server is told to end (30)")
     p.add_argument("--isolate", action="store_true", help="kept prefixes are found only by the user who made them")
     p.add_argument("--revision", choices=("preview", "0731"), help="of the prompt format (preview)")
     add_device(p, "default: the best")

@@ -24,7 +24,8 @@ class Event:
     kind: "prompt" (more of the prompt is done), "tokens" (new text, ids or both), "finish" (the last of this choice).
     prompt_done of prompt_tokens are done; cached_tokens of them were found kept; completion_tokens are generated so far, a
     stop id not counted. text: whole characters, never part of a stop text. ids: the tokens of that text; with logprobs asked
-    for, logprobs has one number per id and top a list of (id, logprob) per id, the likeliest first. finish: "stop", "length",
+    for, logprobs has one number per id and top a list of (id, logprob) per id, the likeliest first. With prompt_logprobs
+    "prompt" events of choice 0 have the prompt's ids and theirs, None and [] of the first. finish: "stop", "length",
     "context" (it is full), "cancelled" or "error"; stop_id or stop_text (an index) says what stopped it, -1 is nothing; error is
     the dsvk.Error of "error".
     """
@@ -36,7 +37,7 @@ class Event:
     completion_tokens: int
     ids: list[int]
     text: str
-    logprobs: list[float] | None
+    logprobs: list[float | None] | None
     top: list[list[tuple[int, float]]] | None
     finish: str | None
     stop_id: int
@@ -57,8 +58,10 @@ class Request:
     out unless it has finished.
     """
 
-    def __init__(self, driver: "Driver", keep_alive: object, choices: int):
+    def __init__(self, driver: "Driver", keep_alive: object, choices: int, backlog: int):
         self.id = 0
+        self._backlog = backlog
+        self._paused = False
         self._driver = driver
         self._keep_alive = keep_alive
         self._unfinished = choices
@@ -85,6 +88,9 @@ class Request:
                 self._unfinished -= event.kind == "finish"
             if failure is not None:
                 self._failure, self._unfinished = failure, 0
+            elif 0 < self._backlog <= len(self._events) and not self._paused and not self.finished:
+                self._paused = True
+                self._driver.pause(self.id, True)
             waiting, self._waiting = self._waiting, None
             self._changed.notify_all()
         if waiting is not None:
@@ -96,6 +102,9 @@ class Request:
 
     def _take(self, end: type[Exception]) -> Event | None:
         """The next event; None when there is none yet. With the lock held."""
+        if self._paused and 2 * len(self._events) <= self._backlog:
+            self._paused = False
+            self._driver.pause(self.id, False)
         if self._events:
             return self._events.popleft()
         if self._failure is not None:
@@ -148,7 +157,7 @@ class Driver:
         self.core = core
         self.requests: dict[int, Request] = {}
         self.changed = threading.Condition()
-        self.submitted = 0
+        self.asked = 0      # times that something was asked which may give a step something to do
         self.closing = False
         self.thread: threading.Thread | None = None
 
@@ -158,7 +167,7 @@ class Driver:
                 raise _dsvk.StateError("the scheduler is closed")
             request.id = self.core.submit(**options)
             self.requests[request.id] = request
-            self.submitted += 1
+            self.asked += 1
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="dsvk scheduler", daemon=True)
                 self.thread.start()
@@ -168,6 +177,15 @@ class Driver:
         with self.changed:
             if not self.closing:
                 self.core.cancel(id)
+                self.asked += 1
+                self.changed.notify_all()
+
+    def pause(self, id: int, paused: bool) -> None:
+        with self.changed:
+            if not self.closing:
+                self.core.pause(id, paused)
+                self.asked += 1
+                self.changed.notify_all()
 
     def deliver(self) -> None:
         news: dict[int, list[Event]] = {}
@@ -188,11 +206,11 @@ class Driver:
         try:
             while True:
                 with self.changed:
-                    while unfinished == 0 and seen == self.submitted and not self.closing:
+                    while unfinished == 0 and seen == self.asked and not self.closing:
                         self.changed.wait()
                     if self.closing:
                         return
-                    seen = self.submitted
+                    seen = self.asked
                 try:
                     unfinished = self.core.step()
                 except _dsvk.Error:      # a lost device: every request is told so
@@ -242,29 +260,32 @@ class Scheduler:
 
     def submit(self, prompt: Prompt, max_tokens: int = 0, *, choices: int = 1, temperature: float = 1.0, top_p: float = 1.0,
                top_k: int = 0, min_p: float = 0.0, seed: int | None = None, stop: str | int | Iterable[str | int] = (),
-               stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, exact: bool = False,
-               priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True) -> Request:
+               stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, prompt_logprobs: bool = False,
+               exact: bool = False, priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True,
+               backlog: int = 0) -> Request:
         """Hands in a request, from any thread, and returns at once.
 
         prompt: text (special tokens in it stay ordinary text), or ids. max_tokens: 0 for as many as the context holds.
         choices: so many continuations of one prompt, which is run once; choice i samples with seed + i, None draws a seed. stop:
         texts or ids that end a choice and are not part of it; the model's own end token always does. stop_after,
         stop_before: texts are looked for only behind the one id and before the other (0: from the start, to the end). logprobs:
-        how many of the likeliest tokens to tell with each token's own. exact: use only kept prefixes that hold, bit for bit,
-        what this prompt alone would compute. Of the waiting, the highest priority begins first, then whose owner has the
-        fewest sequences running. cache_key: kept prefixes are found under the same key only.
+        how many of the likeliest tokens to tell with each token's own; prompt_logprobs: of the prompt's tokens, too. exact: use
+        only kept prefixes that hold, bit for bit, what this prompt alone would compute. Of the waiting, the highest priority
+        begins first, then whose owner has the fewest sequences running. cache_key: kept prefixes are found under the same key
+        only. backlog: with so many events that nobody has taken yet the request pauses until half of them are; 0: it never does.
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stops = [stop] if isinstance(stop, (str, int)) else list(stop)
-        request = Request(self._driver, self, choices)
+        request = Request(self._driver, self, choices, backlog)
         self._driver.submit(request, {
             "prompt": self._model.prompt_tokens(prompt, bos), "max_tokens": max_tokens, "choices": choices,
             "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
             "seed": secrets.randbits(64) if seed is None else seed,
             "stop": end_ids(self._model.config) + [s for s in stops if isinstance(s, int)],
             "stop_texts": [s.encode() for s in stops if isinstance(s, str)], "stop_after": stop_after,
-            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "exact": exact,
-            "priority": priority, "owner": owner, "cache_key": cache_key})
+            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1,
+            "prompt_logprobs": prompt_logprobs,
+            "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key})
         return request
 
     @property

@@ -35,8 +35,8 @@ static dsvk_request_options a_request(void) {
     return (dsvk_request_options){ .size = sizeof(dsvk_request_options), .prompt = prompt, .n_prompt = DSVK_COUNT(prompt),
                                    .max_tokens = 6, .choices = 2,
                                    .sampling = { .size = sizeof(dsvk_sample_options), .stop = stop, .n_stop = 1 },
-                                   .stop_texts = texts, .stop_sizes = sizes, .n_stop_texts = 1, .logprobs = 3, .owner = "somebody",
-                                   .cache_key = "somebody" };
+                                   .stop_texts = texts, .stop_sizes = sizes, .n_stop_texts = 1, .logprobs = 3, .prompt_logprobs = 1,
+                                   .owner = "somebody", .cache_key = "somebody" };
 }
 
 /* ---- memory ---- */
@@ -55,7 +55,7 @@ static void run(dsvk_scheduler *s, struct told *told) {
         CHECK(dsvk_scheduler_step(s, &unfinished, &err) == DSVK_OK, "%s", err.message);
         do {
             CHECK(dsvk_scheduler_next(s, &e, &err) == DSVK_OK, "%s", err.message);
-            told->n_ids += e.n_ids;
+            told->n_ids += e.kind == DSVK_EVENT_TOKENS ? e.n_ids : 0;
             told->finished += e.kind == DSVK_EVENT_FINISH;
             if (e.kind == DSVK_EVENT_FINISH && e.finish == DSVK_FINISH_ERROR) {
                 told->failed++;

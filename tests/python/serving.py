@@ -5,23 +5,22 @@ import socket
 import threading
 from collections import deque
 
-import uvicorn
-
 import dsvk
 from dsvk.server import application
+from dsvk.server.connections import server
 
 
 @contextlib.contextmanager
 def served(engine, **options):
     """The address of the engine's server, which runs in a thread of its own until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(application(engine, **options), log_level="warning", timeout_graceful_shutdown=5))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        serving = server(application(engine, **options), drain=5)
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            serving.should_exit = True
             thread.join()
 
 

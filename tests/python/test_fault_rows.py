@@ -1,5 +1,5 @@
-"""Every row of the fault list that concerns model files, configurations, tokenizers and host programs has a test that carries its id in its
-name (test_M08_...), in C, Python or Lua. Rows of formats and features that are not here yet stand below with the reason."""
+"""Every row of the fault list that concerns model files, configurations, tokenizers, host programs and the server has a test that carries
+its id in its name (test_M08_...), in C, Python or Lua. Rows of formats and features that are not here yet stand below with the reason."""
 import re
 from pathlib import Path
 
@@ -7,9 +7,10 @@ TESTS = Path(__file__).parent.parent
 NOT_YET = {
     "M21": "experts are not streamed from disk at run time",
     "M23": "no GGUF reader", "M24": "no GGUF reader", "M25": "no GGUF reader", "M26": "no GGUF reader",
+    "S20": "no grammars and schemas yet",
 }
 ROWS = [f"M{i:02}" for i in range(1, 29)] + [f"C{i:02}" for i in range(1, 12)] + [f"T{i:02}" for i in range(1, 12)]
-ROWS += [f"A{i:02}" for i in range(1, 18)]
+ROWS += [f"A{i:02}" for i in range(1, 18)] + [f"S{i:02}" for i in range(1, 21)]
 
 
 def test_every_row_has_a_test():

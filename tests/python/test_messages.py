@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
+pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic")
+pytest.importorskip("prometheus_client"), pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
 httpx = pytest.importorskip("httpx")
 

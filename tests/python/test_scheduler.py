@@ -144,6 +144,32 @@ def test_it_is_what_a_session_gives(tiny):
             assert s.decode(1, temperature=0.9, seed=11) == [id]
 
 
+def test_log_probabilities_of_the_prompt(tiny):
+    """Those of the logits at every position, by the first choice only, whoever else is running, and for a prompt that is kept."""
+    for n in (1, 2, 33, 64, 200):
+        text, beside = prompt(7, n), prompt(8, 40)
+        with tiny.session(context=CONTEXT) as s:
+            logits = np.asarray(s.evaluate(text), dtype=np.float64)
+        wanted = logits - logits.max(axis=1, keepdims=True)
+        wanted -= np.log(np.exp(wanted).sum(axis=1, keepdims=True))
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :3]
+        with Run(tiny, cache=True) as run:
+            answer = run.alone(text, 4, logprobs=4)
+            id = run.submit(text, 4, choices=2, logprobs=4, prompt_logprobs=True)
+            other = run.submit(beside, 5)
+            run.finish()
+            got, second = run.told[id, 0], run.told[id, 1]
+            assert got["cached"] == 0 and len(run.told[other, 0]["ids"]) == 5
+        assert got["ids"] == text + answer["ids"] and second["ids"] == answer["ids"]
+        assert got["logprobs"][n:] == answer["logprobs"] and got["top"][n:] == answer["top"]
+        assert got["logprobs"][0] is None and got["top"][0] == []
+        for i in range(1, n):
+            assert abs(got["logprobs"][i] - wanted[i - 1, text[i]]) < 1e-6
+            assert [pair[0] for pair in got["top"][i]] == order[i - 1].tolist()
+    with Run(tiny) as run, pytest.raises(dsvk.InvalidError, match="prompt_logprobs is 1, allowed are 0 and, with logprobs, 1"):
+        run.submit(text, 4, prompt_logprobs=True)
+
+
 def test_choices_are_the_requests_of_their_seeds(tiny):
     for cache in (False, True):
         with Run(tiny, cache=cache) as run:

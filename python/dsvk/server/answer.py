@@ -1,16 +1,21 @@
 """A request's answer as pieces that every wire format only has to write down: the scheduler's tokens, read by the parser."""
 from __future__ import annotations
 
+import asyncio
 import secrets
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import AsyncIterator
+from typing import AsyncGenerator, AsyncIterator
 
 import dsvk
 from dsvk import chat
 
-from .engine import Engine, Job
+from .engine import Engine, Job, Running
 from .errors import of_engine, unavailable
+from .metrics import Watch
 
+Scored = tuple[dsvk.Event, int]      # an event of a prompt, and which of its ids
+Events = AsyncGenerator[tuple[int, dsvk.Event], None]      # and the number of the request
 OUT_OF = (dsvk.DeviceLostError, dsvk.DeviceMemoryError, dsvk.HostMemoryError)
 
 
@@ -26,19 +31,21 @@ class Usage:
 
 @dataclass
 class Logprob:
-    """Of one token; top: the likeliest and theirs. offset: characters of the choice's text, thoughts included, before it."""
+    """Of one token, None of a prompt's first; top: the likeliest and theirs. offset: characters of the choice's text, thoughts
+    included, before it."""
     id: int
-    value: float
+    value: float | None
     top: list[tuple[int, float]]
     offset: int
 
 
 @dataclass
 class Piece:
-    """kind: "start" (this choice begins), "reasoning", "content" (more of that text), "call" (a tool call begins: text is its
-    name, id its own), "arguments" (more of its JSON), "finish" (the last of this choice). call counts calls from 0.
-    logprobs: of the tokens behind this piece, by "reasoning" and "content". finish: "stop", "length", "context", "calls", or
-    "resource" (memory or the device went away after the answer began); stop_text: which text stopped it."""
+    """kind: "start" (this choice begins), "prompt" (log-probabilities of the prompt, as "content"), "reasoning", "content" (more of
+    that text), "call" (a tool call begins: text is its name, id its own), "arguments" (more of its JSON), "finish" (the last of
+    this choice). call counts calls from 0. logprobs: of the tokens behind this piece, by "reasoning" and "content". finish:
+    "stop", "length", "context", "calls", or "resource" (memory or the device went away after the answer began); stop_text: which
+    text stopped it."""
     kind: str
     choice: int
     text: str = ""
@@ -69,30 +76,52 @@ def stop_text(job: Job, event: dsvk.Event) -> str | None:
 
 
 class PlainChoice:
-    """One choice of a continued text: all of it is content."""
+    """One choice of a continued text: all of it is content. `scored` is the prompt's part of the text, which the first choice is
+    told and all of them tell."""
 
-    def __init__(self, engine: Engine, job: Job, index: int):
-        self.job, self.index = job, index
+    def __init__(self, engine: Engine, job: Job, index: int, scored: list[Scored]):
+        self.job, self.index, self.scored = job, index, scored
         self.decoder, self.offset = engine.tokenizer.decoder(), 0
-        self.started = self.said = self.ended = False
+        self.started = self.said = False
+        self.ended = ""
         self.completion = self.reasoning = 0
 
     def take(self, event: dsvk.Event) -> list[Piece]:
         pieces = [] if self.started else [Piece("start", self.index)]
-        self.started, self.completion = True, event.completion_tokens
-        told = event.ids if event.logprobs is not None else []
-        found = [logprob(event, i, self.passed(id)) for i, id in enumerate(told)]
-        if event.text or found:
-            self.said = True
-            pieces.append(Piece("content", self.index, event.text, logprobs={"content": found} if found else {}))
+        begins, self.started = not self.started, True
+        if event.kind == "prompt" and event.choice == 0:
+            self.scored += [(event, i) for i in range(len(event.ids))]
+            pieces += self.prompt(self.scored[len(self.scored) - len(event.ids):])
+        elif begins:
+            pieces += self.prompt(self.scored)
+        if self.job.only_score:
+            if event.prompt_done == event.prompt_tokens and event.kind != "finish":
+                self.ended = "length"
+                return pieces + [Piece("finish", self.index, finish=self.ended)]
+        elif event.kind == "tokens":
+            pieces += self.tokens(event)
+        self.completion = 0 if self.job.only_score else event.completion_tokens
         if event.kind == "finish":
-            self.ended = True
-            pieces.append(Piece("finish", self.index, finish=reason(event, self.said), stop_text=stop_text(self.job, event)))
+            self.ended = reason(event, self.said)
+            pieces.append(Piece("finish", self.index, finish=self.ended, stop_text=stop_text(self.job, event)))
         return pieces
 
-    def passed(self, id: int) -> int:
+    def prompt(self, scored: list[Scored]) -> list[Piece]:
+        found = [logprob(event, i, self.passed(event.ids[i], unseen=event.logprobs[i] is None and self.job.unseen > 0))
+                 for event, i in scored]
+        return [Piece("prompt", self.index, logprobs={"content": found})] if found else []
+
+    def tokens(self, event: dsvk.Event) -> list[Piece]:
+        told = event.ids if event.logprobs is not None else []
+        found = [logprob(event, i, self.passed(id)) for i, id in enumerate(told)]
+        self.said = True
+        return [Piece("content", self.index, event.text, logprobs={"content": found} if found else {})]
+
+    def passed(self, id: int, unseen: bool = False) -> int:
         """The offset of a token; the next one's comes behind it."""
         offset = self.offset
+        if unseen:
+            return offset
         try:
             self.offset += len(self.decoder.push(id))
         except dsvk.InvalidError:      # a vocabulary may have ids that no token has
@@ -101,7 +130,7 @@ class PlainChoice:
 
 
 class Choice:
-    """One choice on its way. `ended` is set with its last piece; what else the scheduler tells of it is for nobody."""
+    """One choice of a conversation on its way. `ended` is its last piece's finish; what else the scheduler tells of it is for nobody."""
 
     def __init__(self, engine: Engine, job: Job, index: int):
         self.engine, self.job, self.index = engine, job, index
@@ -111,7 +140,8 @@ class Choice:
         self.ids: list[int] = []
         self.call_ids: list[str] = []
         self.logprobs: dict[str, list[Logprob]] = {}
-        self.started = self.said = self.ended = False
+        self.started = self.said = False
+        self.ended = ""
         self.completion = self.reasoning = 0
 
     def take(self, event: dsvk.Event) -> list[Piece]:
@@ -164,7 +194,7 @@ class Choice:
         return {place: self.logprobs.pop(place) for place in places if place in self.logprobs}
 
     def last(self, finish: str, stop_text: str | None = None) -> Piece:
-        self.ended = True
+        self.ended = finish
         return Piece("finish", self.index, finish=finish, stop_text=stop_text, logprobs=self.taken("reasoning", "content"))
 
     def finish(self, event: dsvk.Event) -> list[Piece]:
@@ -178,25 +208,66 @@ class Choice:
         return pieces + [self.last(finish, stop_text(self.job, event))]
 
 
-class Answer:
-    """The answer to a job that was submitted: an asynchronous iterator of its pieces; `usage` is right at any time. The request
-    is cancelled when the iterator is closed before its end."""
+async def told(running: Running) -> Events:
+    """The events of a job's requests, with the request's number, as they come. In the end all are cancelled."""
+    coming: dict[asyncio.Future, int] = {}
+    try:
+        if len(running) == 1:
+            async for event in running[0]:
+                yield 0, event
+            return
+        coming = {asyncio.ensure_future(anext(request, None)): i for i, request in enumerate(running)}
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                i = coming.pop(task)
+                if (event := task.result()) is not None:
+                    yield i, event
+                    coming[asyncio.ensure_future(anext(running[i], None))] = i
+    finally:
+        running.cancel()
+        for task in coming:
+            task.cancel()
 
-    def __init__(self, engine: Engine, job: Job, request: dsvk.Request):
-        self.usage = Usage(prompt=len(job.prompt))
-        self._request = request
-        kind = Choice if job.chat else PlainChoice
-        self._choices = [kind(engine, job, i) for i in range(job.choices)]
+
+async def begun(events: Events, seconds: float | None) -> Events:
+    """The events, of which the first has to come within so many seconds."""
+    async with aclosing(events):
+        try:
+            async with asyncio.timeout(seconds):
+                first = await anext(events)
+        except TimeoutError:
+            raise unavailable(f"not begun within {seconds:g} s: too much else runs") from None
+        yield first
+        async for event in events:
+            yield event
+
+
+class Answer:
+    """The answer to a job that was submitted: an asynchronous iterator of its pieces; `usage` is right at any time. The requests
+    are cancelled when the iterator is closed before its end."""
+
+    def __init__(self, engine: Engine, job: Job, running: Running):
+        self.usage = Usage(prompt=sum(map(len, job.prompts)))
+        self._running, self._each, self._watch = running, job.choices, Watch(engine.metrics)
+        self._most_seconds = engine.queue_timeout
+        self._cached = [0] * len(running)
+        scored: list[list[Scored]] = [[] for _ in running]
+        self._choices = [Choice(engine, job, i) if job.chat else PlainChoice(engine, job, i, scored[i // job.choices])
+                         for i in range(len(running) * job.choices)]
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        async with self._request:
+        async with aclosing(begun(told(self._running), self._most_seconds)) as events:
             try:
-                async for event in self._request:
-                    choice = self._choices[event.choice]
+                async for i, event in events:
+                    choice = self._choices[i * self._each + event.choice]
                     if choice.ended:
                         continue
                     pieces = choice.take(event)
-                    self.usage.cached = event.cached_tokens
+                    if event.kind == "tokens":
+                        self._watch.tokens(choice.index, len(event.ids))
+                    self._cached[i] = event.cached_tokens
+                    self.usage.cached = sum(self._cached)
                     self.usage.completion = sum(choice.completion for choice in self._choices)
                     self.usage.reasoning = sum(choice.reasoning for choice in self._choices)
                     for piece in pieces:
@@ -205,3 +276,5 @@ class Answer:
                         return
             except dsvk.Error as error:
                 raise of_engine(error) from None
+            finally:
+                self._watch.end([choice.ended for choice in self._choices], self.usage.prompt, self.usage.completion)

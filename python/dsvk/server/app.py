@@ -11,16 +11,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, messages, names
+from . import body, chat_completions, completions, messages, names, openapi, responses
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
 from .errors import ApiError, internal, unavailable
+from .metrics import CONTENT_TYPE
 from .stream import EventStream, Json, while_connected
 
-GENERATING = {"/chat/completions": chat_completions, "/completions": completions}
 PREFIXES = ("/v1", "", "/beta", "/beta/v1")
 MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
+GENERATING = {chat_completions: [prefix + "/chat/completions" for prefix in PREFIXES],
+              completions: [prefix + "/completions" for prefix in PREFIXES],
+              responses: ["/v1/responses", "/responses"], messages: MESSAGES}
+COUNTING = [path + "/count_tokens" for path in MESSAGES]
+READING = ("/health", "/ready", "/metrics", "/openapi.json")
 MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/", "/v1", "/anthropic")
 
@@ -33,6 +38,9 @@ def shape(request: Request) -> Callable[[ApiError], dict]:
 
 
 def failed(request: Request, error: ApiError) -> Response:
+    """A body that was not read to its end is in the way of what comes behind it."""
+    if error.status in (408, 413):
+        error.headers["Connection"] = "close"
     written = shape(request)(error)
     return Json(written, error.anthropic_status if "request_id" in written else error.status, headers=error.headers)
 
@@ -52,9 +60,10 @@ def crashed(request: Request, error: Exception) -> Response:
     return failed(request, internal())
 
 
-def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> Door:
+def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> Door:
     """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health;
-    none: no key is. hosts: names besides the loopback's under which clients may ask."""
+    none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may,
+    "https://page.example"."""
 
     def generating(dialect):
         async def generate(request: Request) -> Response:
@@ -64,7 +73,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
             job, running = await while_connected(request.receive, asked)
             reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
             if read.stream:
-                return EventStream(reply.events(), reply.named_events, shape(request), running.cancel)
+                return EventStream(reply, shape(request), running.cancel)
             try:
                 return Json(await while_connected(request.receive, reply.whole()))
             finally:
@@ -90,6 +99,13 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
             raise unavailable("the scheduler is closed")
         return Json({"status": "ready", "model": engine.name})
 
+    async def metrics(request: Request) -> Response:
+        return Response(await asyncio.to_thread(engine.metrics.text), media_type=CONTENT_TYPE)
+
+    async def description(request: Request) -> Response:
+        return Json(openapi.describe({**{dialect.REQUEST: paths for dialect, paths in GENERATING.items()},
+                                      messages.CountRequest: COUNTING}, ("/v1/models", *READING)))
+
     async def root(request: Request) -> Response:
         return Response()
 
@@ -98,16 +114,13 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         yield
         engine.close()
 
-    routes = [Route(prefix + path, generating(dialect), methods=["POST"]) for path, dialect in GENERATING.items()
-              for prefix in PREFIXES]
-    for path in MESSAGES:
-        routes += [Route(path, generating(messages), methods=["POST"]),
-                   Route(path + "/count_tokens", count_tokens, methods=["POST"])]
+    routes = [Route(path, generating(dialect), methods=["POST"]) for dialect, paths in GENERATING.items() for path in paths]
+    routes += [Route(path, count_tokens, methods=["POST"]) for path in COUNTING]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
-    routes += [Route("/health", health), Route("/ready", ready)]
+    routes += [Route(path, handler) for path, handler in zip(READING, (health, ready, metrics, description))]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Door(app, failed, keys, hosts)
+    return Door(app, failed, keys, hosts, origins)

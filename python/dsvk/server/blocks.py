@@ -8,7 +8,7 @@ from pydantic import Field
 
 from . import fields
 from .errors import NOT_CONSTRAINED, bad
-from .fields import Fields
+from .fields import Fields, called, made, text_in
 
 NOT_READ = ("image", "document", "search_result", "container_upload")
 SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "advisor_", "tool_search_")
@@ -57,13 +57,6 @@ def function(tool: Tool) -> dict[str, Any]:
 
 # ---- messages ----
 
-def text_in(block: dict[str, Any], name: str, place: str) -> str:
-    value = block.get(name)
-    if not isinstance(value, str):
-        raise bad(f"{place}.{name}", "required" if value is None else f"expected text, got {type(value).__name__}")
-    return value
-
-
 def blocks_of(content: str | list[dict[str, Any]], place: str) -> list[tuple[str, dict[str, Any], str]]:
     """Kind, block and place of each."""
     found = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -83,12 +76,6 @@ def texts(content: str | list[dict[str, Any]], place: str) -> list[str]:
 def unread(kind: str, place: str) -> Exception:
     return bad(f"{place}.type", f"this model reads text only, got a block of type {kind[:80]!r}" if kind in NOT_READ else
                f"unknown here: {kind[:80]!r}")
-
-
-def made(role: str, place: str, **values: Any) -> fields.Message:
-    message = fields.Message(role=role, **values)
-    message._place = place
-    return message
 
 
 def result_text(block: dict[str, Any], place: str, tools: dict[str, Tool]) -> str:
@@ -135,10 +122,8 @@ def assistant(message: Message, place: str, last: bool) -> fields.Message:
         elif kind == "tool_use":
             if not isinstance(block.get("input"), dict):
                 raise bad(f"{at}.input", "expected an object")
-            call = fields.ToolCall(id=text_in(block, "id", at), function=fields.CalledFunction(
-                name=text_in(block, "name", at), arguments=json.dumps(block["input"], ensure_ascii=False)))
-            call._place = f"{at}.id"
-            calls.append(call)
+            calls.append(called(text_in(block, "id", at), text_in(block, "name", at),
+                                json.dumps(block["input"], ensure_ascii=False), f"{at}.id"))
         elif kind != "redacted_thinking" and kind != "server_tool_use" and not kind.endswith("_tool_result"):
             raise unread(kind, at)
     return made("assistant", place, content="".join(said), reasoning_content="\n".join(thoughts) if thoughts else None,

@@ -1,12 +1,15 @@
 """The JSON body of a request: within limits, and JSON by the letter (no duplicate keys, no NaN, whole characters)."""
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 import zlib
 from typing import Any
 
 from starlette.requests import Request
 
+from . import limits
 from .errors import ApiError, bad, place
 from .limits import BODY_BYTES, JSON_DEPTH
 
@@ -22,8 +25,18 @@ async def read(request: Request) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise ApiError(415, f"content-encoding: expected identity or gzip, got {encoding[:80]!r}", param="content-encoding")
-    body = bytearray()
-    async for piece in request.stream():
+    body, began = bytearray(), time.monotonic()
+    pieces = request.stream()
+    while True:
+        late = began + limits.BODY_SECONDS + len(body) / limits.BODY_RATE
+        try:
+            async with asyncio.timeout(late - time.monotonic()):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            raise ApiError(408, f"the body comes too slowly: {len(body)} bytes in {time.monotonic() - began:.0f} s",
+                           code="request_timeout") from None
+        if piece is None:
+            break
         body += piece
         if len(body) > BODY_BYTES:
             raise too_large()

@@ -5,13 +5,13 @@ from typing import Annotated, Any, AsyncIterator
 
 from pydantic import Field
 
-from . import history
+from . import history, stream
 from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
 from .errors import NOT_CONSTRAINED, bad
 from .fields import Effort, Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
-from .openai_format import FINISH, head, token_bytes, usage_of
+from .openai_format import FINISH, head, logprobs_of, usage_of
 
 
 class ChatRequest(Generated):
@@ -35,10 +35,17 @@ class ChatRequest(Generated):
         return mode(self.model, self.thinking, self.reasoning_effort)
 
 
+REQUEST = ChatRequest
+
+
 def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
     request = validated(ChatRequest, engine, body)
     request.refuse(request.mode[0])
     refuse(request)
+    for i, message in enumerate(request.messages):
+        message._place, message._id_place = f"messages[{i}]", f"messages[{i}].tool_call_id"
+        for k, call in enumerate(message.tool_calls):
+            call._place = f"messages[{i}].tool_calls[{k}].id"
     return request
 
 
@@ -84,10 +91,6 @@ def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
 
 def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
     tools = offered(body, r)
-    for i, message in enumerate(r.messages):
-        message._place, message._id_place = f"messages[{i}]", f"messages[{i}].tool_call_id"
-        for k, call in enumerate(message.tool_calls):
-            call._place = f"messages[{i}].tool_calls[{k}].id"
     thinking, effort = r.mode
     prompt = history.prompt(engine, r.messages, tools, bool(r.tools), thinking, effort)
     limits = [limit for limit in (r.max_tokens, r.max_completion_tokens) if limit is not None]
@@ -98,24 +101,18 @@ def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
 
 # ---- what goes out ----
 
-class Reply:
+class Reply(stream.Reply):
     """Writes an answer down in this format, whole or as a stream."""
-    named_events = False
 
     def __init__(self, engine: Engine, r: ChatRequest, job: Job, answer: Answer):
         self.engine, self.r, self.job, self.answer = engine, r, job, answer
         self.head = head(engine, "chatcmpl-", "chat.completion")
 
-    def token(self, id: int, value: float) -> dict[str, Any]:
-        text = token_bytes(self.engine, id)
-        return {"token": text.decode(errors="replace"), "bytes": list(text), "logprob": value}
-
     def logprobs(self, found: dict[str, list[Logprob]]) -> dict[str, Any] | None:
         if not self.r.logprobs:
             return None
-        lists = {place: [{**self.token(one.id, one.value), "top_logprobs": [self.token(*top) for top in one.top]}
-                         for one in found.get(place, [])] for place in ("content", "reasoning")}
-        return {"content": lists["content"], "reasoning_content": lists["reasoning"]}
+        return {"content": logprobs_of(self.engine, found.get("content", [])),
+                "reasoning_content": logprobs_of(self.engine, found.get("reasoning", []))}
 
     # ---- whole ----
 

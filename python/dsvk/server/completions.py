@@ -3,31 +3,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any, AsyncIterator
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
+from . import stream
 from .answer import Answer, Logprob, Piece
 from .engine import Engine, Job
 from .errors import bad
 from .fields import Generated, validated
-from .limits import COMPLETION_TOKENS, Choices, TopLogprobs
+from .limits import COMPLETION_TOKENS, LARGEST, MOST_PROMPTS, Choices, TopLogprobs
 from .openai_format import FINISH, head, token_bytes, usage_of
 
 
-def one_prompt(value: Any) -> str | list[int]:
-    """A text, or token ids; a list of one text is that text."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return value[0]
-    if isinstance(value, str) or (isinstance(value, list) and value and all(type(id) is int for id in value)):
-        return value
-    raise ValueError("expected one text, or a list of token ids")
+def is_ids(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(id) is int for id in value)
+
+
+def some_prompts(value: Any) -> list[str] | list[list[int]]:
+    """Texts, or lists of token ids."""
+    prompts = [value] if isinstance(value, str) or is_ids(value) else value
+    if not isinstance(prompts, list) or not prompts or not (all(isinstance(prompt, str) for prompt in prompts) or
+                                                            all(map(is_ids, prompts))):
+        raise ValueError("expected a text, a list of token ids, or a list of either")
+    if len(prompts) > MOST_PROMPTS:
+        raise ValueError(f"at most {MOST_PROMPTS} prompts, got {len(prompts)}")
+    return prompts
 
 
 class CompletionRequest(Generated):
-    prompt: Annotated[Any, BeforeValidator(one_prompt)]
+    prompt: Annotated[list[str] | list[list[int]], BeforeValidator(some_prompts)]
+    max_tokens: Annotated[int, Field(ge=0, le=LARGEST)] = COMPLETION_TOKENS
     suffix: str | None = None
     echo: bool = False
     logprobs: TopLogprobs | None = None
     best_of: Choices | None = None
+
+
+REQUEST = CompletionRequest
 
 
 def read(engine: Engine, body: dict[str, Any]) -> CompletionRequest:
@@ -35,47 +46,53 @@ def read(engine: Engine, body: dict[str, Any]) -> CompletionRequest:
     request.refuse(thinking=False)
     if request.best_of is not None and request.best_of != request.n:
         raise bad("best_of", f"only the same as n is supported, {request.n}, got {request.best_of}")
-    if request.echo and request.logprobs is not None:
-        raise bad("echo", "log-probabilities of the prompt are not supported by this server yet: leave out echo or logprobs")
+    if request.max_tokens == 0 and not request.echo:
+        raise bad("max_tokens", "0 needs echo: nothing would come back")
+    if request.suffix is not None and not isinstance(request.prompt[0], str):
+        raise bad("suffix", "needs a prompt that is text")
+    if request.suffix is not None and request.echo and request.logprobs is not None:
+        raise bad("echo", "with logprobs it is for texts that are continued: leave out the suffix")
     return request
 
 
-def prompt_of(engine: Engine, r: CompletionRequest) -> list[int]:
+def prompt_of(engine: Engine, r: CompletionRequest, given: str | list[int]) -> list[int]:
     tokenizer, vocab = engine.tokenizer, engine.model.config["vocab_size"]
-    if not isinstance(r.prompt, str):
-        if r.suffix is not None:
-            raise bad("suffix", "needs a prompt that is text")
-        if not all(0 <= id < vocab for id in r.prompt):
+    if not isinstance(given, str):
+        if not all(0 <= id < vocab for id in given):
             raise bad("prompt", f"token ids are 0 to {vocab - 1}")
-        return r.prompt
+        return given
     if r.suffix is None:
-        prompt = engine.model.prompt_tokens(r.prompt)
+        prompt = engine.model.prompt_tokens(given)
         if not prompt:
             raise bad("prompt", "is empty")
         return prompt
     begin, hole, end = (tokenizer.id(f"<｜fim▁{name}｜>") for name in ("begin", "hole", "end"))
     if None in (begin, hole, end):
         raise bad("suffix", "the model has no tokens for filling in")
-    return [*engine.model.prompt_tokens(""), begin, *tokenizer.encode(r.prompt), hole, *tokenizer.encode(r.suffix), end]
+    return [*engine.model.prompt_tokens(""), begin, *tokenizer.encode(given), hole, *tokenizer.encode(r.suffix), end]
 
 
 def job_of(engine: Engine, body: dict[str, Any], r: CompletionRequest) -> Job:
-    return Job(prompt_of(engine, r), chat=False, max_tokens=r.max_tokens or COMPLETION_TOKENS, choices=r.n, sampling=r.sampling,
-               stop=r.stop, logprobs=r.logprobs, user=r.user_id or r.user or "")
+    first, *more = [prompt_of(engine, r, given) for given in r.prompt]
+    unseen = len(engine.model.prompt_tokens("")) if isinstance(r.prompt[0], str) else 0
+    return Job(first, chat=False, max_tokens=max(r.max_tokens, 1), choices=r.n, sampling=r.sampling, stop=r.stop,
+               logprobs=r.logprobs, user=r.user_id or r.user or "", prompt_field="prompt", more_prompts=more,
+               score_prompt=r.echo and r.logprobs is not None, only_score=r.max_tokens == 0, unseen=unseen)
 
 
-class Reply:
+class Reply(stream.Reply):
     """Writes an answer down in this format, whole or as a stream."""
-    named_events = False
 
     def __init__(self, engine: Engine, r: CompletionRequest, job: Job, answer: Answer):
         self.engine, self.r, self.answer = engine, r, answer
         self.head = head(engine, "cmpl-", "text_completion")
-        self.n = job.choices
-        self.echoed = "" if not r.echo else r.prompt if isinstance(r.prompt, str) else engine.tokenizer.decode(r.prompt)
+        self.each, self.n = job.choices, job.choices * len(job.prompts)
 
     def text(self, piece: Piece) -> str:
-        return self.echoed if piece.kind == "start" else piece.text
+        if piece.kind != "start" or not self.r.echo:
+            return piece.text
+        prompt = self.r.prompt[piece.choice // self.each]
+        return prompt if isinstance(prompt, str) else self.engine.tokenizer.decode(prompt)
 
     def token(self, id: int) -> str:
         return token_bytes(self.engine, id).decode(errors="replace")
@@ -84,7 +101,7 @@ class Reply:
         if self.r.logprobs is None:
             return None
         return {"tokens": [self.token(one.id) for one in found], "token_logprobs": [one.value for one in found],
-                "top_logprobs": [{self.token(id): value for id, value in one.top} for one in found],
+                "top_logprobs": [None if one.value is None else {self.token(id): value for id, value in one.top} for one in found],
                 "text_offset": [one.offset for one in found]}
 
     def choice(self, index: int, text: str, logprobs: list[Logprob], finish: str) -> dict[str, Any]:
@@ -103,8 +120,9 @@ class Reply:
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         told = {"usage": None} if self.r.stream_options.include_usage else {}
         async for piece in self.answer.pieces():
-            if piece.kind != "start" or self.echoed:
-                yield {**self.head, "choices": [self.choice(piece.choice, self.text(piece), piece.logprobs.get("content", []),
-                                                            piece.finish)], **told}
+            text = self.text(piece)
+            if piece.kind != "start" or text:
+                yield {**self.head, "choices": [self.choice(piece.choice, text, piece.logprobs.get("content", []), piece.finish)],
+                       **told}
         if told:
             yield {**self.head, "choices": [], "usage": usage_of(self.answer.usage)}

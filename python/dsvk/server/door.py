@@ -12,15 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .errors import ApiError
+from .limits import HEAD_FIELDS
+
+PREFLIGHT = {"access-control-allow-methods": "GET, POST, HEAD", "access-control-max-age": "600",
+             "access-control-allow-headers": "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"}
 
 
 class Door:
-    """failed(request, error): writes an error down. keys, hosts: as in application."""
+    """failed(request, error): writes an error down. keys, hosts, origins: as in application."""
 
-    def __init__(self, app, failed: Callable[[Request, ApiError], Response], keys: Sequence[str], hosts: Sequence[str]):
+    def __init__(self, app, failed: Callable[[Request, ApiError], Response], keys: Sequence[str], hosts: Sequence[str],
+                 origins: Sequence[str]):
         self.app, self.failed = app, failed
         self.keys = [digest(key) for key in keys]
         self.hosts = {host.lower() for host in hosts}
+        self.origins = {origin.lower() for origin in origins}
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -28,26 +34,43 @@ class Door:
             return
         scope["request_id"] = secrets.token_hex(12)
         id = scope["request_id"].encode()
+        request = Request(scope, receive)
+        shared = self.shared(request)
 
         async def named(message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id)]
+                message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id), *shared]
             await send(message)
 
-        request = Request(scope, receive)
-        refused = self.refusal(request)
-        await (self.failed(request, refused) if refused else self.app)(scope, receive, named)
+        asks = bool(shared) and request.method == "OPTIONS"      # a browser, whether its page may; it has no key yet
+        refused = self.refusal(request, asks)
+        if refused is None and asks:
+            await Response(status_code=204, headers=PREFLIGHT)(scope, receive, named)
+        else:
+            await (self.failed(request, refused) if refused else self.app)(scope, receive, named)
 
-    def refusal(self, request: Request) -> ApiError | None:
+    def shared(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """What a browser needs to see to hand the answer to a page of a known origin."""
+        origin = request.headers.get("origin", "").lower()
+        if origin not in self.origins:
+            return []
+        return [(b"access-control-allow-origin", origin.encode()), (b"access-control-expose-headers", b"request-id, retry-after"),
+                (b"vary", b"origin")]
+
+    def refusal(self, request: Request, asks: bool) -> ApiError | None:
         hosts = request.headers.getlist("host")
         if len(hosts) != 1:
-            return ApiError(400, f"expected one Host header, got {len(hosts)}", param="host")
+            return ambiguous("host", f"expected one Host header, got {len(hosts)}")
+        if len(request.headers.items()) > HEAD_FIELDS:
+            return ambiguous(None, f"at most {HEAD_FIELDS} header fields, got {len(request.headers.items())}")
+        if "content-length" in request.headers and "transfer-encoding" in request.headers:
+            return ambiguous("content-length", "the body's end is told twice")
         name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", hosts[0].lower())
         if name is None or not (loopback(name[1].strip("[]")) or name[1].strip("[]") in self.hosts):
             return forbidden("host", f"not served under this name: {hosts[0][:80]!r}")
-        if "origin" in request.headers:
-            return forbidden("origin", f"no web page is served, got {request.headers['origin'][:80]!r}")
-        if self.keys and request.url.path != "/health" and not self.known(request):
+        if "origin" in request.headers and request.headers["origin"].lower() not in self.origins:
+            return forbidden("origin", f"no page of this one may ask: {request.headers['origin'][:80]!r}")
+        if self.keys and request.url.path != "/health" and not asks and not self.known(request):
             return ApiError(401, "authorization: the API key is missing or wrong", type="authentication_error",
                             code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return None
@@ -61,6 +84,11 @@ class Door:
 
 def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
+
+
+def ambiguous(header: str | None, message: str) -> ApiError:
+    """What another program in between might have read otherwise."""
+    return ApiError(400, f"{header}: {message}" if header else message, param=header, headers={"Connection": "close"})
 
 
 def forbidden(header: str, message: str) -> ApiError:

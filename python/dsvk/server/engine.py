@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -13,8 +14,12 @@ from typing import Callable, Iterable, Mapping
 import dsvk
 
 from .errors import bad, of_engine, overflow
+from .limits import BACKLOG
+from .metrics import Metrics
 
 REMEMBERED_TOKENS = 1 << 20
+MOST_LOGGED = 256
+log = logging.getLogger("dsvk.server")
 
 
 class Turns:
@@ -45,7 +50,10 @@ class Turns:
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
     it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
-    how many of the likeliest tokens to tell, None for no log-probabilities."""
+    how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt.
+
+    more_prompts: continued besides, each with as many choices. score_prompt: log-probabilities of the prompt's tokens, too; only_score:
+    and no others; unseen: so many tokens begin a prompt that are no part of the client's text."""
     prompt: list[int]
     chat: bool = True
     thinking: bool = False
@@ -59,32 +67,54 @@ class Job:
     one_call: bool = False
     call_prefix: str = "call_"
     user: str = ""
+    prompt_field: str = "messages"
+    more_prompts: list[list[int]] = field(default_factory=list)
+    score_prompt: bool = False
+    only_score: bool = False
+    unseen: int = 0
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [self.prompt, *self.more_prompts]
+
+
+class Running(list[dsvk.Request]):
+    """A job's requests, one a prompt."""
+
+    def cancel(self) -> None:
+        for request in self:
+            request.cancel()
 
 
 class Engine:
     """Engine(model, name): the model under a name, with a scheduler that close() ends.
 
     context: most tokens of prompt and answer, 0 for the model's largest. max_tokens: most tokens of an answer, 0 for what the
-    context holds. isolate: kept prefixes are found only by the same user. revision: of the prompt format, see chat.encode.
+    context holds. isolate: kept prefixes are found only by the same user. revision: of the prompt format, see chat.encode. queue_timeout:
+    seconds after which a request that has not begun is given up, 0 for never.
     """
 
     def __init__(self, model: dsvk.Model, name: str, *, scheduler: dsvk.Scheduler | None = None, context: int = 0,
-                 max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None):
+                 max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None,
+                 queue_timeout: float = 0):
         if model.tokenizer is None:
             raise dsvk.UnsupportedError("the model has no tokenizer.json, which a server needs")
         largest = model.config["max_positions"]
         if not 0 <= context <= largest or max_tokens < 0:
             raise dsvk.InvalidError(f"context: expected 0 to {largest}, got {context}; max_tokens: at least 0, got {max_tokens}")
         self.model, self.name, self.revision, self.isolate = model, name, revision, isolate
+        self.queue_timeout = queue_timeout or None
         self.tokenizer = model.tokenizer
         self.context = context or largest
         self.most_tokens = min(max_tokens or self.context, self.context)
         self.created = int(time.time())
         self.turns = Turns()
+        self._logged: set[str] = set()
         self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
         if self.think_end is None or self.dsml is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
         self.fingerprint = fingerprint(model)
+        self.metrics = Metrics(self)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
 
     @property
@@ -94,24 +124,35 @@ class Engine:
     def close(self) -> None:
         self.scheduler.close()
 
-    def submit(self, job: Job) -> dsvk.Request:
-        """Stop texts are looked for in the answer's text only: behind the thoughts, before the tool calls."""
-        if len(job.prompt) >= self.context:
-            raise overflow(len(job.prompt) + 1, self.context)
+    def log_once(self, text: str) -> None:
+        """A line of the log, unless it was there before; what strangers can make it say has an end."""
+        if text not in self._logged and len(self._logged) < MOST_LOGGED:
+            self._logged.add(text)
+            log.warning("%s", printable(text))
+
+    def submit(self, job: Job) -> Running:
+        """All of a job or nothing. Stop texts are looked for in the answer's text only: behind the thoughts, before the calls."""
+        longest = max(map(len, job.prompts))
+        if longest >= self.context:
+            raise overflow(longest + 1, self.context, job.prompt_field)
+        running = Running()
         try:
-            return self.scheduler.submit(
-                job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
-                stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.chat and job.stop else 0,
-                logprobs=job.logprobs, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
-        except dsvk.InvalidError as error:
-            raise bad(None, str(error)) from None
+            for prompt in job.prompts:
+                running.append(self.scheduler.submit(
+                    prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
+                    stop_after=self.think_end if job.inside and job.stop else 0,
+                    stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
+                    prompt_logprobs=job.score_prompt, backlog=BACKLOG, owner=job.user, cache_key=job.user if self.isolate else "",
+                    **job.sampling))
+            return running
         except dsvk.Error as error:
-            raise of_engine(error) from None
+            running.cancel()
+            raise (bad(None, str(error)) if isinstance(error, dsvk.InvalidError) else of_engine(error)) from None
 
 
-async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, dsvk.Request]:
+async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, Running]:
     """The job that job() makes, handed in, both away from the event loop; if nobody waits for it any more it is cancelled."""
-    def begin() -> tuple[Job, dsvk.Request]:
+    def begin() -> tuple[Job, Running]:
         made = job()
         return made, engine.submit(made)
 
@@ -121,6 +162,11 @@ async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, dsvk.R
     except asyncio.CancelledError:
         task.add_done_callback(lambda done: done.exception() or done.result()[1].cancel())
         raise
+
+
+def printable(text: str, most: int = 256) -> str:
+    """Text of strangers as a log may have it: no control characters, and not much."""
+    return text[:most].encode("unicode_escape").decode()[:most]
 
 
 def fingerprint(model: dsvk.Model) -> str:

@@ -42,9 +42,9 @@ def bad(param: str | None, message: str) -> ApiError:
     return ApiError(400, f"{param}: {message}" if param else message, param=param)
 
 
-def overflow(requested: int, largest: int) -> ApiError:
+def overflow(requested: int, largest: int, param: str) -> ApiError:
     error = ApiError(400, f"This model's maximum context length is {largest} tokens. However, you requested {requested} tokens. "
-                     "Please reduce the length of the messages or completion.", code="context_length_exceeded", param="messages")
+                     "Please reduce the length of the messages or completion.", code="context_length_exceeded", param=param)
     error.anthropic_message = f"prompt is too long: {requested} tokens > {largest} maximum"
     return error
 

@@ -133,17 +133,26 @@ class StreamOptions(Fields):
     include_usage: bool = False
 
 
-class Generated(Fields):
-    """What OpenAI's two generating formats share."""
+class Sampled(Fields):
+    """What every generating format shares."""
     model: str
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    max_tokens: limits.Tokens | None = None
     temperature: limits.Temperature = 1.0
     top_p: limits.TopP = 1.0
     top_k: limits.TopK = 0
     min_p: limits.MinP = 0.0
     seed: limits.Seed | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
+                "seed": None if self.seed is None else self.seed % 2 ** 64}
+
+
+class Generated(Sampled):
+    """What OpenAI's chat and completions formats share."""
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: limits.Tokens | None = None
     stop: limits.Stops = []
     n: limits.Choices = 1
     frequency_penalty: limits.Penalty = 0.0
@@ -151,11 +160,6 @@ class Generated(Fields):
     logit_bias: dict[str, float] = {}
     user_id: str | None = None
     user: str | None = None
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
-                "seed": None if self.seed is None else self.seed % 2 ** 64}
 
     def refuse(self, thinking: bool) -> None:
         """What is not there yet. In thinking mode penalties have no effect and are no error."""
@@ -168,3 +172,24 @@ class Generated(Fields):
 
 class ResponseFormat(Fields):
     type: Literal["text", "json_object", "json_schema"]
+
+
+# ---- objects of many kinds, read member by member ----
+
+def text_in(part: dict[str, Any], name: str, place: str) -> str:
+    value = part.get(name)
+    if not isinstance(value, str):
+        raise bad(f"{place}.{name}", "required" if value is None else f"expected text, got {type(value).__name__}")
+    return value
+
+
+def made(role: str, place: str, **values: Any) -> Message:
+    message = Message(role=role, **values)
+    message._place = place
+    return message
+
+
+def called(id: str, name: str, arguments: str, place: str) -> ToolCall:
+    call = ToolCall(id=id, function=CalledFunction(name=name, arguments=arguments))
+    call._place = place
+    return call

@@ -7,9 +7,15 @@ from pydantic import BeforeValidator, Field
 
 BODY_BYTES = 64 << 20
 JSON_DEPTH = 64
-MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS = 8, 16, 4096, 128, 20
+MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS, MOST_PROMPTS = 8, 16, 4096, 128, 20, 64
 LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
 KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
+HEAD_BYTES, HEAD_FIELDS, HEAD_SECONDS = 16 << 10, 100, 10
+BODY_SECONDS, BODY_RATE = 10, 1024      # so long a body may be slower than so many bytes a second
+STALLED_SECONDS = 30      # a stream whose reader takes nothing ends
+BACKLOG = 256      # events of a request that wait to be written, before it pauses
+CONNECTIONS = 4096
+DRAIN_SECONDS = 30      # what runs when the server is told to end
 COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")

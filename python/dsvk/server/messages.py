@@ -4,12 +4,12 @@ from __future__ import annotations
 import secrets
 from typing import Any, AsyncIterator, Literal
 
-from . import blocks, history
+from . import blocks, history, stream
 from .answer import Answer, Piece, Usage
 from .engine import Engine, Job
 from .errors import NOT_CONSTRAINED, bad, unavailable
-from .fields import Effort, Fields, Thinking, mode, validated
-from .limits import EFFORT, MOST_TOOLS, Stops, Temperature, Tokens, TopK, TopP
+from .fields import Effort, Fields, Sampled, Thinking, mode, validated
+from .limits import EFFORT, MOST_TOOLS, Stops, Tokens
 
 STOP_REASON = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use", "context": "model_context_window_exceeded"}
 SIGNED = {"type": "signature_delta", "signature": "dsvk"}      # thoughts need a signature; any is accepted back
@@ -40,12 +40,8 @@ class CountRequest(Fields):
     tool_choice: ToolChoice = ToolChoice(type="auto")
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, Sampled):
     max_tokens: Tokens
-    stream: bool = False
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
-    top_k: TopK = 0
     stop_sequences: Stops = []
     metadata: Metadata = Metadata()
 
@@ -58,6 +54,9 @@ def read_as(kind: type[CountRequest], engine: Engine, body: dict[str, Any]) -> A
         raise bad("output_config.format", NOT_CONSTRAINED)
     refuse_tools(request)
     return request
+
+
+REQUEST = MessagesRequest
 
 
 def read(engine: Engine, body: dict[str, Any]) -> MessagesRequest:
@@ -88,7 +87,7 @@ def job_of(engine: Engine, body: dict[str, Any], r: MessagesRequest) -> Job:
     prompt = prompt_of(engine, r)
     return Job(prompt, thinking=mode(r.model, r.thinking, r.output_config.effort)[0],
                inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=r.max_tokens,
-               sampling={"temperature": r.temperature, "top_p": r.top_p, "top_k": r.top_k}, stop=r.stop_sequences,
+               sampling=r.sampling, stop=r.stop_sequences,
                calls=bool(r.tools) and r.tool_choice.type != "none", one_call=r.tool_choice.disable_parallel_tool_use,
                call_prefix="toolu_", user=r.metadata.user_id)
 
@@ -119,9 +118,12 @@ def delta(piece: Piece) -> dict[str, Any]:
     return {"type": "input_json_delta", "partial_json": piece.text}
 
 
-class Reply:
+class Reply(stream.Reply):
     """Writes an answer down in this format. The whole message is put together from the stream's events."""
     named_events = True
+
+    def alive(self) -> dict[str, Any]:
+        return {"type": "ping"}
 
     def __init__(self, engine: Engine, r: MessagesRequest, job: Job, answer: Answer):
         self.answer = answer

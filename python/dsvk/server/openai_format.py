@@ -1,11 +1,11 @@
-"""What OpenAI's two generating formats write alike."""
+"""What OpenAI's formats write alike."""
 from __future__ import annotations
 
 import secrets
 import time
 from typing import Any
 
-from .answer import Usage
+from .answer import Logprob, Usage
 from .engine import Engine
 
 FINISH = {"stop": "stop", "length": "length", "context": "length", "calls": "tool_calls",
@@ -23,6 +23,14 @@ def token_bytes(engine: Engine, id: int) -> bytes:
         return engine.tokenizer.decode_bytes([id])
     except ValueError:
         return b""
+
+
+def logprobs_of(engine: Engine, found: list[Logprob]) -> list[dict[str, Any]]:
+    def token(id: int, value: float) -> dict[str, Any]:
+        text = token_bytes(engine, id)
+        return {"token": text.decode(errors="replace"), "bytes": list(text), "logprob": value}
+
+    return [{**token(one.id, one.value), "top_logprobs": [token(*top) for top in one.top]} for one in found]
 
 
 def usage_of(u: Usage) -> dict[str, Any]:

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, AsyncGenerator, Awaitable, Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from . import limits
-from .errors import ApiError, internal
+from .errors import ApiError, internal, unavailable
 
 Events = AsyncGenerator[dict[str, Any], None]
 
@@ -64,17 +64,38 @@ async def with_pauses(events: Events, seconds: float) -> AsyncGenerator[dict[str
         await events.aclose()
 
 
-class EventStream(Response):
-    """Events as data lines, and signs of life while there are none. named: by their type, too; otherwise [DONE] comes behind
-    them. An error after the beginning is the last event, as failed(error) writes it. cancel() is called in the end."""
+class Reply:
+    """What a wire format makes of an answer: `events()`, or `whole()` of them. named_events: by their type, too; otherwise
+    [DONE] comes behind them."""
+    named_events = False
 
-    def __init__(self, events: Events, named: bool, failed: Callable[[ApiError], dict], cancel: Callable[[], None]):
+    def events(self) -> Events:
+        raise NotImplementedError
+
+    async def whole(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def alive(self) -> dict[str, Any] | None:
+        """An event for a client that has heard nothing for a while; None: a comment will do."""
+        return None
+
+    def failed(self, error: ApiError, written: dict[str, Any]) -> dict[str, Any]:
+        """The last event of a stream that an error ends; written: as other responses have it."""
+        return written
+
+
+class EventStream(Response):
+    """A reply's events as data lines, and signs of life while there are none. An error after the beginning is the last event;
+    written(error): as other responses have it. cancel() is called in the end."""
+
+    def __init__(self, reply: Reply, written: Callable[[ApiError], dict], cancel: Callable[[], None]):
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                                   "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.events, self.named, self.failed, self.cancel = events, named, failed, cancel
+        self.reply, self.written, self.cancel = reply, written, cancel
 
     async def __call__(self, scope, receive, send) -> None:
+        self.abort = scope.get("state", {}).get("abort", lambda: None)
         try:
             await while_connected(receive, self.write(send))
         except ClientDisconnect:
@@ -83,22 +104,40 @@ class EventStream(Response):
             self.cancel()
 
     def line(self, event: dict[str, Any]) -> bytes:
-        return (f"event: {event['type']}\n".encode() if self.named else b"") + b"data: " + dump(event) + b"\n\n"
+        return (f"event: {event['type']}\n".encode() if self.reply.named_events else b"") + b"data: " + dump(event) + b"\n\n"
+
+    def sign_of_life(self) -> bytes:
+        event = self.reply.alive()
+        return b": keep-alive\n\n" if event is None else self.line(event)
 
     async def write(self, send) -> None:
         async def put(text: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": text, "more_body": more})
+            try:
+                async with asyncio.timeout(limits.STALLED_SECONDS):
+                    await send({"type": "http.response.body", "body": text, "more_body": more})
+            except TimeoutError:
+                self.abort()
+                raise ClientDisconnect() from None
+
+        async def end(error: ApiError) -> None:
+            await put(self.line(self.reply.failed(error, self.written(error))), more=False)
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        alive = self.line({"type": "ping"}) if self.named else b": keep-alive\n\n"
-        async with aclosing(with_pauses(self.events, limits.KEEP_ALIVE_SECONDS)) as events:
+        async with aclosing(with_pauses(self.reply.events(), limits.KEEP_ALIVE_SECONDS)) as events:
             try:
                 async for event in events:
-                    await put(alive if event is None else self.line(event))
+                    await put(self.sign_of_life() if event is None else self.line(event))
             except ApiError as error:
-                await put(self.line(self.failed(error)), more=False)
+                await end(error)
                 return
-            except Exception:
-                await put(self.line(self.failed(internal())), more=False)
+            except asyncio.CancelledError:      # the client is gone, and nothing is sent; or the server ends
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await end(unavailable("the server is shutting down"))
                 raise
-        await put(b"" if self.named else b"data: [DONE]\n\n", more=False)
+            except ClientDisconnect:
+                raise
+            except Exception:
+                await end(internal())
+                raise
+        await put(b"" if self.reply.named_events else b"data: [DONE]\n\n", more=False)

@@ -1,0 +1,97 @@
+"""HTTP/1.1 connections: uvicorn's, with the limits that it lacks. What is no HTTP, or ambiguous about where it ends, is 400; a head
+that does not come is 408; both end the connection."""
+from __future__ import annotations
+
+import asyncio
+import re
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from . import limits
+from .errors import ApiError
+from .stream import dump
+
+LENGTHS = re.compile(rb"^(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+
+
+class Protocol(H11Protocol):
+    """`head` is what has come of a request's head; scope["state"]["abort"]() ends the connection without waiting for its reader."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.app_state = {**self.app_state, "abort": self.abort}
+        self.head = b""
+        self.head_timer: asyncio.TimerHandle | None = None
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self.watch_head()
+
+    def connection_lost(self, reason) -> None:
+        super().connection_lost(reason)
+        self.unwatch_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self.head += data
+            head, end, _ = self.head.partition(b"\r\n\r\n")
+            if len(head) > limits.HEAD_BYTES:
+                self.refuse(ApiError(400, f"the head is larger than {limits.HEAD_BYTES} bytes"))
+                return
+            if end and len(LENGTHS.findall(head)) > 1:      # h11 takes two that are equal for one
+                self.refuse(ApiError(400, "content-length: the body's end is told twice", param="content-length"))
+                return
+        super().data_received(data)
+        self.watch_head()
+
+    def watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self.head = b""
+            self.unwatch_head()
+        elif self.head_timer is None:
+            self.head_timer = self.loop.call_later(limits.HEAD_SECONDS, self.slow_head)
+
+    def unwatch_head(self) -> None:
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None
+
+    def slow_head(self) -> None:
+        if self.head:
+            self.refuse(ApiError(408, f"the head did not come within {limits.HEAD_SECONDS} s", code="request_timeout"))
+        else:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(ApiError(400, "no HTTP/1.1 request that could be understood"))
+
+    def refuse(self, error: ApiError) -> None:
+        try:
+            text = dump(error.openai())
+            head = h11.Response(status_code=error.status, headers=[
+                (b"content-type", b"application/json"), (b"content-length", b"%d" % len(text)), (b"connection", b"close")])
+            for event in (head, h11.Data(data=text), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
+        except h11.LocalProtocolError:      # in the middle of an answer
+            self.abort()
+
+
+class Server(uvicorn.Server):
+    """Ends when it is asked to once, after a while for what runs; at once when it is asked again."""
+
+    def handle_exit(self, signal: int, frame) -> None:
+        self.force_exit = self.should_exit
+        super().handle_exit(signal, frame)
+
+
+def server(app, drain: float = limits.DRAIN_SECONDS) -> Server:
+    """What serves an application; .run(sockets=[...]) returns when it has been told to end. drain: seconds for what runs then."""
+    return Server(uvicorn.Config(
+        app, http=Protocol, ws="none", log_level="warning", access_log=False, server_header=False, limit_concurrency=limits.CONNECTIONS,
+        h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain))

@@ -1,0 +1,240 @@
+"""The server's connections: heads and bodies that are wrong, slow or never end, readers that are slow, pages of other origins, many
+clients that come and go, the end of the server; and what Prometheus is told."""
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic")
+pytest.importorskip("prometheus_client")
+openai = pytest.importorskip("openai")
+httpx = pytest.importorskip("httpx")
+
+import dsvk  # noqa: E402
+from dsvk.server import Engine  # noqa: E402
+from dsvk.server.engine import printable  # noqa: E402
+from serving import Script, served  # noqa: E402
+from test_server import HELLO, OFF, create, engine, idle, official, scripted, url  # noqa: E402, F401
+
+BODY = {"model": "nano", "messages": HELLO, **OFF}
+
+
+def connected(url, **options):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60, **options)
+
+
+def spoken(url, *pieces):
+    """What comes back for these bytes until the connection is closed."""
+    with connected(url) as client:
+        answer = b""
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+            while piece := client.recv(65536):
+                answer += piece
+        except ConnectionError:
+            pass
+        return answer
+
+
+def post(fields, body=b"", version="1.1"):
+    lines = [f"POST /v1/chat/completions HTTP/{version}", *fields]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+GOOD = ["Host: localhost", "Content-Type: application/json"]
+
+
+@pytest.mark.parametrize("request_bytes", [
+    post([*GOOD, "Content-Length: 2", "Content-Length: 2"], b"{}"), post([*GOOD, "Content-Length: 2", "content-length : 3"], b"{}"),
+    post([*GOOD, "Content-Length: 2", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
+    post([*GOOD, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
+    post([*GOOD, "Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n"), post([*GOOD, "Transfer-Encoding: gzip"], b"{}"),
+    post([*GOOD, "Content-Length: -1"]), post([*GOOD, "Content-Length: 1e3"]), post([*GOOD, "X: a\0b", "Content-Length: 0"]),
+    post([*GOOD, "X: a\rb", "Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"], version="1.0"),
+    post([*GOOD, "Host: localhost", "Content-Length: 0"]), post([*GOOD, "A" * 20000 + ": x"]), b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    post([*GOOD, *(f"X-{i}: y" for i in range(100)), "Content-Length: 0"])], ids=range(16))
+def test_S04_an_ambiguous_head_is_400_and_the_end_of_the_connection(scripted, request_bytes):
+    head, _, body = spoken(scripted.url, request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"connection: close" in head.lower(), head
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+def test_S03_slow_heads_and_bodies_are_408_and_the_end_of_the_connection(scripted, monkeypatch):
+    monkeypatch.setattr("dsvk.server.limits.HEAD_SECONDS", 0.2)
+    answer = spoken(scripted.url, b"POST /v1/chat/completions HTTP/1.1\r\nHost: local")
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"request_timeout" in answer
+    assert spoken(scripted.url) == b""      # nothing said, nothing answered
+    monkeypatch.setattr("dsvk.server.limits.BODY_SECONDS", 0.2)
+    answer = spoken(scripted.url, post([*GOOD, "Content-Length: 1000"], b'{"model":'))
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"9 bytes in" in answer and b"connection: close" in answer.lower()
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x")
+    assert httpx.post(scripted.url + "/v1/chat/completions", json=BODY).status_code == 200
+
+
+def test_S10_a_reader_that_takes_nothing_ends_its_own_stream(scripted, monkeypatch):
+    monkeypatch.setattr("dsvk.server.limits.STALLED_SECONDS", 0.3)
+    cancelled = []
+    monkeypatch.setattr("serving.Told.cancel", lambda self: cancelled.append(self))
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("long " * 4000)
+    body = json.dumps({**BODY, "stream": True, "max_tokens": 10 ** 6, "seed": 1}).encode()
+    monkeypatch.setattr("dsvk.server.stream.EventStream.line", lambda self, event: b"data: " + b"x" * 20000 + b"\n\n")
+    with connected(scripted.url) as client:
+        client.sendall(post([*GOOD, f"Content-Length: {len(body)}"], body))
+        end = time.monotonic() + 60
+        while not cancelled:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        answer = b""
+        try:
+            while piece := client.recv(1 << 20):
+                answer += piece
+        except ConnectionError:
+            pass
+        assert b"[DONE]" not in answer and len(answer) < 4000 * 20000
+
+
+def test_S10_what_nobody_reads_pauses_and_goes_on(nano):
+    """Only this request, without an influence on its tokens, and its cancelling still ends it."""
+    with dsvk.Scheduler(nano, max_running=2) as scheduler:
+        wanted = [id for event in scheduler.submit("ROMEO:\n", 80, temperature=0) for id in event.ids]
+        slow = scheduler.submit("ROMEO:\n", 80, temperature=0, backlog=4)
+        others = [scheduler.submit("KING:\n", 20, temperature=0) for _ in range(2)]
+        texts = ["".join(event.text for event in other) for other in others]
+        assert texts[0] == texts[1] and not slow.finished and len(slow._events) <= 8
+        held = scheduler.submit("A", 300, temperature=0, backlog=2), scheduler.submit("B", 300, temperature=0, backlog=2)
+        assert [id for event in slow for id in event.ids] == wanted
+        end = time.monotonic() + 60
+        while not all(request._paused for request in held):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        steps = scheduler.report["steps"]
+        assert scheduler.report["steps"] - steps <= 1      # nobody spins
+        waiting = scheduler.submit("C", 2, temperature=0)
+        held[0].cancel()
+        assert [event.finish for event in waiting if event.finish] == ["length"]
+        assert [event.finish for event in held[0] if event.finish] == ["cancelled"]
+
+
+def test_S11_clients_that_come_and_go_leave_nothing(scripted):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    httpx.get(scripted.url + "/health")
+    before = descriptors()
+    for i in range(300):
+        with connected(scripted.url) as client:
+            if i % 3:
+                client.sendall(post([*GOOD, "Content-Length: 100"], b"{" if i % 2 else b""))
+    crowd = [connected(scripted.url) for _ in range(100)]
+    assert httpx.get(scripted.url + "/health").status_code == 200
+    for client in crowd:
+        client.close()
+    end = time.monotonic() + 60
+    while descriptors() > before + 2:
+        assert time.monotonic() < end, descriptors()
+        time.sleep(0.05)
+
+
+def test_S15_pages_of_listed_origins_may_ask(nano):
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer))
+    with served(engine, keys=["key"], origins=["https://page.example"]) as url:
+        page, other = {"origin": "https://page.example"}, {"origin": "https://page.example.evil"}
+        asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        may = httpx.options(url + "/v1/chat/completions", headers={**page, **asked})
+        assert may.status_code == 204 and may.headers["access-control-allow-origin"] == "https://page.example"
+        assert "authorization" in may.headers["access-control-allow-headers"] and "POST" in may.headers["access-control-allow-methods"]
+        engine.scheduler.say("x")
+        answer = httpx.post(url + "/v1/chat/completions", json=BODY, headers={**page, "authorization": "Bearer key"})
+        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://page.example"
+        assert answer.headers["vary"] == "origin" and "access-control-allow-credentials" not in answer.headers
+        assert httpx.post(url + "/v1/chat/completions", json=BODY, headers=page).status_code == 401
+        for headers in ({**other, **asked}, {"origin": "null"}, {"origin": "*"}):
+            refused = httpx.options(url + "/v1/chat/completions", headers=headers)
+            assert refused.status_code == 403 and not any(name.startswith("access-control") for name in refused.headers)
+        assert httpx.options(url + "/v1/models").status_code == 401
+
+
+def test_S18_strangers_texts_are_escaped_and_short_in_the_log(scripted, caplog):
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x", "x")
+    kind = "strange\n\x1b[2J\u202e" + "y" * 500
+    with caplog.at_level(logging.WARNING, "dsvk.server"):
+        for _ in range(2):
+            asked = {"model": "nano", "input": [{"role": "user", "content": "x"}, {"type": kind}]}
+            assert httpx.post(scripted.url + "/v1/responses", json=asked).status_code == 200
+    line, = [record.getMessage() for record in caplog.records if record.name == "dsvk.server"]
+    assert "strange" in line and line.isprintable() and line.isascii() and len(line) <= 256
+    assert printable("a\n\u202e" * 300).isprintable() and len(printable("\n" * 300)) <= 256
+
+
+def test_what_has_not_begun_in_time_is_given_up(scripted, monkeypatch):
+    monkeypatch.setattr(scripted, "queue_timeout", 0.05)
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say(("x", 30.0), ("x", 30.0))
+    answer = httpx.post(scripted.url + "/v1/chat/completions", json=BODY)
+    assert answer.status_code == 503 and "not begun within 0.05 s" in answer.text and answer.headers["retry-after"]
+    answer = httpx.post(scripted.url + "/v1/chat/completions", json={**BODY, "stream": True})
+    assert json.loads(answer.text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "server_is_overloaded"
+
+
+def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends():
+    def start(*options):
+        server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0", *options],
+                                  stderr=subprocess.PIPE, text=True)
+        return server, re.match(r"nano at (http://127\.0\.0\.1:\d+)/v1$", server.stderr.readline())[1]
+
+    def long(client):
+        stream = create(client, thinking=False, max_tokens=3900, temperature=0.01, stream=True, extra_body={"seed": 1})
+        assert next(iter(stream)).choices
+        return stream
+
+    server, url = start("--drain", "0.2")
+    try:
+        stream = long(official(url))
+        server.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            for _ in stream:
+                continue
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+    server, url = start("--drain", "1000")
+    try:
+        stream = long(official(url))
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    finally:
+        server.kill()
+
+
+def test_prometheus_is_told_under_vllms_names(engine, url):
+    from prometheus_client.parser import text_string_to_metric_families as families
+
+    def read():
+        text = httpx.get(url + "/metrics").text
+        return {(sample.name, *(value for name, value in sample.labels.items() if name != "model_name")): sample.value
+                for family in families(text) for sample in family.samples}
+
+    before = read()
+    create(official(url), [{"role": "user", "content": "Count me. " * 30}], thinking=False, max_tokens=7, temperature=0)
+    create(official(url), [{"role": "user", "content": "Count me. " * 30}], thinking=False, max_tokens=7, temperature=0, stream=False)
+    after = read()
+    grown = {key: value - before.get(key, 0) for key, value in after.items()}
+    assert grown["dsvk:generation_tokens_total",] == 14 and grown["dsvk:request_success_total", "length"] == 2
+    assert grown["dsvk:prompt_tokens_total",] == grown["dsvk:prefix_cache_queries_total",] > grown["dsvk:prefix_cache_hits_total",] > 0
+    assert grown["dsvk:time_to_first_token_seconds_count",] == grown["dsvk:e2e_request_latency_seconds_count",] == 2
+    assert grown["dsvk:inter_token_latency_seconds_count",] > 0 and grown["dsvk:request_generation_tokens_sum",] == 14
+    assert after["dsvk:num_requests_running",] == after["dsvk:num_requests_waiting",] == 0
+    assert 0 < after["dsvk:kv_cache_usage_perc",] < 1 and ("dsvk:num_preemptions_total",) in after
