@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, messages, names
+from . import body, chat_completions, completions, messages, names, page
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
@@ -22,7 +22,7 @@ GENERATING = {"/chat/completions": chat_completions, "/completions": completions
 PREFIXES = ("/v1", "", "/beta", "/beta/v1")
 MESSAGES = ("/v1/messages", "/anthropic/v1/messages")
 MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
-ROOTS = ("/", "/v1", "/anthropic")
+ROOTS = ("/v1", "/anthropic")      # "/" is the page
 
 
 def shape(request: Request) -> Callable[[ApiError], dict]:
@@ -53,8 +53,8 @@ def crashed(request: Request, error: Exception) -> Response:
 
 
 def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> Door:
-    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health;
-    none: no key is. hosts: names besides the loopback's under which clients may ask."""
+    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but
+    /health and the page's; none: no key is. hosts: names besides the loopback's under which clients may ask."""
 
     def generating(dialect):
         async def generate(request: Request) -> Response:
@@ -90,6 +90,9 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
             raise unavailable("the scheduler is closed")
         return Json({"status": "ready", "model": engine.name})
 
+    async def status(request: Request) -> Response:
+        return Json(await asyncio.to_thread(engine.status))
+
     async def root(request: Request) -> Response:
         return Response()
 
@@ -105,7 +108,8 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
                    Route(path + "/count_tokens", count_tokens, methods=["POST"])]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
-    routes += [Route("/health", health), Route("/ready", ready)]
+    routes += [Route("/health", health), Route("/ready", ready), Route("/status", status)]
+    routes += [Route(path, page.page) for path in page.FILES]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
