@@ -6,7 +6,8 @@
     dsvk plan MODEL                    what would be allocated where, from the configuration alone
     dsvk verify MODEL                  read and check every tensor
     dsvk tokenize MODEL TEXT           the token ids of a text
-    dsvk serve MODEL                   answer clients of OpenAI's and Anthropic's APIs
+    dsvk serve MODEL                   answer clients of OpenAI's and Anthropic's APIs, and show a page
+    dsvk connect AGENT                 point claude-code, codex or opencode at a server
     dsvk bench [MODEL]                 how fast it is, per op and per model; --synthetic needs no weights
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
@@ -25,6 +26,7 @@ import time
 
 import dsvk
 from dsvk import _dsvk, bench as benchmark
+from dsvk.connect import AGENTS, connect as connect_agent
 from dsvk.conversation import Conversation
 from dsvk.model import end_ids
 from dsvk.synthetic import Synthetic
@@ -262,6 +264,12 @@ def serve(args: argparse.Namespace) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
+# ---- connect ----
+
+def connect(args: argparse.Namespace) -> None:
+    connect_agent(args.agent, args.url, args.write, args.yes, out, note)
+
+
 # ---- bench ----
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -422,6 +430,13 @@ def arguments() -> argparse.ArgumentParser:
     add_device(p, "default: the best")
     add_cache(p)
     p.set_defaults(run=serve)
+
+    p = commands.add_parser("connect", help="point a coding agent at a running server: prints its configuration, or writes it")
+    p.add_argument("agent", metavar="AGENT", choices=AGENTS, help=", ".join(AGENTS))
+    p.add_argument("--url", default="http://127.0.0.1:8000", help="of the server (http://127.0.0.1:8000); its key: DSVK_API_KEY")
+    p.add_argument("--write", action="store_true", help="into the agent's own file, after asking; a copy of it is kept")
+    p.add_argument("--yes", action="store_true", help="don't ask")
+    p.set_defaults(run=connect)
 
     p = commands.add_parser("bench", help="how fast it is, per op and per model, beside what the device can do")
     what = p.add_mutually_exclusive_group()
