@@ -167,8 +167,7 @@ function showAll() {
   toEnd();
 }
 
-function showFigures() {
-  const figures = talk.messages.findLast((one) => one.figures)?.figures;
+function showFigures(figures = talk.messages.findLast((one) => one.figures)?.figures) {
   const used = figures ? (figures.prompt || 0) + (figures.completion || 0) : 0;
   const most = model?.max_input_tokens || 0;
   $("context").max = most || 1;
@@ -224,21 +223,22 @@ const now = () => performance.now() / 1000;
 // One chunk's part of the message; live: when what began, and how far the prompt is.
 function take(message, chunk, live) {
   const figures = message.figures;
-  if (chunk.prompt_progress) live.progress = chunk.prompt_progress;
+  if (chunk.prompt_progress) {
+    live.progress = chunk.prompt_progress;
+    Object.assign(figures, { prompt: live.progress.total, cached: live.progress.cached });
+  }
   if (chunk.usage) {
     const u = chunk.usage;
     Object.assign(figures, { prompt: u.prompt_tokens, cached: u.prompt_tokens_details.cached_tokens, completion: u.completion_tokens,
-                             reasoning: u.completion_tokens_details.reasoning_tokens });
-    figures.rate = live.last > live.began ? (u.completion_tokens - 1) / (live.last - live.began) : 0;
+                             reasoning: u.completion_tokens_details.reasoning_tokens, exact: true });
   }
-  const choice = chunk.choices[0];
-  if (!choice) return;
-  const { delta } = choice;
+  const { delta, finish_reason } = chunk.choices[0] || { delta: {} };
   if (delta.reasoning_content || delta.content || delta.tool_calls) {
     live.last = now();
     live.began ||= live.last;
     figures.completion = (figures.completion || 0) + 1;      // about one token each, until usage says it exactly
   }
+  if (live.last > live.began) figures.rate = (figures.completion - 1) / (live.last - live.began);
   if (delta.reasoning_content) {
     message.reasoning_content = (message.reasoning_content || "") + delta.reasoning_content;
     figures.reasoning = (figures.reasoning || 0) + 1;
@@ -251,7 +251,7 @@ function take(message, chunk, live) {
     call.function.name += part.function.name || "";
     call.function.arguments += part.function.arguments || "";
   }
-  if (choice.finish_reason) figures.finish = choice.finish_reason;
+  if (finish_reason) figures.finish = finish_reason;
 }
 
 async function answer() {
@@ -276,6 +276,7 @@ async function answer() {
     drawn = 0;
     const follow = atEnd();
     view.update(live);
+    showFigures(message.figures);
     if (follow) toEnd();
   };
   draw();

@@ -69,7 +69,7 @@ const FINISH = { stopped: "stopped", length: "cut at the limit", insufficient_sy
 
 function summary(figures) {
   const words = [FINISH[figures.finish]];
-  if (figures.completion) words.push(count(figures.completion, "token"));
+  if (figures.completion) words.push((figures.exact ? "" : "about ") + count(figures.completion, "token"));
   if (figures.rate) words.push(`${figures.rate.toFixed(figures.rate < 10 ? 1 : 0)} tokens/s`);
   if (figures.prompt) words.push(`prompt ${figures.prompt.toLocaleString("en")}, ${figures.cached.toLocaleString("en")} cached`);
   return words.filter(Boolean).join(" · ");
