@@ -10,8 +10,6 @@ import os
 import shlex
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -33,7 +31,10 @@ class Served:
 
 
 def ask(url: str) -> Served:
-    """What a server has. Raises FileError or FormatError naming the address."""
+    """What a server has. Raises InvalidError, FileError or FormatError naming the address."""
+    import urllib.error      # here: no other command waits for it
+    import urllib.request
+
     base = url.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
         raise dsvk.InvalidError(f"--url {url}: expected http://HOST:PORT")

@@ -26,7 +26,7 @@ class Conversation:
 
     thinking: whether the model thinks first; effort: how much, None for the format's default, see chat.encode; system: a text
     in front of everything; tools: that the model may call. All may change between turns. max_tokens: of an answer, 0 for what the
-    context holds. sampling: as in Scheduler.submit.
+    context holds. sampling: as in Scheduler.submit. Raises InvalidError for an effort or revision that is none.
     """
 
     def __init__(self, model: Model, scheduler: Scheduler, *, thinking: bool = True, effort: str | None = None, system: str = "",
@@ -35,6 +35,7 @@ class Conversation:
         if self.tokenizer is None:
             raise _dsvk.UnsupportedError("the model has no tokenizer.json, which a conversation needs")
         self.thinking, self.effort, self.system, self.tools, self.revision = thinking, effort, system, list(tools), revision
+        chat.encode([], reasoning_effort=effort, revision=revision)
         self.max_tokens, self.sampling = max_tokens, sampling
         self.messages: list[dict[str, Any]] = []
         self.calls = 0      # made so far; their ids count on
@@ -60,7 +61,7 @@ class Conversation:
         self.messages, self._stands, self.length = [], None, 0
 
     def request(self, name: str) -> dict[str, Any]:
-        """The conversation as a body for a server's /v1/chat/completions, for a model of that name."""
+        """The conversation as a body for a server's /v1/chat/completions has it; to be sent it needs one more question."""
         return {"model": name, "messages": self._head() + self.messages,
                 "thinking": {"type": "enabled" if self.thinking else "disabled"},
                 **({"reasoning_effort": self.effort} if self.effort else {}), **({"tools": self.tools} if self.tools else {})}

@@ -18,7 +18,7 @@ HELP = """\
 /effort [LEVEL]   how much: low, high or max
 /system [TEXT]    a text in front of the conversation; "/system -" for none
 /tools [FILE]     tools the model may call: a JSON list; "/tools -" for none
-/save FILE        the conversation as a request body, which the server and its page read
+/save FILE        the conversation as a request has it; the server's page imports it
 /clear            forget what was said
 /help, /quit      Ctrl-C stops an answer, Ctrl-D ends"""
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -91,7 +91,7 @@ class Screen:
 
 @contextmanager
 def stopping(answer: Answer) -> Iterator[None]:
-    """Ctrl-C ends the answer; a second one is the usual KeyboardInterrupt."""
+    """Ctrl-C ends the answer; a second one, while it is ending, is the usual KeyboardInterrupt."""
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGINT, before)
         answer.cancel()
@@ -103,7 +103,8 @@ def stopping(answer: Answer) -> Iterator[None]:
 
 
 class Chat:
-    """Chat(conversation, name): run() asks for lines until there are no more. name: of the model, in what /save writes."""
+    """Chat(conversation, name, context): run() asks for lines until there are no more. name: of the model, in what /save writes;
+    context: most tokens, for the prompt line."""
 
     def __init__(self, conversation: Conversation, name: str, context: int):
         self.talk, self.name, self.context = conversation, name, context
@@ -120,15 +121,14 @@ class Chat:
         while True:
             try:
                 line = self.screen.ask(self.prompt())
-            except KeyboardInterrupt:
+                if line is None or line.strip() in ("/quit", "/exit"):
+                    return
+                if line.strip():
+                    self.take(line)
+            except KeyboardInterrupt:      # at the prompt; or a second one, while an answer was already ending
                 if not self.screen.asking:
                     raise
                 self.screen.line("\n(Ctrl-D or /quit ends)")
-                continue
-            if line is None or line.strip() in ("/quit", "/exit"):
-                return
-            if line.strip():
-                self.take(line)
 
     def take(self, line: str) -> None:
         """One line; where somebody types, what goes wrong is said and no reason to end."""

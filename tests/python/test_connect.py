@@ -40,7 +40,8 @@ def run(tmp_path, url):
 
 
 def file_of(home, agent):
-    return home / {"claude-code": ".claude/settings.json", "codex": ".codex/dsvk.config.toml", "opencode": ".config/opencode/opencode.json"}[agent]
+    return home / {"claude-code": ".claude/settings.json", "codex": ".codex/dsvk.config.toml",
+                   "opencode": ".config/opencode/opencode.json"}[agent]
 
 
 def parsed(agent, text):
@@ -49,8 +50,8 @@ def parsed(agent, text):
 
 def test_what_is_printed(run, url):
     shell = run("claude-code")
-    told = subprocess.run(["sh", "-ec", shell.stdout + '\necho "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $ANTHROPIC_MODEL $CLAUDE_CODE_MAX_CONTEXT_TOKENS"'],
-                          capture_output=True, text=True).stdout
+    echo = 'echo "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $ANTHROPIC_MODEL $CLAUDE_CODE_MAX_CONTEXT_TOKENS"'
+    told = subprocess.run(["sh", "-ec", f"{shell.stdout}\n{echo}"], capture_output=True, text=True).stdout
     assert told == f"{url} none nano 4096\n"
     profile = tomllib.loads(run("codex", at=url + "/v1/").stdout)
     assert profile == {"model": "nano", "model_provider": "dsvk", "model_context_window": 4096, "model_providers": {

@@ -350,11 +350,12 @@ def test_everything_has_a_name_and_can_be_read(page, script, theme):
     ask(page, "Hello?")
     ended(page)
     page.select_option("#theme", theme)
-    unnamed = page.evaluate("""[...document.querySelectorAll("button, input, select, textarea, meter, progress, summary, a, nav, aside, article")]
-      .filter((one) => !(one.ariaLabel || one.textContent.trim() || one.labels?.length || one.placeholder)).map((one) => one.outerHTML)""")
+    unnamed = page.evaluate("""[...document.querySelectorAll(
+        "button, input, select, textarea, meter, progress, summary, a, nav, aside, article")].filter((one) =>
+        !(one.ariaLabel || one.textContent.trim() || one.labels?.length || one.placeholder)).map((one) => one.outerHTML)""")
     assert unnamed == []
     for selector, ratio in page.evaluate(CONTRAST, [
-            "body", "h1", "article.user .text", "article.user footer button", ".thinking summary", ".figures", ".markdown a", ".markdown code",
-            ".markdown p", ".card h3", ".card .tag", ".card pre", "#figures", "#new", "#conversations .open", "#conversations .delete", "#device dt",
-            "#settings label", "#show-panel", ".cards button[type=submit]"]):
+            "body", "h1", "article.user .text", "article.user footer button", ".thinking summary", ".figures", ".markdown a",
+            ".markdown code", ".markdown p", ".card h3", ".card .tag", ".card pre", "#figures", "#new", "#conversations .open",
+            "#conversations .delete", "#device dt", "#settings label", "#show-panel", ".cards button[type=submit]"]):
         assert ratio >= 4.5, (selector, ratio)

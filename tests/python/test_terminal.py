@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic")      # serving
+
 import dsvk
 from dsvk import chat
 from dsvk.conversation import Conversation, tools_of
@@ -205,7 +207,6 @@ def tools_file(tmp_path):
 
 
 def test_thoughts_are_dim_and_calls_are_cards(tools_file, tmp_path):
-    pytest.importorskip("uvicorn")      # serving
     with scripted("Look.</think>" + CALL, "Fine.</think>\n\nWarm \x1b]0;title\x07!") as terminal:
         terminal.expect(PROMPT)
         terminal.type(f"/tools {tools_file}\r")
@@ -228,7 +229,6 @@ def test_thoughts_are_dim_and_calls_are_cards(tools_file, tmp_path):
 
 
 def test_commands_say_what_they_did(tmp_path):
-    pytest.importorskip("uvicorn")
     (tmp_path / "there").write_text("precious")
     with scripted() as terminal:
         for typed, shown in [("/think", "it answers at once"), ("/think on", "it thinks first"), ("/think maybe", "expected on or off"),
@@ -250,7 +250,6 @@ def test_commands_say_what_they_did(tmp_path):
 
 
 def test_no_color():
-    pytest.importorskip("uvicorn")
     with scripted("Hm.</think>Yes.", NO_COLOR="1") as terminal:
         terminal.expect(PROMPT)
         terminal.type("Warm?\r")
@@ -281,5 +280,7 @@ def test_in_pipes_only_answers_come_out(tools_file):
         talk = Conversation(model, scheduler, thinking=False, system="Be brief.", max_tokens=12, seed=3)
         said = ["".join(event.text for event in talk.ask(question) if event.kind == "content") for question in ("Hello", "And?")]
     assert ran.stdout == "".join(text.lstrip("\n") + ("" if text.endswith("\n") else "\n") for text in said)
+    failed = subprocess.run([sys.executable, *words, "--effort", "huge"], input="", capture_output=True, text=True, timeout=600)
+    assert failed.returncode == 1 and "expected one of none" in failed.stderr
     failed = subprocess.run([sys.executable, *words], input="/nonsense\n", capture_output=True, text=True, timeout=600)
     assert failed.returncode == 1 and failed.stderr == "dsvk: /nonsense: no such command; /help lists them\n"

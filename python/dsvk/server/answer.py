@@ -16,8 +16,8 @@ OUT_OF = (dsvk.DeviceLostError, dsvk.DeviceMemoryError, dsvk.HostMemoryError)
 
 @dataclass
 class Usage:
-    """prompt, read, cached: tokens of the prompt, those read so far, and those found kept; completion: generated, without the end token; reasoning: of
-    them thoughts, without what delimits them."""
+    """prompt, read, cached: tokens of the prompt, those read so far, and those found kept; completion: generated, without the end
+    token; reasoning: of them thoughts, without what delimits them."""
     prompt: int = 0
     read: int = 0
     cached: int = 0
@@ -36,10 +36,11 @@ class Logprob:
 
 @dataclass
 class Piece:
-    """kind: "start" (this choice begins), "progress" (usage says more of the prompt is read, to jobs that want it), "reasoning", "content" (more of that text), "call" (a tool call begins: text is its
-    name, id its own), "arguments" (more of its JSON), "finish" (the last of this choice). call counts calls from 0.
-    logprobs: of the tokens behind this piece, by "reasoning" and "content". finish: "stop", "length", "context", "calls", or
-    "resource" (memory or the device went away after the answer began); stop_text: which text stopped it."""
+    """kind: "start" (this choice begins), "progress" (usage tells more of the prompt as read, for jobs that want it), "reasoning",
+    "content" (more of that text), "call" (a tool call begins: text is its name, id its own), "arguments" (more of its JSON),
+    "finish" (the last of this choice). call counts calls from 0. logprobs: of the tokens behind this piece, by "reasoning" and
+    "content". finish: "stop", "length", "context", "calls", or "resource" (memory or the device went away after the answer began);
+    stop_text: which text stopped it."""
     kind: str
     choice: int
     text: str = ""

@@ -96,10 +96,11 @@ class Engine:
         """What somebody who looks wants to know: the model, its device, memory by purpose in bytes, the scheduler's counts."""
         info, config, memory = self.model.device.info, self.model.config, self.model.device.memory()
         heap = memory.pop("heap", {})
+        purposes = {name: {"used": entry["used"], "peak": entry["peak"]} for name, entry in memory.items()}
         return {"model": {"id": self.name, "context": self.context, "bytes": self.model.report["bytes"],
                           **{name: config[name] for name in ("n_layers", "hidden_size", "n_experts", "n_experts_per_token")}},
                 "device": {name: info[name] for name in ("name", "type", "driver", "api", "matmul")},
-                "memory": {"heap": heap, "purposes": {name: {"used": entry["used"], "peak": entry["peak"]} for name, entry in memory.items()}},
+                "memory": {"heap": heap, "purposes": purposes},
                 "scheduler": self.scheduler.report, "version": dsvk.__version__}
 
     def close(self) -> None:

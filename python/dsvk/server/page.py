@@ -34,7 +34,7 @@ def wants_html(accept: str) -> bool:
 
 
 async def page(request: Request) -> Response:
-    """GET of one of FILES. HEAD, which agents probe a base address with, gets the same headers but for the length."""
+    """GET of one of FILES. HEAD, which agents probe a base address with, gets 200 and nothing."""
     if request.method == "HEAD":
         return Response()
     if request.url.path == "/" and not wants_html(request.headers.get("accept", "")):

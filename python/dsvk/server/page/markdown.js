@@ -125,7 +125,8 @@ function blocks(lines, depth = 0, tight = false) {
     } else if (RULE.test(line)) {
       made.append(element("hr"));
     } else if (/^ {0,3}>/.test(line) && depth < 8) {
-      made.append(element("blockquote", blocks(take((one) => /^ {0,3}>/.test(one)).map((one) => one.replace(/^ {0,3}> ?/, "")), depth + 1)));
+      const body = take((one) => /^ {0,3}>/.test(one)).map((one) => one.replace(/^ {0,3}> ?/, ""));
+      made.append(element("blockquote", blocks(body, depth + 1)));
     } else if (ITEM.test(line) && depth < 8) {
       const indent = ITEM.exec(line)[1].length;
       made.append(list(take((one) => one.trim() && (ITEM.test(one) || one.length - one.trimStart().length > indent)), depth));

@@ -33,7 +33,8 @@ export function question(message, actions) {
     make("footer", {}, button("Edit", () => edit()), button("Copy", (event) => copy(message.content, event.target))));
 
   function edit() {
-    const field = make("textarea", { value: message.content, rows: Math.min(12, message.content.split("\n").length + 1), ariaLabel: "Your message" });
+    const rows = Math.min(12, message.content.split("\n").length + 1);
+    const field = make("textarea", { value: message.content, rows, ariaLabel: "Your message" });
     const form = make("form", { className: "edit" }, field, make("div", { className: "buttons" },
       make("button", { type: "submit", className: "primary", textContent: "Send again" }),
       button("Cancel", () => { form.replaceWith(text); made.classList.remove("editing"); })));
@@ -58,11 +59,14 @@ function pretty(json) {
 
 // A call with what it was called with, and its result, or a field for it.
 function card(call, result, asks) {
-  const field = asks ? make("textarea", { name: call.id, rows: 2, required: true, ariaLabel: `Result of ${call.function.name}`, placeholder: "Result" }) : null;
-  return make("section", { className: "card", ariaLabel: `Tool call: ${call.function.name}` },
-    make("h3", {}, make("span", { className: "tag", textContent: "tool" }), call.function.name),
+  const { name } = call.function;
+  const field = () => make("textarea", { name: call.id, rows: 2, required: true, ariaLabel: `Result of ${name}`, placeholder: "Result" });
+  const known = () => make("div", { className: "result" },
+    make("h4", { textContent: "Result" }), make("pre", { tabIndex: 0, textContent: result }));
+  return make("section", { className: "card", ariaLabel: `Tool call: ${name}` },
+    make("h3", {}, make("span", { className: "tag", textContent: "tool" }), name),
     make("pre", { tabIndex: 0 }, make("code", { textContent: pretty(call.function.arguments) })),
-    result === undefined ? field : make("div", { className: "result" }, make("h4", { textContent: "Result" }), make("pre", { tabIndex: 0, textContent: result })));
+    result !== undefined ? known() : asks ? field() : null);
 }
 
 const FINISH = { stopped: "stopped", length: "cut at the limit", insufficient_system_resource: "cut: the device ran out of memory" };
@@ -141,7 +145,8 @@ export class Answer {
     const asks = !live && !!this.actions?.results;
     this.cards.replaceChildren(...calls.map((call) => card(call, this.results[call.id], asks)));
     if (asks) {
-      this.cards.append(make("button", { type: "submit", className: "primary", textContent: calls.length > 1 ? "Send results" : "Send result" }));
+      const text = calls.length > 1 ? "Send results" : "Send result";
+      this.cards.append(make("button", { type: "submit", className: "primary", textContent: text }));
       this.cards.onsubmit = (event) => {
         event.preventDefault();
         this.actions.results(Object.fromEntries(new FormData(this.cards)));
@@ -157,7 +162,7 @@ export function failure(text, again) {
 
 export function welcome(model) {
   return make("div", { className: "welcome" }, make("h2", { textContent: model?.id ?? "" }),
-    make("p", { textContent: model ? `It reads up to ${count(model.max_input_tokens, "token")}. Conversations stay in this browser.` : "" }));
+    make("p", { textContent: model && `It reads up to ${count(model.max_input_tokens, "token")}. Conversations stay in this browser.` }));
 }
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
