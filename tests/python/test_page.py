@@ -89,6 +89,13 @@ def test_status(url, nano):
     assert told["memory"]["purposes"]["weights"]["used"] > 0 and told["scheduler"]["running"] == 0
 
 
+def test_S12_the_page_needs_no_key_but_what_it_asks_for_does(nano, script):
+    with served(Engine(nano, "nano", scheduler=Slow(nano)), keys=["the-key"]) as url:
+        assert {httpx.get(url + path).status_code for path in FILES} == {200}
+        assert [httpx.get(url + path).status_code for path in ("/status", "/page/none.js", "/v1/models")] == [401] * 3
+        assert httpx.get(url + "/status", headers={"x-api-key": "the-key"}).status_code == 200
+
+
 def chunks(text):
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
 
@@ -162,7 +169,12 @@ def ended(page, answers=1):
 
 MARKUP = """# Title
 
-**bold**, *slanted*, `code <b>` and [a link](https://example.org/a_(b)), not [this](javascript:alert(1)).
+**bold**, *slanted*, _too_, ~~gone~~, \\*not\\*, `code <b>`  
+and [a link](https://example.org/a_(b)), not [this](javascript:alert(1)).
+
+> said
+
+---
 
 - one
   1. inner
@@ -189,8 +201,9 @@ def test_an_answer_is_shown_and_markup_in_it_stays_text(page, script):
     page.click(".thinking summary")
     assert page.inner_text(".thoughts") == "Let me <b>think</b>."
     found = page.evaluate("[...document.querySelectorAll('.markdown *')].map((one) => one.localName)")
-    assert set(found) <= {"div", "h3", "p", "strong", "em", "code", "a", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td",
-                          "span", "button", "pre"}
+    assert set(found) == {"div", "h3", "p", "strong", "em", "del", "code", "br", "a", "blockquote", "hr", "ul", "ol", "li", "table", "thead",
+                          "tbody", "tr", "th", "td", "span", "button", "pre"}
+    assert "*not*" in page.inner_text(".markdown")
     assert page.eval_on_selector_all(".markdown a", "(all) => all.map((one) => [one.href, one.rel])") == [
         ["https://example.org/a_(b)", "noopener noreferrer"]]
     assert page.inner_text(".markdown pre") == "<script>alert(1)</script>"
