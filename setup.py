@@ -62,7 +62,7 @@ setup(
     version=version(),
     packages=["dsvk", "dsvk.server"],
     package_dir={"": "python"},
-    package_data={"dsvk": ["py.typed", "*.pyi", "nano/*", "families/*"]},
+    package_data={"dsvk": ["py.typed", "*.pyi", "nano/*", "families/*"], "dsvk.server": ["page/*"]},
     ext_modules=[Extension("dsvk._dsvk", sources=[], py_limited_api=True)],
     cmdclass={"build_ext": CMakeBuild, "sdist": SourceDistribution},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

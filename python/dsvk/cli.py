@@ -2,10 +2,12 @@
 
     dsvk devices                       every Vulkan device and whether it can be used
     dsvk generate MODEL PROMPT         continue a text; MODEL is a folder, or "nano"
+    dsvk chat MODEL                    talk with it
     dsvk plan MODEL                    what would be allocated where, from the configuration alone
     dsvk verify MODEL                  read and check every tensor
     dsvk tokenize MODEL TEXT           the token ids of a text
-    dsvk serve MODEL                   answer clients of OpenAI's and Anthropic's APIs
+    dsvk serve MODEL                   answer clients of OpenAI's and Anthropic's APIs, and show a page
+    dsvk connect AGENT                 point claude-code, codex or opencode at a server
     dsvk bench [MODEL]                 how fast it is, per op and per model; --synthetic needs no weights
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (one line says why), 2 wrong usage,
@@ -25,10 +27,13 @@ import time
 
 import dsvk
 from dsvk import _dsvk, bench as benchmark
+from dsvk.connect import AGENTS, connect as connect_agent
+from dsvk.conversation import Conversation
 from dsvk.model import end_ids
 from dsvk.plans import Plan, layer_kinds
 from dsvk.synthetic import Synthetic
 from dsvk.tables import cell, size, text_table
+from dsvk.terminal import Chat, line_editing, read_tools
 
 
 def note(text: str = "") -> None:
@@ -117,13 +122,28 @@ def generate_text(model: dsvk.Model, args: argparse.Namespace, options: dict, lo
 
 
 def generate(args: argparse.Namespace) -> None:
-    seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
-    options = {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p,
-               "seed": seed}
+    options = sampling(args)
+    if options["seed"] is None:
+        options["seed"] = int.from_bytes(os.urandom(4), "little")
     start = time.perf_counter()
     with dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
         run = generate_ids if args.ids else generate_text
         run(model, args, options, time.perf_counter() - start)
+
+
+# ---- chat ----
+
+def chat(args: argparse.Namespace) -> None:
+    tools = read_tools(args.tools) if args.tools else []
+    with dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model, \
+            dsvk.Scheduler(model, context=args.context, max_running=1) as scheduler, line_editing(args.history):
+        context = args.context or model.config["max_positions"]
+        talk = Conversation(model, scheduler, thinking=not args.no_think, effort=args.effort, system=args.system, tools=tools,
+                            revision=args.revision, max_tokens=args.max_tokens, **sampling(args))
+        name = dsvk.locate(args.model).resolve().name
+        if sys.stdin.isatty():
+            note(f"{name} on {model.device.info['name']}; /help lists the commands, Ctrl-D ends")
+        Chat(talk, name, context).run()
 
 
 # ---- plan, verify, tokenize ----
@@ -236,6 +256,12 @@ def serve(args: argparse.Namespace) -> None:
             engine.close()
 
 
+# ---- connect ----
+
+def connect(args: argparse.Namespace) -> None:
+    connect_agent(args.agent, args.url, args.write, args.yes, out, note)
+
+
 # ---- bench ----
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -305,6 +331,18 @@ def add_device(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--device", metavar="D", help=f"index, UUID or part of a device's name ({what})")
 
 
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: always the most likely token")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text")
+
+
+def sampling(args: argparse.Namespace) -> dict:
+    return {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p, "seed": args.seed}
+
+
 def add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", choices=("native", "f32"), default="native", help="format of the KV cache")
 
@@ -322,11 +360,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
     p.add_argument("prompt", metavar="PROMPT", help='the text to continue; "-" reads it from stdin')
     p.add_argument("--max-tokens", type=int, default=256, metavar="N")
-    p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: always the most likely token")
-    p.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    p.add_argument("--top-k", type=int, default=0, metavar="K")
-    p.add_argument("--min-p", type=float, default=0.0, metavar="P")
-    p.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text")
+    add_sampling(p)
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
     p.add_argument("--no-bos", action="store_true", help="no begin token before the prompt")
     p.add_argument("--echo", action="store_true", help="print the prompt too")
@@ -335,6 +369,21 @@ def arguments() -> argparse.ArgumentParser:
     add_device(p, "default: the best")
     add_cache(p)
     p.set_defaults(run=generate)
+
+    p = commands.add_parser("chat", help="talk with a model; /help lists what can be typed")
+    p.add_argument("model", metavar="MODEL", help='a model folder, or "nano"')
+    p.add_argument("--no-think", action="store_true", help="answer at once")
+    p.add_argument("--effort", metavar="E", help="how much to think: low, high, max (the format's default)")
+    p.add_argument("--system", default="", metavar="TEXT", help="a text in front of the conversation")
+    p.add_argument("--tools", metavar="FILE", help="tools the model may call, a JSON list; their results are asked for")
+    p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")
+    p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of the conversation (0: the model's largest)")
+    p.add_argument("--history", metavar="FILE", help="keep the typed lines in this file (they are forgotten)")
+    add_sampling(p)
+    p.add_argument("--revision", choices=("preview", "0731"), help="of the prompt format (preview)")
+    add_device(p, "default: the best")
+    add_cache(p)
+    p.set_defaults(run=chat)
 
     p = commands.add_parser("plan", help="what would be allocated where, from the configuration alone")
     p.add_argument("model", metavar="MODEL", help='a model folder, its config.json, or "nano"')
@@ -383,6 +432,13 @@ def arguments() -> argparse.ArgumentParser:
     add_device(p, "default: the best")
     add_cache(p)
     p.set_defaults(run=serve)
+
+    p = commands.add_parser("connect", help="point a coding agent at a running server: prints its configuration, or writes it")
+    p.add_argument("agent", metavar="AGENT", choices=AGENTS, help=", ".join(AGENTS))
+    p.add_argument("--url", default="http://127.0.0.1:8000", help="of the server (http://127.0.0.1:8000); its key: DSVK_API_KEY")
+    p.add_argument("--write", action="store_true", help="into the agent's own file, after asking; a copy of it is kept")
+    p.add_argument("--yes", action="store_true", help="don't ask")
+    p.set_defaults(run=connect)
 
     p = commands.add_parser("bench", help="how fast it is, per op and per model, beside what the device can do")
     what = p.add_mutually_exclusive_group()

@@ -46,6 +46,9 @@ class Told:
             return await anext(self)
         return event
 
+    def __iter__(self):
+        return (event for event in self._events if not isinstance(event, float))
+
     async def __aenter__(self):
         return self
 
@@ -80,7 +83,7 @@ class Script:
         said = self.answers.popleft()
         text, error = said if isinstance(said, tuple) else (said, None)
         ids = self.tokenizer.encode(text, special=True)
-        decoder, cut = self.tokenizer.decoder(), ids[:max_tokens]
+        decoder, cut = self.tokenizer.decoder(), ids[:max_tokens or None]
 
         def event(kind, n, ids=(), text="", **more):
             fields = {"logprobs": None, "top": None, "finish": None, "stop_id": -1, "stop_text": -1, "error": None, **more}

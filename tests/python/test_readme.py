@@ -116,6 +116,6 @@ def test_the_server_answers_the_client():
 
 def test_the_help_texts_name_every_command():
     usage = subprocess.run([sys.executable, "-m", "dsvk", "--help"], capture_output=True, text=True, timeout=60).stdout
-    for command in ("devices", "generate", "plan", "verify", "tokenize", "serve", "bench"):
+    for command in ("devices", "generate", "chat", "plan", "verify", "tokenize", "serve", "connect", "bench"):
         assert command in usage and f"\ndsvk {command} " in README
     assert os.access(ROOT / "tools/test", os.X_OK) and os.access(ROOT / "tools/demo", os.X_OK)

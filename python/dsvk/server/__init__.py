@@ -1,4 +1,4 @@
-"""The HTTP server: one model, three wire formats, over dsvk.Scheduler.
+"""The HTTP server: one model, three wire formats and a web page, over dsvk.Scheduler.
 
     from dsvk.server import Engine, application
     app = application(Engine(dsvk.Model("nano"), name="nano"))      # any ASGI server runs it; `dsvk serve` uses uvicorn

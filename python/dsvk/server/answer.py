@@ -21,9 +21,10 @@ OUT_OF = (dsvk.DeviceLostError, dsvk.DeviceMemoryError, dsvk.HostMemoryError)
 
 @dataclass
 class Usage:
-    """prompt, cached: tokens of the prompt, and those found kept; completion: generated, without the end token; reasoning: of
-    them thoughts, without what delimits them."""
+    """prompt, read, cached: tokens of the prompt, those read so far, and those found kept; completion: generated, without the end
+    token; reasoning: of them thoughts, without what delimits them."""
     prompt: int = 0
+    read: int = 0
     cached: int = 0
     completion: int = 0
     reasoning: int = 0
@@ -41,11 +42,11 @@ class Logprob:
 
 @dataclass
 class Piece:
-    """kind: "start" (this choice begins), "prompt" (log-probabilities of the prompt, as "content"), "reasoning", "content" (more of
-    that text), "call" (a tool call begins: text is its name, id its own), "arguments" (more of its JSON), "finish" (the last of
-    this choice). call counts calls from 0. logprobs: of the tokens behind this piece, by "reasoning" and "content". finish:
-    "stop", "length", "context", "calls", or "resource" (memory or the device went away after the answer began); stop_text: which
-    text stopped it."""
+    """kind: "start" (this choice begins), "progress" (usage tells more of the prompt as read, for jobs that want it), "prompt"
+    (log-probabilities of the prompt, as "content"), "reasoning", "content" (more of that text), "call" (a tool call begins: text is
+    its name, id its own), "arguments" (more of its JSON), "finish" (the last of this choice). call counts calls from 0. logprobs:
+    of the tokens behind this piece, by "reasoning" and "content". finish: "stop", "length", "context", "calls", or "resource"
+    (memory or the device went away after the answer began); stop_text: which text stopped it."""
     kind: str
     choice: int
     text: str = ""
@@ -146,6 +147,8 @@ class Choice:
 
     def take(self, event: dsvk.Event) -> list[Piece]:
         pieces = [] if self.started else [Piece("start", self.index)]
+        if self.job.progress and event.kind == "prompt":
+            pieces.append(Piece("progress", self.index))
         self.started = True
         self.completion = event.completion_tokens
         self.text_length += len(event.text)
@@ -155,7 +158,7 @@ class Choice:
                 return pieces
         if event.kind == "finish":
             pieces += self.finish(event)
-        self.said = self.said or any(piece.kind != "start" for piece in pieces)
+        self.said = self.said or any(piece.kind not in ("start", "progress") for piece in pieces)
         return pieces
 
     def push(self, id: int, event: dsvk.Event, i: int) -> list[Piece]:
@@ -267,7 +270,7 @@ class Answer:
                     if event.kind == "tokens":
                         self._watch.tokens(choice.index, len(event.ids))
                     self._cached[i] = event.cached_tokens
-                    self.usage.cached = sum(self._cached)
+                    self.usage.read, self.usage.cached = event.prompt_done, sum(self._cached)
                     self.usage.completion = sum(choice.completion for choice in self._choices)
                     self.usage.reasoning = sum(choice.reasoning for choice in self._choices)
                     for piece in pieces:

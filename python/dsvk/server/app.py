@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, messages, names, openapi, responses
+from . import body, chat_completions, completions, messages, names, openapi, page, responses
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
@@ -25,9 +25,9 @@ GENERATING = {chat_completions: [prefix + "/chat/completions" for prefix in PREF
               completions: [prefix + "/completions" for prefix in PREFIXES],
               responses: ["/v1/responses", "/responses"], messages: MESSAGES}
 COUNTING = [path + "/count_tokens" for path in MESSAGES]
-READING = ("/health", "/ready", "/metrics", "/openapi.json")
+READING = ("/health", "/ready", "/metrics", "/status", "/openapi.json")
 MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
-ROOTS = ("/", "/v1", "/anthropic")
+ROOTS = ("/v1", "/anthropic")      # "/" is the page
 
 
 def shape(request: Request) -> Callable[[ApiError], dict]:
@@ -61,9 +61,9 @@ def crashed(request: Request, error: Exception) -> Response:
 
 
 def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> Door:
-    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health;
-    none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may,
-    "https://page.example"."""
+    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health and
+    the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
+    besides the server's own, "https://page.example"."""
 
     def generating(dialect):
         async def generate(request: Request) -> Response:
@@ -106,6 +106,9 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         return Json(openapi.describe({**{dialect.REQUEST: paths for dialect, paths in GENERATING.items()},
                                       messages.CountRequest: COUNTING}, ("/v1/models", *READING)))
 
+    async def status(request: Request) -> Response:
+        return Json(await asyncio.to_thread(engine.status))
+
     async def root(request: Request) -> Response:
         return Response()
 
@@ -118,7 +121,8 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     routes += [Route(path, count_tokens, methods=["POST"]) for path in COUNTING]
     for path in MODELS:
         routes += [Route(path, models), Route(path + "/{id:path}", model)]
-    routes += [Route(path, handler) for path, handler in zip(READING, (health, ready, metrics, description))]
+    routes += [Route(path, handler) for path, handler in zip(READING, (health, ready, metrics, status, description))]
+    routes += [Route(path, page.page) for path in page.FILES]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

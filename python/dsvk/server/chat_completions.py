@@ -96,7 +96,8 @@ def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
     limits = [limit for limit in (r.max_tokens, r.max_completion_tokens) if limit is not None]
     return Job(prompt, thinking=thinking, inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=min(limits, default=0),
                choices=r.n, sampling=r.sampling, stop=r.stop, logprobs=(r.top_logprobs or 0) if r.logprobs else None,
-               calls=bool(tools), one_call=not r.parallel_tool_calls, user=r.user_id or r.user or "")
+               calls=bool(tools), one_call=not r.parallel_tool_calls, progress=r.stream and r.stream_options.include_progress,
+               user=r.user_id or r.user or "")
 
 
 # ---- what goes out ----
@@ -149,6 +150,10 @@ class Reply(stream.Reply):
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         async for piece in self.answer.pieces():
+            if piece.kind == "progress":
+                usage = self.answer.usage
+                yield {**self.chunk([]), "prompt_progress": {"total": usage.prompt, "cached": usage.cached, "done": usage.read}}
+                continue
             logprobs = self.logprobs(piece.logprobs) if piece.logprobs else None
             yield self.chunk([{"index": piece.choice, "delta": self.delta(piece), "logprobs": logprobs,
                                "finish_reason": FINISH[piece.finish] if piece.kind == "finish" else None}])

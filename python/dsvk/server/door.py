@@ -1,4 +1,4 @@
-"""In front of every route: tells each request's id, and turns away who has no key, and what a web page made a browser send."""
+"""In front of every route: tells each request's id, and turns away who has no key, and what another web page made a browser send."""
 from __future__ import annotations
 
 import hashlib
@@ -11,11 +11,14 @@ from typing import Callable, Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from . import page
 from .errors import ApiError
 from .limits import HEAD_FIELDS
 
 PREFLIGHT = {"access-control-allow-methods": "GET, POST, HEAD", "access-control-max-age": "600",
              "access-control-allow-headers": "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"}
+
+OPEN = {"/health", *page.FILES}      # without a key
 
 
 class Door:
@@ -68,9 +71,11 @@ class Door:
         name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", hosts[0].lower())
         if name is None or not (loopback(name[1].strip("[]")) or name[1].strip("[]") in self.hosts):
             return forbidden("host", f"not served under this name: {hosts[0][:80]!r}")
-        if "origin" in request.headers and request.headers["origin"].lower() not in self.origins:
-            return forbidden("origin", f"no page of this one may ask: {request.headers['origin'][:80]!r}")
-        if self.keys and request.url.path != "/health" and not asks and not self.known(request):
+        own = f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}"
+        for origin in request.headers.getlist("origin"):
+            if origin.lower() not in own and origin.lower() not in self.origins:
+                return forbidden("origin", f"no page of this one may ask: {origin[:80]!r}")
+        if self.keys and request.url.path not in OPEN and not asks and not self.known(request):
             return ApiError(401, "authorization: the API key is missing or wrong", type="authentication_error",
                             code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return None

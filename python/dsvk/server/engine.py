@@ -49,8 +49,9 @@ class Turns:
 @dataclass
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
-    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
-    how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt.
+    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. progress: tell how
+    much of the prompt is read. logprobs: how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where
+    the client gave the prompt.
 
     more_prompts: continued besides, each with as many choices. score_prompt: log-probabilities of the prompt's tokens, too; only_score:
     and no others; unseen: so many tokens begin a prompt that are no part of the client's text."""
@@ -66,6 +67,7 @@ class Job:
     calls: bool = False
     one_call: bool = False
     call_prefix: str = "call_"
+    progress: bool = False
     user: str = ""
     prompt_field: str = "messages"
     more_prompts: list[list[int]] = field(default_factory=list)
@@ -120,6 +122,17 @@ class Engine:
     @property
     def ready(self) -> bool:
         return not self.scheduler.closed
+
+    def status(self) -> dict:
+        """What somebody who looks wants to know: the model, its device, memory by purpose in bytes, the scheduler's counts."""
+        info, config, memory = self.model.device.info, self.model.config, self.model.device.memory()
+        heap = memory.pop("heap", {})
+        purposes = {name: {"used": entry["used"], "peak": entry["peak"]} for name, entry in memory.items()}
+        return {"model": {"id": self.name, "context": self.context, "bytes": self.model.report["bytes"],
+                          **{name: config[name] for name in ("n_layers", "hidden_size", "n_experts", "n_experts_per_token")}},
+                "device": {name: info[name] for name in ("name", "type", "driver", "api", "matmul")},
+                "memory": {"heap": heap, "purposes": purposes},
+                "scheduler": self.scheduler.report, "version": dsvk.__version__}
 
     def close(self) -> None:
         self.scheduler.close()

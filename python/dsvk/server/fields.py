@@ -130,7 +130,9 @@ def mode(model: str, thinking: Thinking | None, effort: str) -> tuple[bool, str]
 
 
 class StreamOptions(Fields):
+    """include_progress: an extension, of the chat format alone: while the prompt is read, chunks without choices tell how far."""
     include_usage: bool = False
+    include_progress: bool = False
 
 
 class Sampled(Fields):
