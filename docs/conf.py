@@ -14,13 +14,14 @@ copyright = "the dsvk authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["README.md"]
 html_theme_options = {"fixed_sidebar": True, "page_width": "72em"}
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 myst_heading_anchors = 3
 
 # In the header a comment stands before what it is about, or behind it on its last line; "---- name ----" begins a section.
 PIECE = re.compile(r"/\*(?P<comment>.*?)\*/"
-                   r"|(?P<code>(?:typedef (?:struct|enum)\b[^;{]*\{.*?\}[^;]*;|typedef[^;]*;|DSVK_API[^;]*;|#define DSVK_\w+[^\n]*))",
+                   r"|(?P<code>(?:typedef (?:struct|enum)\b[^;{]*\{.*?\}[^;]*;|typedef[^;]*;|DSVK_API[^;]*;|#define DSVK_\w+(?:[^\n]*\\\n)*[^\n]*))",
                    re.DOTALL)
 
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <vulkan/vulkan.h>
 
 #include "dsvk.h"
@@ -268,6 +269,7 @@ int main(int argc, char **argv) {
     for (; !atomic_load(&w.done) || drawn % FRAMES; drawn++) {
         draw(&s, drawn % FRAMES);
         different += memcmp(alone[drawn % FRAMES], s.mapped, BYTES) != 0;
+        nanosleep(&(struct timespec){ .tv_nsec = 8000000 }, NULL); /* up to a hundred frames a second */
     }
     pthread_join(thread, NULL);
     dsvk_device_close(w.device);
