@@ -32,7 +32,7 @@ def bar_class(callback: Callback | None, total: int) -> type:
     from tqdm.auto import tqdm
     lock, done = threading.Lock(), 0
 
-    class Counter(tqdm):  # type: ignore[misc, type-arg]
+    class Counter(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any):
             self.counts = kwargs.get("unit") == "B" and not str(kwargs.pop("name", "")).endswith(".transfer")
             super().__init__(*args, **{**kwargs, "disable": True})

@@ -34,7 +34,7 @@ def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache:
     return Plan(_dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens))
 
 
-def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict:
+def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict[str, Any]:
     folder = locate(path, progress)
     with Shown(progress) as callback:
         return _dsvk.verify(folder, callback, strict, threads)
@@ -74,7 +74,7 @@ class Model(_dsvk.Model):
         if self._own_device is not None:
             self._own_device.close()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def session(self, context: int = 0, mtp: bool = False, progress: Progress = None) -> Session:
@@ -181,6 +181,6 @@ class Model(_dsvk.Model):
         return html_table(rows, caption=f"{report['path']}: {size(report['bytes'])}")
 
 
-def end_ids(config: dict) -> list[int]:
+def end_ids(config: dict[str, Any]) -> list[int]:
     """The end token's id, if the configuration names one (-1: none)."""
     return [config["eos_token_id"]] if config["eos_token_id"] >= 0 else []
