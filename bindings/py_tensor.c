@@ -336,7 +336,8 @@ static void tensor_releasebuffer(PyObject *object, Py_buffer *view) {
 }
 
 PyDoc_STRVAR(read_doc,
-             "read($self, /)\n--\n\nIts numbers as a dsvk.Array: the device's own memory where the host can see it, else a copy. Weights, cache\n"
+             "read($self, /)\n--\n\n"
+             "Its numbers as a dsvk.Array: the device's own memory where the host can see it, else a copy. Weights, cache\n"
              "rows and index keys come decoded, as float32. Raises BufferError for experts.");
 
 static PyObject *tensor_read(PyObject *object, PyObject *nothing) {

@@ -180,8 +180,8 @@ def test_what_cannot_be_had(run, name, environment, message):
 
 
 def test_without_the_library(run):
-    result = run("import sys\nsys.modules['huggingface_hub'] = None\ntry:\n    dsvk.Model('some/model')\nexcept dsvk.UnsupportedError as e:\n"
-                 "    print(e)")
+    result = run("import sys\nsys.modules['huggingface_hub'] = None\n"
+                 "try:\n    dsvk.Model('some/model')\nexcept dsvk.UnsupportedError as error:\n    print(error)")
     assert result.stdout == "some/model: no such folder; for repositories of that name: pip install 'dsvk[hub]'\n"
 
 
