@@ -238,8 +238,11 @@ typedef struct shared {
     int64_t shape[DSVK_TENSOR_RANK];
 } shared;
 
+/* By whoever took it, from any thread, perhaps after Python has ended: then there is nobody left to give it back to. */
 static void release(void *context) {
     shared *s = context;
+    if (!Py_IsInitialized())
+        return;
     PyGILState_STATE lock = PyGILState_Ensure();
     Py_DECREF(s->owner);
     PyGILState_Release(lock);

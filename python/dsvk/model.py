@@ -21,17 +21,17 @@ from .trace import Trace
 ModelPath = Union[str, "os.PathLike[str]"]
 
 
-def locate(path: ModelPath, progress: Progress = None) -> Path:
+def locate(path: ModelPath, progress: Progress = None, files: Sequence[str] = hub.FILES) -> Path:
     """The folder of a model: "nano" is the small one that comes with the package, "org/name" a repository's (dsvk.hub), unless
-    there is a folder of that name. progress: of a download."""
+    there is a folder of that name. progress: of a download, of those files that are wanted."""
     if path == "nano" and not os.path.exists(path):
         return Path(__file__).parent / "nano"
-    return hub.pull(str(path), progress=progress) if hub.is_name(path) else Path(path)
+    return hub.pull(str(path), progress=progress, files=files) if hub.is_name(path) else Path(path)
 
 
 def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache: str = "native", max_chunk: int = 0,
          page_tokens: int = 0) -> Plan:
-    return Plan(_dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens))
+    return Plan(_dsvk.plan(locate(path, files=["config.json"]), context, device, cache, max_chunk, page_tokens))
 
 
 def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict[str, Any]:
