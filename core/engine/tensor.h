@@ -44,7 +44,7 @@ typedef enum op_kind { OP_END, OP_F32, OP_I32, OP_MATRIX, OP_EXPERTS, OP_ROWS, O
 typedef struct op_slot {
     const char *name;
     op_kind kind;
-    const char *shape;              /* of a tensor: a word or a number for each dimension, "n 4 dim"; with a ? in front it may be left out */
+    const char *shape;              /* of a tensor: a word or a number for each dimension, "n 4 dim"; after a ? it may be left out */
     double fallback, least, most;   /* of a number */
 } op_slot;
 
