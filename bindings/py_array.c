@@ -182,7 +182,7 @@ static PyObject *array_item(PyObject *object, Py_ssize_t i) {
                     self->shape + 1);
 }
 
-PyDoc_STRVAR(tolist_doc, "tolist()\n--\n\nThe numbers as a list, or a list of such rows.");
+PyDoc_STRVAR(tolist_doc, "tolist($self, /)\n--\n\nThe numbers as a list, or a list of such rows.");
 
 static PyObject *array_tolist(PyObject *object, PyObject *nothing) {
     const Py_ssize_t n = array_length(object);
@@ -238,8 +238,11 @@ typedef struct shared {
     int64_t shape[DSVK_TENSOR_RANK];
 } shared;
 
+/* By whoever took it, from any thread, perhaps after Python has ended: then there is nobody left to give it back to. */
 static void release(void *context) {
     shared *s = context;
+    if (!Py_IsInitialized())
+        return;
     PyGILState_STATE lock = PyGILState_Ensure();
     Py_DECREF(s->owner);
     PyGILState_Release(lock);
@@ -283,7 +286,7 @@ static PyObject *share(py_array *self, bool versioned) {
     return capsule;
 }
 
-PyDoc_STRVAR(dlpack_doc, "__dlpack__(*, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
+PyDoc_STRVAR(dlpack_doc, "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
                          "For torch.from_dlpack and numpy.from_dlpack: the same memory.");
 
 static PyObject *array_dlpack(PyObject *object, PyObject *args, PyObject *kwargs) {
@@ -302,7 +305,7 @@ static PyObject *array_dlpack(PyObject *object, PyObject *args, PyObject *kwargs
     return share((py_array *)object, major >= 1);
 }
 
-PyDoc_STRVAR(dlpack_device_doc, "__dlpack_device__()\n--\n\n(1, 0): host memory.");
+PyDoc_STRVAR(dlpack_device_doc, "__dlpack_device__($self, /)\n--\n\n(1, 0): host memory.");
 
 static PyObject *array_dlpack_device(PyObject *self, PyObject *nothing) {
     (void)self, (void)nothing;

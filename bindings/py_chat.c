@@ -4,7 +4,7 @@
 
 #include "py_dsvk.h"
 
-const char py_chat_encode_doc[] = "chat_encode(conversation)\n--\n\n"
+const char py_chat_encode_doc[] = "chat_encode(conversation, /)\n--\n\n"
                                   "The prompt of a conversation, JSON text as core/dsvk.h describes it: str.";
 
 PyObject *py_chat_encode(PyObject *module, PyObject *args) {
@@ -24,7 +24,7 @@ PyObject *py_chat_encode(PyObject *module, PyObject *args) {
     return result;
 }
 
-const char py_chat_parse_doc[] = "chat_parse(text, thinking)\n--\n\nA whole answer as an assistant's message: dict.";
+const char py_chat_parse_doc[] = "chat_parse(text, thinking, /)\n--\n\nA whole answer as an assistant's message: dict.";
 
 PyObject *py_chat_parse(PyObject *module, PyObject *args) {
     const py_state *state = PyModule_GetState(module);
@@ -114,7 +114,7 @@ static bool parser_is_open(const py_chat_parser *self) {
     return self->handle != NULL;
 }
 
-PyDoc_STRVAR(feed_doc, "feed(text)\n--\n\n"
+PyDoc_STRVAR(feed_doc, "feed($self, text, /)\n--\n\n"
                        "The events that became certain with these bytes or this str, as a list of (kind, text, call).");
 
 static PyObject *parser_feed(PyObject *object, PyObject *args) {
@@ -132,7 +132,7 @@ static PyObject *parser_feed(PyObject *object, PyObject *args) {
     return result;
 }
 
-PyDoc_STRVAR(push_doc, "push(tokenizer, id)\n--\n\n"
+PyDoc_STRVAR(push_doc, "push($self, tokenizer, id, /)\n--\n\n"
                        "The same with one token. Only added tokens are markup then: a model may quote it.");
 
 static PyObject *parser_push(PyObject *object, PyObject *args) {
@@ -148,7 +148,7 @@ static PyObject *parser_push(PyObject *object, PyObject *args) {
     return status == DSVK_OK ? take_events(self) : py_raise(self->state, &err);
 }
 
-PyDoc_STRVAR(finish_doc, "finish()\n--\n\nThe last events: what was held back, and the end of an open call.");
+PyDoc_STRVAR(finish_doc, "finish($self, /)\n--\n\nThe last events: what was held back, and the end of an open call.");
 
 static PyObject *parser_finish(PyObject *object, PyObject *nothing) {
     (void)nothing;

@@ -75,7 +75,7 @@ static void device_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nGives the device back; models opened on it keep it alive until they are closed.\n"
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nGives the device back; models opened on it keep it alive until they are closed.\n"
                         "Raises BusyError while a model is being loaded on it. Closing twice is allowed.");
 
 static PyObject *device_close(PyObject *object, PyObject *nothing) {
@@ -112,7 +112,7 @@ static PyObject *device_report(PyObject *object, report_fn report) {
 }
 
 PyDoc_STRVAR(memory_doc,
-             "memory()\n--\n\nBytes by purpose: a dict of weights, cache, scratch, staging, readback, each with used, peak,\n"
+             "memory($self, /)\n--\n\nBytes by purpose: a dict of weights, cache, scratch, staging, readback, each with used, peak,\n"
              "budget and blocks, and heap with size and free.");
 
 static PyObject *device_memory(PyObject *self, PyObject *nothing) {
@@ -125,7 +125,7 @@ static PyObject *device_info(PyObject *self, void *nothing) {
     return device_report(self, dsvk_device_describe);
 }
 
-PyDoc_STRVAR(profile_begin_doc, "profile_begin()\n--\n\nFrom here every dispatch is timed on the device; see profile().");
+PyDoc_STRVAR(profile_begin_doc, "profile_begin($self, /)\n--\n\nFrom here every dispatch is timed on the device; see profile().");
 
 static PyObject *device_profile_begin(PyObject *object, PyObject *nothing) {
     (void)nothing;
@@ -142,7 +142,7 @@ static PyObject *device_profile_begin(PyObject *object, PyObject *nothing) {
 }
 
 PyDoc_STRVAR(profile_end_doc,
-             "profile_end()\n--\n\nEnds what profile_begin started. Returns a dict: timestamps, submits, dispatches, host_us,\n"
+             "profile_end($self, /)\n--\n\nEnds what profile_begin started. Returns a dict: timestamps, submits, dispatches, host_us,\n"
              "device_us and ops, a list of dicts with name, part (of the model: SWA, CSA, HCA, MTP, head, None), calls, us, bytes, flops.");
 
 static PyObject *device_profile_end(PyObject *self, PyObject *nothing) {
@@ -151,7 +151,7 @@ static PyObject *device_profile_end(PyObject *self, PyObject *nothing) {
 }
 
 PyDoc_STRVAR(measure_doc,
-             "measure()\n--\n\nMeasures what the device can do, in about two seconds. Returns a dict: copy_bytes_per_s (read and\n"
+             "measure($self, /)\n--\n\nMeasures what the device can do, in about two seconds. Returns a dict: copy_bytes_per_s (read and\n"
              "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s,\n"
              "matrix_flops_per_s and matrix_kernel (cooperative matrices of halves; None where there are none).");
 

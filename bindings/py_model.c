@@ -92,7 +92,7 @@ static void model_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nLets go of the weights; they are freed when the last session of the model is closed.\n"
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nLets go of the weights; they are freed when the last session of the model is closed.\n"
                         "Raises BusyError while another thread is in a call. Closing twice is allowed.");
 
 static PyObject *model_close(PyObject *object, PyObject *nothing) {
@@ -136,7 +136,8 @@ static PyObject *trace_dict(const py_state *state, dsvk_trace *trace) {
     return dict;
 }
 
-PyDoc_STRVAR(trace_doc, "trace(tokens, progress=None)\n--\n\nWhat a forward pass over the tokens goes through: a dict of Arrays by name.");
+PyDoc_STRVAR(trace_doc, "trace($self, /, tokens, progress=None)\n--\n\n"
+                        "What a forward pass over the tokens goes through: a dict of Arrays by name.");
 
 static PyObject *model_trace(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"tokens", "progress", NULL};

@@ -68,7 +68,8 @@ static void scheduler_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nEnds every request, frees all memory. Raises BusyError while a step runs. Closing twice is\n"
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Ends every request, frees all memory. Raises BusyError while a step runs. Closing twice is\n"
                         "allowed.");
 
 static PyObject *scheduler_close(PyObject *object, PyObject *nothing) {
@@ -129,9 +130,14 @@ static bool stop_texts(PyObject *texts, request_parts *parts, dsvk_request_optio
 }
 
 PyDoc_STRVAR(submit_doc,
+<<<<<<< HEAD
              "submit(prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
              "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='',\n"
              "       prompt_logprobs=False)\n"
+=======
+             "submit($self, /, prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
+             "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='')\n"
+>>>>>>> work-ops
              "--\n\n"
              "Hands in a request from any thread and returns its number; dsvk.Scheduler.submit is the one to use. stop_texts:\n"
              "bytes. logprobs: 1 + how many of the likeliest, 0 for none.");
@@ -183,7 +189,7 @@ static PyObject *scheduler_submit(PyObject *object, PyObject *args, PyObject *kw
     return result;
 }
 
-PyDoc_STRVAR(cancel_doc, "cancel(request=0)\n--\n\nEnds a request (0: every one) with the next step; from any thread.");
+PyDoc_STRVAR(cancel_doc, "cancel($self, request=0, /)\n--\n\nEnds a request (0: every one) with the next step; from any thread.");
 
 static PyObject *scheduler_cancel(PyObject *object, PyObject *args) {
     py_scheduler *self = (py_scheduler *)object;
@@ -217,7 +223,8 @@ static PyObject *scheduler_pause(PyObject *object, PyObject *args) {
 
 /* ---- steps and events ---- */
 
-PyDoc_STRVAR(step_doc, "step()\n--\n\nDoes a bounded slice of work and returns how many sequences have not finished; 0: nothing to do\n"
+PyDoc_STRVAR(step_doc, "step($self, /)\n--\n\n"
+                       "Does a bounded slice of work and returns how many sequences have not finished; 0: nothing to do\n"
                        "before the next submit.");
 
 static PyObject *scheduler_step(PyObject *object, PyObject *nothing) {
@@ -282,7 +289,8 @@ static PyObject *event_dict(const dsvk_event *e) {
                          finished && e->status != DSVK_OK ? e->message : NULL);
 }
 
-PyDoc_STRVAR(events_doc, "events()\n--\n\nWhat has happened since the last call: a list of dicts with kind, request, choice and the rest of\n"
+PyDoc_STRVAR(events_doc, "events($self, /)\n--\n\n"
+                         "What has happened since the last call: a list of dicts with kind, request, choice and the rest of\n"
                          "dsvk.h's dsvk_event. In the thread that steps.");
 
 static PyObject *scheduler_events(PyObject *object, PyObject *nothing) {

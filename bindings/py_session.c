@@ -78,7 +78,7 @@ static void session_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nFrees the session's memory. A call running in another thread is asked to stop and\n"
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nFrees the session's memory. A call running in another thread is asked to stop and\n"
                         "waited for, at most 5 s, then BusyError is raised. Closing twice is allowed.");
 
 static PyObject *session_close(PyObject *object, PyObject *nothing) {
@@ -106,7 +106,7 @@ static PyObject *session_close(PyObject *object, PyObject *nothing) {
 /* ---- being at a prefix, and numbers there ---- */
 
 PyDoc_STRVAR(sync_doc,
-             "sync(tokens)\n--\n\n"
+             "sync($self, tokens, /)\n--\n\n"
              "Be at this prefix: keeps the common beginning, rolls back, extends or rebuilds as needed. tokens: a sequence\n"
              "of ids, or a contiguous buffer of int32 or int64. Raises LimitError when they are more than the context,\n"
              "InvalidError for an id outside the vocabulary. After Ctrl-C the session stands at its last whole chunk.");
@@ -151,7 +151,7 @@ static PyObject *logits_row(PyObject *object, PyObject *args, PyObject *kwargs, 
     return result;
 }
 
-PyDoc_STRVAR(logits_doc, "logits(out=None)\n--\n\nLogits after the last token: float32 [vocab_size], a new Array or `out`.\n"
+PyDoc_STRVAR(logits_doc, "logits($self, /, out=None)\n--\n\nLogits after the last token: float32 [vocab_size], a new Array or `out`.\n"
                          "Raises StateError when the timeline is empty.");
 
 static PyObject *session_logits(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -159,7 +159,7 @@ static PyObject *session_logits(PyObject *self, PyObject *args, PyObject *kwargs
 }
 
 PyDoc_STRVAR(mtp_logits_doc,
-             "mtp_logits(out=None)\n--\n\nThe multi-token-prediction block's logits for the token after next: float32\n"
+             "mtp_logits($self, /, out=None)\n--\n\nThe multi-token-prediction block's logits for the token after next: float32\n"
              "[vocab_size]. Needs a session opened with mtp=True and at least two tokens.");
 
 static PyObject *session_mtp_logits(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -167,7 +167,7 @@ static PyObject *session_mtp_logits(PyObject *self, PyObject *args, PyObject *kw
 }
 
 PyDoc_STRVAR(evaluate_doc,
-             "evaluate(tokens, chunk=0, mtp=False, out=None)\n--\n\n"
+             "evaluate($self, /, tokens, chunk=0, mtp=False, out=None)\n--\n\n"
              "Appends tokens in chunks of `chunk` rows (0: the model's largest) and returns the logits of each of their\n"
              "positions: float32 [n, vocab_size], a new Array or `out`. With mtp=True a pair (logits, mtp_logits): row i of\n"
              "the second is computed from the streams before token i and token i itself; row 0 is NaN when the timeline was\n"
@@ -257,7 +257,7 @@ static int32_t *decode_space(size_t rows, uint64_t n) {
 }
 
 PyDoc_STRVAR(decode_doc,
-             "decode(n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
+             "decode($self, /, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
              "Appends up to n sampled tokens in one uninterruptible call and returns their ids; dsvk.Session.decode is the\n"
              "one to use.");
 
@@ -285,7 +285,7 @@ static PyObject *session_decode(PyObject *object, PyObject *args, PyObject *kwar
 }
 
 PyDoc_STRVAR(begin_doc,
-             "begin(tokens, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
+             "begin($self, /, tokens, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
              "States a goal for poll: be at the prefix tokens, then append up to n sampled tokens. It computes nothing, and\n"
              "replaces an earlier goal. Raises LimitError when they are more than the context.");
 
@@ -315,7 +315,7 @@ static PyObject *session_begin(PyObject *object, PyObject *args, PyObject *kwarg
 }
 
 PyDoc_STRVAR(poll_doc,
-             "poll(microseconds)\n--\n\n"
+             "poll($self, microseconds, /)\n--\n\n"
              "Works towards the goal for about so long, at least one slice, and returns the ids decoded since the last poll and\n"
              "whether the goal is reached. The smallest slice is one layer of one token.");
 
@@ -434,7 +434,7 @@ PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs) {
     return result;
 }
 
-PyDoc_STRVAR(cancel_doc, "cancel()\n--\n\nAsks a call running on this session to stop after its current submit (it raises\n"
+PyDoc_STRVAR(cancel_doc, "cancel($self, /)\n--\n\nAsks a call running on this session to stop after its current submit (it raises\n"
                          "CancelledError); from any thread.");
 
 static PyObject *session_cancel(PyObject *object, PyObject *nothing) {

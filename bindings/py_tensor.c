@@ -265,7 +265,8 @@ static void tensor_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nFrees its device memory. Raises BusyError while an array or a call uses it. Closing twice is\n"
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Frees its device memory. Raises BusyError while an array or a call uses it. Closing twice is\n"
                         "allowed.");
 
 static PyObject *tensor_close(PyObject *object, PyObject *nothing) {
@@ -335,7 +336,8 @@ static void tensor_releasebuffer(PyObject *object, Py_buffer *view) {
 }
 
 PyDoc_STRVAR(read_doc,
-             "read()\n--\n\nIts numbers as a dsvk.Array: the device's own memory where the host can see it, else a copy. Weights, cache\n"
+             "read($self, /)\n--\n\n"
+             "Its numbers as a dsvk.Array: the device's own memory where the host can see it, else a copy. Weights, cache\n"
              "rows and index keys come decoded, as float32. Raises BufferError for experts.");
 
 static PyObject *tensor_read(PyObject *object, PyObject *nothing) {
@@ -343,7 +345,7 @@ static PyObject *tensor_read(PyObject *object, PyObject *nothing) {
     return py_array_of_buffer(((py_tensor *)object)->state, object);
 }
 
-PyDoc_STRVAR(dlpack_doc, "__dlpack__(*, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nread(), by DLPack.");
+PyDoc_STRVAR(dlpack_doc, "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nread(), by DLPack.");
 
 static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwargs) {
     PyObject *array = tensor_read(object, NULL);
@@ -354,7 +356,7 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
     return capsule;
 }
 
-PyDoc_STRVAR(dlpack_device_doc, "__dlpack_device__()\n--\n\n(1, 0): what is read is in host memory.");
+PyDoc_STRVAR(dlpack_device_doc, "__dlpack_device__($self, /)\n--\n\n(1, 0): what is read is in host memory.");
 
 static PyObject *tensor_dlpack_device(PyObject *self, PyObject *nothing) {
     (void)self, (void)nothing;

@@ -102,7 +102,7 @@ static void text_close(text_argument *text) {
 }
 
 PyDoc_STRVAR(encode_doc,
-             "encode(text, special=False)\n--\n\n"
+             "encode($self, /, text, special=False)\n--\n\n"
              "The token ids of `text`, str or bytes: a list of int. Text that spells a special token stays ordinary text\n"
              "unless special is true. A str with surrogates raises UnicodeEncodeError.");
 
@@ -131,7 +131,7 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *args, PyObject *kw
     return result;
 }
 
-PyDoc_STRVAR(encode_chat_doc, "encode_chat(conversation)\n--\n\n"
+PyDoc_STRVAR(encode_chat_doc, "encode_chat($self, conversation, /)\n--\n\n"
                               "The prompt of a conversation, JSON text as core/dsvk.h describes it: a list of int. Use\n"
                               "dsvk.chat.encode_ids.");
 
@@ -176,7 +176,7 @@ static bool decode_text(py_tokenizer *self, PyObject *tokens, char **text, size_
     return ok;
 }
 
-PyDoc_STRVAR(decode_doc, "decode(ids)\n--\n\nThe text of ids: str, with U+FFFD where their bytes are no UTF-8.\n"
+PyDoc_STRVAR(decode_doc, "decode($self, ids, /)\n--\n\nThe text of ids: str, with U+FFFD where their bytes are no UTF-8.\n"
                          "Raises InvalidError for an id outside the vocabulary.");
 
 static PyObject *tokenizer_decode(PyObject *object, PyObject *tokens) {
@@ -189,7 +189,7 @@ static PyObject *tokenizer_decode(PyObject *object, PyObject *tokens) {
     return result;
 }
 
-PyDoc_STRVAR(decode_bytes_doc, "decode_bytes(ids)\n--\n\nThe bytes of ids, exactly as they were encoded.");
+PyDoc_STRVAR(decode_bytes_doc, "decode_bytes($self, ids, /)\n--\n\nThe bytes of ids, exactly as they were encoded.");
 
 static PyObject *tokenizer_decode_bytes(PyObject *object, PyObject *tokens) {
     char *text;
@@ -201,7 +201,7 @@ static PyObject *tokenizer_decode_bytes(PyObject *object, PyObject *tokens) {
     return result;
 }
 
-PyDoc_STRVAR(id_doc, "id(text)\n--\n\nThe id whose literal text is exactly `text`, or None.");
+PyDoc_STRVAR(id_doc, "id($self, text, /)\n--\n\nThe id whose literal text is exactly `text`, or None.");
 
 static PyObject *tokenizer_id(PyObject *object, PyObject *value) {
     py_tokenizer *self = (py_tokenizer *)object;
@@ -218,7 +218,7 @@ static PyObject *tokenizer_id(PyObject *object, PyObject *value) {
     return result;
 }
 
-PyDoc_STRVAR(is_special_doc, "is_special(id)\n--\n\nTrue when `id` is an added token marked special.");
+PyDoc_STRVAR(is_special_doc, "is_special($self, id, /)\n--\n\nTrue when `id` is an added token marked special.");
 
 static PyObject *tokenizer_is_special(PyObject *object, PyObject *value) {
     py_tokenizer *self = (py_tokenizer *)object;
@@ -242,7 +242,7 @@ static PyObject *tokenizer_vocab_size(PyObject *object, void *nothing) {
     return PyLong_FromUnsignedLong(size);
 }
 
-PyDoc_STRVAR(decoder_method_doc, "decoder()\n--\n\nA Decoder that turns ids into text one by one, whole characters only.");
+PyDoc_STRVAR(decoder_method_doc, "decoder($self, /)\n--\n\nA Decoder that turns ids into text one by one, whole characters only.");
 
 static PyObject *tokenizer_decoder(PyObject *object, PyObject *nothing) {
     (void)nothing;
@@ -322,7 +322,7 @@ static void decoder_dealloc(PyObject *object) {
     py_object_free(object);
 }
 
-PyDoc_STRVAR(push_doc, "push(id)\n--\n\nThe text that became complete with this id: str, often one word, sometimes ''.");
+PyDoc_STRVAR(push_doc, "push($self, id, /)\n--\n\nThe text that became complete with this id: str, often one word, sometimes ''.");
 
 static PyObject *decoder_push(PyObject *object, PyObject *value) {
     py_decoder *self = (py_decoder *)object;
@@ -342,7 +342,7 @@ static PyObject *decoder_push(PyObject *object, PyObject *value) {
     return result;
 }
 
-PyDoc_STRVAR(finish_doc, "finish()\n--\n\nWhat is left: '' or U+FFFD for a character that never became complete.");
+PyDoc_STRVAR(finish_doc, "finish($self, /)\n--\n\nWhat is left: '' or U+FFFD for a character that never became complete.");
 
 static PyObject *decoder_finish(PyObject *object, PyObject *nothing) {
     (void)nothing;

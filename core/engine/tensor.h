@@ -44,7 +44,7 @@ typedef enum op_kind { OP_END, OP_F32, OP_I32, OP_MATRIX, OP_EXPERTS, OP_ROWS, O
 typedef struct op_slot {
     const char *name;
     op_kind kind;
-    const char *shape;              /* of a tensor: a word or a number for each dimension, "n 4 dim"; "?n dim": it is optional */
+    const char *shape;              /* of a tensor: a word or a number for each dimension, "n 4 dim"; after a ? it may be left out */
     double fallback, least, most;   /* of a number */
 } op_slot;
 
@@ -57,7 +57,7 @@ typedef struct op {
     void (*run)(op_call *call);     /* records; failures stay in the call */
 } op;
 
-/* Each is one op of the list; op_attention.c, op_mixture.c and op_rows.c define them. */
+/* Each is one op of the list; op_attention.c and op_mixture.c define them. */
 extern const op dsvk_op_matmul, dsvk_op_rms_norm, dsvk_op_rope_table, dsvk_op_rope, dsvk_op_quant_row, dsvk_op_quant_index,
     dsvk_op_kv_compress, dsvk_op_indexer, dsvk_op_topk, dsvk_op_sparse_attention, dsvk_op_hyper_connection, dsvk_op_moe;
 

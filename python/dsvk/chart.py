@@ -43,7 +43,8 @@ def text(x: float, y: float, words: str, extra: str = "") -> str:
 
 def svg(heading: list[str], charts: list[Bars]) -> Picture:
     """Lines of text, then the charts below one another, each to its own scale from zero."""
-    parts, y = [], LINE
+    parts: list[str] = []
+    y: float = LINE
     for line in heading:
         parts.append(text(10, y, line))
         y += LINE

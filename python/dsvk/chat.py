@@ -83,13 +83,13 @@ class Parser(_dsvk.ChatParser):
     def __init__(self, thinking_mode: str = "thinking"):
         super().__init__(_thinking(thinking_mode))
 
-    def feed(self, text: str | bytes, /) -> list[Event]:
+    def feed(self, text: str | bytes, /) -> list[Event]:  # type: ignore[override]
         return [Event(*event) for event in super().feed(text)]
 
-    def push(self, tokenizer: _dsvk.Tokenizer, id: int, /) -> list[Event]:
+    def push(self, tokenizer: _dsvk.Tokenizer, id: int, /) -> list[Event]:  # type: ignore[override]
         return [Event(*event) for event in super().push(tokenizer, id)]
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[Event]:  # type: ignore[override]
         return [Event(*event) for event in super().finish()]
 
 

@@ -181,7 +181,7 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def tokenize(args: argparse.Namespace) -> None:
-    tokenizer = dsvk.Tokenizer(dsvk.locate(args.model))
+    tokenizer = dsvk.Tokenizer(dsvk.locate(args.model, files=["tokenizer.json"]))
     text = sys.stdin.read() if args.text == "-" else args.text
     if args.decode:
         out(tokenizer.decode(numbers(text)))

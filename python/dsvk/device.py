@@ -3,22 +3,23 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 from . import _dsvk
 from .chart import COLOURS, LINE, Axes, Picture, document, text
 from .tables import html_table, size, text_table
 
 
-def devices() -> list[dict]:
+def devices() -> list[dict[str, Any]]:
     """Every Vulkan device the loader shows, in the order of preference, usable or not: dicts of index, name, uuid, type, api,
     driver, usable, reason, chosen, memory (bytes), subgroup, features, ... Empty where there is no driver."""
-    return _dsvk.survey()["devices"]
+    found: list[dict[str, Any]] = _dsvk.survey()["devices"]
+    return found
 
 
-def sums_by(key: str, ops: list[dict]) -> dict[str | None, dict]:
+def sums_by(key: str, ops: list[dict[str, Any]]) -> dict[str | None, dict[str, Any]]:
     """{name or part: sums of calls, us, bytes and flops} of a profile's ops."""
-    sums: dict[str | None, dict] = {}
+    sums: dict[str | None, dict[str, Any]] = {}
     for op in ops:
         entry = sums.setdefault(op[key], dict.fromkeys(("calls", "us", "bytes", "flops"), 0))
         for what in entry:
@@ -26,9 +27,9 @@ def sums_by(key: str, ops: list[dict]) -> dict[str | None, dict]:
     return sums
 
 
-def op_figures(ops: list[dict], per: int = 1, peaks: dict | None = None) -> list[dict]:
+def op_figures(ops: list[dict[str, Any]], per: int = 1, peaks: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """What each op takes for one of `per` steps, the longest first, and what fraction of the measured peaks that is."""
-    def fraction(sums: dict, what: str, peak: str) -> float | None:
+    def fraction(sums: dict[str, Any], what: str, peak: str) -> float | None:
         return 1e6 * sums[what] / sums["us"] / peaks[peak] if peaks and peaks[peak] and sums["us"] else None
     rows = [{"name": name, **{key: value / per for key, value in sums.items()},
              "bandwidth_fraction": fraction(sums, "bytes", "copy_bytes_per_s"),
@@ -37,7 +38,7 @@ def op_figures(ops: list[dict], per: int = 1, peaks: dict | None = None) -> list
     return sorted(rows, key=lambda op: -op["us"])
 
 
-def op_table(figures: list[dict]) -> list[dict]:
+def op_table(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same for people; percentages of the peaks where they were measured."""
     rows = []
     for op in figures:
@@ -52,13 +53,13 @@ def op_table(figures: list[dict]) -> list[dict]:
     return rows
 
 
-class Profile(dict):
+class Profile(dict[str, Any]):
     """Times of the dispatches of a `with device.profile() as report:` block, filled when the block ends: timestamps, submits,
     dispatches, host_us, device_us, ops (a list of name, part of the model, calls, us, bytes, flops)."""
 
-    peaks: dict | None = None
+    peaks: dict[str, Any] | None = None
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[dict[str, Any]]:
         """One row per op, the longest first; after device.measure() also how near it comes to the device's peaks."""
         return op_table(op_figures(self.get("ops", []), peaks=self.peaks))
 
@@ -81,7 +82,7 @@ class Profile(dict):
         return html_table(self.rows()) + (self.plot_roofline() if self.peaks and self.get("ops") else "")
 
 
-def roofline(bandwidth: float, levels: dict[str, float], points: list[tuple[float, float, dict]], us: float) -> Picture:
+def roofline(bandwidth: float, levels: dict[str, float], points: list[tuple[float, float, dict[str, Any]]], us: float) -> Picture:
     """bandwidth in bytes/s, levels in operations/s; points (operations per byte, operations/s, op)."""
     knees = [level / bandwidth for level in levels.values()]
     xs, ys = [x for x, _, _ in points] + knees, [y for _, y, _ in points] + list(levels.values())
@@ -117,9 +118,9 @@ def rate(n: float) -> str:
 
 class Device(_dsvk.Device):
     __doc__ = _dsvk.Device.__doc__
-    peaks: dict | None = None   # what measure() found
+    peaks: dict[str, Any] | None = None   # what measure() found
 
-    def measure(self) -> dict:
+    def measure(self) -> dict[str, Any]:
         self.peaks = super().measure()
         return self.peaks
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from typing import Iterator, Sequence, Union
+from typing import Generator, Iterator, Sequence, Union
 
 from .session import Session
 
@@ -80,7 +80,7 @@ class Generation:
                 self.finish = "stop"
             start = time.perf_counter()
 
-    def _run(self) -> Iterator[str]:
+    def _run(self) -> Generator[str, None, None]:
         held = ""
         try:
             for ids in self._slices():

@@ -12,14 +12,14 @@ import re
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from . import _dsvk
 from .progress import Callback, Progress, Shown
 from .tables import size
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FILES = ["config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
 
 
 def is_name(path: object) -> bool:
@@ -32,7 +32,7 @@ def bar_class(callback: Callback | None, total: int) -> type:
     from tqdm.auto import tqdm
     lock, done = threading.Lock(), 0
 
-    class Counter(tqdm):  # type: ignore[misc, type-arg]
+    class Counter(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any):
             self.counts = kwargs.get("unit") == "B" and not str(kwargs.pop("name", "")).endswith(".transfer")
             super().__init__(*args, **{**kwargs, "disable": True})
@@ -56,9 +56,10 @@ def check_room(name: str, missing: int, cache: str) -> None:
         raise _dsvk.FileError(f"{name}: {size(missing)} are to be downloaded, and {folder} has {size(free)} free")
 
 
-def pull(name: str, revision: str = "main", progress: Progress = None, offline: bool = False) -> Path:
+def pull(name: str, revision: str = "main", progress: Progress = None, offline: bool = False,
+         files: Sequence[str] = FILES) -> Path:
     """The folder of a repository's model, fetched where it is not in the cache. offline: nothing is fetched. progress: as in
-    dsvk.Model, in bytes. Raises UnsupportedError without huggingface_hub, FileError for what cannot be had."""
+    dsvk.Model, in bytes. files: patterns of the names that are wanted. Raises UnsupportedError without huggingface_hub, FileError for what cannot be had."""
     if NAME.fullmatch(name) is None:
         raise _dsvk.InvalidError(f"{name!r}: expected the name of a repository, as in org/name")
     try:
@@ -66,7 +67,7 @@ def pull(name: str, revision: str = "main", progress: Progress = None, offline: 
         from huggingface_hub import constants, errors
     except ImportError:
         raise _dsvk.UnsupportedError(f"{name}: no such folder; for repositories of that name: pip install 'dsvk[hub]'") from None
-    options: dict[str, Any] = {"revision": revision, "allow_patterns": FILES}
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": list(files)}
     offline = offline or constants.HF_HUB_OFFLINE
     total = 0
     try:

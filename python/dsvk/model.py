@@ -21,20 +21,20 @@ from .trace import Trace
 ModelPath = Union[str, "os.PathLike[str]"]
 
 
-def locate(path: ModelPath, progress: Progress = None) -> Path:
+def locate(path: ModelPath, progress: Progress = None, files: Sequence[str] = hub.FILES) -> Path:
     """The folder of a model: "nano" is the small one that comes with the package, "org/name" a repository's (dsvk.hub), unless
-    there is a folder of that name. progress: of a download."""
+    there is a folder of that name. progress: of a download, of those files that are wanted."""
     if path == "nano" and not os.path.exists(path):
         return Path(__file__).parent / "nano"
-    return hub.pull(str(path), progress=progress) if hub.is_name(path) else Path(path)
+    return hub.pull(str(path), progress=progress, files=files) if hub.is_name(path) else Path(path)
 
 
 def plan(path: ModelPath, context: int = 0, device: Device | None = None, cache: str = "native", max_chunk: int = 0,
          page_tokens: int = 0) -> Plan:
-    return Plan(_dsvk.plan(locate(path), context, device, cache, max_chunk, page_tokens))
+    return Plan(_dsvk.plan(locate(path, files=["config.json"]), context, device, cache, max_chunk, page_tokens))
 
 
-def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict:
+def verify(path: ModelPath, progress: Progress = None, strict: bool = False, threads: int = 0) -> dict[str, Any]:
     folder = locate(path, progress)
     with Shown(progress) as callback:
         return _dsvk.verify(folder, callback, strict, threads)
@@ -74,7 +74,7 @@ class Model(_dsvk.Model):
         if self._own_device is not None:
             self._own_device.close()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def session(self, context: int = 0, mtp: bool = False, progress: Progress = None) -> Session:
@@ -181,6 +181,6 @@ class Model(_dsvk.Model):
         return html_table(rows, caption=f"{report['path']}: {size(report['bytes'])}")
 
 
-def end_ids(config: dict) -> list[int]:
+def end_ids(config: dict[str, Any]) -> list[int]:
     """The end token's id, if the configuration names one (-1: none)."""
     return [config["eos_token_id"]] if config["eos_token_id"] >= 0 else []

@@ -50,7 +50,7 @@ class Shown:
 
     def __init__(self, progress: Progress):
         self.progress = progress
-        self.display = None
+        self.display: Bar | Line | None = None
 
     def __enter__(self) -> Callback | None:
         if self.progress is not True:

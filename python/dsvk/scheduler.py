@@ -96,7 +96,7 @@ class Request:
         if waiting is not None:
             loop, future = waiting
             try:
-                loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+                loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))  # type: ignore[func-returns-value]
             except RuntimeError:      # the loop was closed meanwhile: nobody listens
                 pass
 

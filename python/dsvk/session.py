@@ -57,8 +57,8 @@ class Session(_dsvk.Session):
             if len(ids) < wanted or ids[-1] in options["stop"]:
                 return
 
-    def decode(self, n: int, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0,
-               seed: int = 0, stop: Iterable[int] = ()) -> list[int]:
+    def decode(self, n: int, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,  # type: ignore[override]
+               min_p: float = 0.0, seed: int = 0, stop: Iterable[int] = ()) -> list[int]:
         """Appends up to n sampled tokens and returns their ids.
 
         temperature 0 takes the most likely token (the lowest id on ties). top_p 1, top_k 0, min_p 0: off. The same seed

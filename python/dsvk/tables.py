@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Iterable
+from typing import Any, Iterable
 
 
 def size(n: float) -> str:
@@ -26,17 +26,17 @@ def cell(value: object) -> str:
     return str(value)
 
 
-def columns_of(rows: list[dict]) -> list[str]:
+def columns_of(rows: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def is_numeric(rows: list[dict], name: str) -> bool:
+def is_numeric(rows: list[dict[str, Any]], name: str) -> bool:
     """Whether a column has nothing but numbers, so that it goes to the right."""
     values = [row.get(name) for row in rows]
     return all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in values)
 
 
-def text_table(rows: Iterable[dict]) -> str:
+def text_table(rows: Iterable[dict[str, Any]]) -> str:
     """Rows of equal keys as aligned columns: numbers to the right."""
     rows = list(rows)
     names = columns_of(rows)
@@ -47,7 +47,7 @@ def text_table(rows: Iterable[dict]) -> str:
                                for text, width, right in zip(line, widths, numeric)).rstrip() for line in lines)
 
 
-def html_table(rows: Iterable[dict], caption: str = "") -> str:
+def html_table(rows: Iterable[dict[str, Any]], caption: str = "") -> str:
     rows = list(rows)
     names = columns_of(rows)
     styles = [f' style="text-align:{"right" if is_numeric(rows, name) else "left"}"' for name in names]

@@ -578,6 +578,66 @@ def test_A10_exit_with_open_handles(python, ending):
     assert result.stderr == ""
 
 
+SECOND = """
+import _xxsubinterpreters as interpreters
+import dsvk
+with dsvk.Model("nano") as model, model.session() as session:
+    expected = model.generate("ROMEO:", max_tokens=8, temperature=0)
+    code = f'''import dsvk
+with dsvk.Model("nano") as model:
+    assert model.generate("ROMEO:", max_tokens=8, temperature=0) == {expected!r}
+try:
+    dsvk.Model("nowhere at all")
+except dsvk.FileError:
+    pass
+else:
+    raise SystemExit("the other interpreter has its own errors")
+'''
+    other = interpreters.create()
+    interpreters.run_string(other, code)
+    interpreters.destroy(other)
+    assert model.generate("ROMEO:", max_tokens=8, temperature=0) == expected
+print("both")
+"""
+
+
+def test_two_interpreters(python):
+    """The extension keeps its state with its module: another interpreter of the process has types and errors of its own."""
+    if sys.version_info >= (3, 13):
+        pytest.skip("the module for interpreters has another name in this Python")
+    result = python(SECOND)
+    assert (result.stdout, result.returncode) == ("both\n", 0), result.stderr
+
+
+FORKED = """
+import os
+import numpy
+import dsvk
+model = dsvk.Model("nano")
+session, tensor = model.session(), dsvk.Tensor(numpy.ones((2, 32), "f4"), model.device)
+session.sync([1, 2])
+child = os.fork()
+if child == 0:
+    refused = 0
+    for use in (lambda: session.sync([1, 2, 3]), lambda: session.decode(1), lambda: model.session(), lambda: model.trace([1]),
+                lambda: dsvk.Tensor(numpy.ones(4, "f4"), model.device), lambda: dsvk.ops.rms_norm(tensor, tensor),
+                lambda: model.device.measure()):
+        try:
+            use()
+        except dsvk.StateError as error:
+            refused += "child" in str(error)
+    session.close(), tensor.close(), model.close()
+    os._exit(refused)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(session.decode(3)))
+"""
+
+
+def test_A11_fork(python):
+    """Every call in the child says so, closing there is harmless, the parent goes on."""
+    result = python(FORKED)
+    assert result.stdout == "7 3\n", result.stdout + result.stderr
+
+
 # ---- text ----
 
 def test_T06_surrogates_and_bytes(nano):

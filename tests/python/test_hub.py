@@ -130,6 +130,15 @@ def test_pull_fetches_once_and_only_what_is_read(hub, run):
         assert (offline.stdout, hub.asked) == (first.stdout, []), offline.stderr
 
 
+def test_only_what_is_asked_for(hub, run):
+    """A plan needs the configuration alone, whatever the weights' size; tokens need the tokenizer."""
+    hub.claimed["model.safetensors"] = 1 << 60
+    assert run("plan", REPOSITORY, command=True).stdout.startswith("memory")
+    assert fetched(hub) == ["config.json"]
+    assert run("tokenize", REPOSITORY, "ROMEO", command=True).returncode == 0
+    assert fetched(hub) == ["config.json", "tokenizer.json"]
+
+
 def test_a_model_by_name(hub, run):
     """The model, its plan and tokenizer; after the hub has gone the cache does."""
     code = (f"print(dsvk.Model({REPOSITORY!r}).report['tensors'], dsvk.plan({REPOSITORY!r})['page_tokens'], "
@@ -180,8 +189,8 @@ def test_what_cannot_be_had(run, name, environment, message):
 
 
 def test_without_the_library(run):
-    result = run("import sys\nsys.modules['huggingface_hub'] = None\ntry:\n    dsvk.Model('some/model')\nexcept dsvk.UnsupportedError as e:\n"
-                 "    print(e)")
+    result = run("import sys\nsys.modules['huggingface_hub'] = None\n"
+                 "try:\n    dsvk.Model('some/model')\nexcept dsvk.UnsupportedError as error:\n    print(error)")
     assert result.stdout == "some/model: no such folder; for repositories of that name: pip install 'dsvk[hub]'\n"
 
 

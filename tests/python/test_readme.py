@@ -53,7 +53,11 @@ def test_every_entry_of_the_tree_exists():
 
 
 def test_every_path_in_the_text_exists():
+<<<<<<< HEAD
     for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|examples|docs|tests|tools|bench|\.ci)/[\w./]*)`", README)):
+=======
+    for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|tests|tools|bench|examples|\.ci)/[\w./]*)`", README)):
+>>>>>>> work-ops
         assert (ROOT / path).exists(), path
 
 
@@ -98,6 +102,11 @@ def test_the_conversation_is_as_printed():
     assert (ran.stderr, ran.stdout) == ("", shown)
 
 
+def test_the_ops_run():
+    ran = subprocess.run([sys.executable, "-c", blocks("python")[3]], capture_output=True, text=True, timeout=600)
+    assert (ran.stderr, ran.stdout) == ("", "(5, 32) int32 [1. 1. 1. 1. 1.]\n")
+
+
 def test_the_server_answers_the_client():
     pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
     block = next(block for block in blocks("sh") if "dsvk serve" in block)
@@ -116,6 +125,10 @@ def test_the_server_answers_the_client():
 
 def test_the_help_texts_name_every_command():
     usage = subprocess.run([sys.executable, "-m", "dsvk", "--help"], capture_output=True, text=True, timeout=60).stdout
+<<<<<<< HEAD
     for command in ("devices", "generate", "chat", "plan", "verify", "tokenize", "serve", "connect", "bench"):
+=======
+    for command in ("devices", "generate", "pull", "plan", "verify", "tokenize", "serve", "bench"):
+>>>>>>> work-ops
         assert command in usage and f"\ndsvk {command} " in README
     assert os.access(ROOT / "tools/test", os.X_OK) and os.access(ROOT / "tools/demo", os.X_OK)
