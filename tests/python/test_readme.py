@@ -98,7 +98,8 @@ def test_the_conversation_is_as_printed():
 
 
 def test_the_server_answers_the_client():
-    pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
+    pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic")
+    pytest.importorskip("prometheus_client"), pytest.importorskip("openai")
     block = next(block for block in blocks("sh") if "dsvk serve" in block)
     _, serve, ask = block.splitlines()
     with subprocess.Popen([sys.executable, "-m", *serve.replace("8000", "0").split()], stderr=subprocess.PIPE, text=True) as server:
