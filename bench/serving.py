@@ -175,7 +175,7 @@ async def idle(args):
 # ---- for a long time ----
 
 async def soak(args):
-    """memory: after the first tenth of the time, and at the end."""
+    """Memory after the first tenth of the time, and at the end; what prefixes keep lies in it where the device is the CPU."""
     chance, counts = random.Random("soak"), {"answered": 0, "streamed": 0, "given_up": 0, "wrong": 0}
     known, until = {}, time.monotonic() + args.seconds
 
@@ -209,10 +209,13 @@ async def soak(args):
         await one_stream(port, "warm", 2)
         clients = [asyncio.create_task(client(port)) for _ in range(24)]
         await asyncio.sleep(args.seconds / 10)
-        early = resident(server)
+        async def memory():
+            return {"mib": resident(server), "mib_of_prefixes": round(await metric(port, "prefix_cache_bytes") / 2 ** 20, 1)}
+
+        early = await memory()
         await asyncio.gather(*clients)
         await until_idle(port)
-        return {"seconds": args.seconds, **counts, "mib_early": early, "mib_end": resident(server)}
+        return {"seconds": args.seconds, **counts, "early": early, "end": await memory()}
 
 
 # ---- a prefix that is kept ----
