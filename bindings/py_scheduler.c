@@ -130,14 +130,9 @@ static bool stop_texts(PyObject *texts, request_parts *parts, dsvk_request_optio
 }
 
 PyDoc_STRVAR(submit_doc,
-<<<<<<< HEAD
-             "submit(prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
+             "submit($self, /, prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
              "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='',\n"
              "       prompt_logprobs=False)\n"
-=======
-             "submit($self, /, prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
-             "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='')\n"
->>>>>>> work-ops
              "--\n\n"
              "Hands in a request from any thread and returns its number; dsvk.Scheduler.submit is the one to use. stop_texts:\n"
              "bytes. logprobs: 1 + how many of the likeliest, 0 for none.");
@@ -204,7 +199,7 @@ static PyObject *scheduler_cancel(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(pause_doc, "pause(request, paused)\n--\n\nA paused request does not go on until it is resumed or cancelled; from any thread.");
+PyDoc_STRVAR(pause_doc, "pause($self, request, paused, /)\n--\n\nA paused request does not go on until it is resumed or cancelled; from any thread.");
 
 static PyObject *scheduler_pause(PyObject *object, PyObject *args) {
     py_scheduler *self = (py_scheduler *)object;

@@ -463,7 +463,7 @@ static void take_scores(void *user, uint32_t first, uint32_t n, const float *log
         dsvk_sequence_prompt_logprobs(q, logits + i * vocab, vocab, at);
 }
 
-static bool goes_on(const dsvk_sequence *q, dsvk_phase phase) { return q->phase == phase && !atomic_load(&q->request->paused); }
+static bool is_paused(const dsvk_sequence *q) { return atomic_load(&q->request->paused); }
 
 /* Whose turn it is, and who can share the step: nobody with a sequence that wants the logits of every row. */
 static uint32_t choose_prefill(dsvk_scheduler *s, dsvk_sequence *chosen[MOST_RUNNING]) {
@@ -471,7 +471,7 @@ static uint32_t choose_prefill(dsvk_scheduler *s, dsvk_sequence *chosen[MOST_RUN
     uint32_t n = 0, rows = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         dsvk_sequence *q = s->running[(turn + i) % s->n_running];
-        if (!goes_on(q, DSVK_PREFILL))
+        if (q->phase != DSVK_PREFILL || is_paused(q))
             continue;
         const dsvk_run run = next_run(s, q);
         if (n > 0 && (wants_scores(chosen[0]) || wants_scores(q) || rows + run.n > s->short_rows))
@@ -590,7 +590,7 @@ static void decode(dsvk_scheduler *s) {
     dsvk_error err;
     memcpy(all, s->running, n_all * sizeof *all);
     for (uint32_t i = 0; i < n_all; i++) {
-        if (!goes_on(all[i], DSVK_DECODE))
+        if (all[i]->phase != DSVK_DECODE || is_paused(all[i]))
             continue;
         if (prepare(s, all[i], &most, &err) == DSVK_OK)
             chosen[n++] = all[i];
@@ -657,7 +657,7 @@ static dsvk_status step(dsvk_scheduler *s, dsvk_error *err) {
 /* All that run are paused, and nobody else can begin. */
 static bool is_idle(dsvk_scheduler *s) {
     for (uint32_t i = 0; i < s->n_running; i++)
-        if (goes_on(s->running[i], s->running[i]->phase) || is_cancelled(s->running[i]))
+        if (!is_paused(s->running[i]) || is_cancelled(s->running[i]))
             return false;
     return s->n_running == s->options.max_running || (s->n_running > 0 && (s->hold || !next_to_begin(s)));
 }

@@ -201,6 +201,12 @@ def port(text: str) -> int:
     return int(text)
 
 
+def whole_number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2 ** 31:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     try:
         value = float(text)
@@ -246,12 +252,14 @@ def serve(args: argparse.Namespace) -> None:
     with listener(args.host, args.port, keys) as listening, \
             dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
         engine = Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context,
-                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision, queue_timeout=args.queue_timeout)
+                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision, max_waiting=args.max_waiting,
+                        queue_timeout=args.queue_timeout)
         host, port = listening.getsockname()[:2]
         note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
         signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
         try:
-            server(application(engine, keys, args.allow_host, args.allow_origin), args.drain).run(sockets=[listening])
+            served = application(engine, keys, args.allow_host, args.allow_origin, args.max_body << 20)
+            server(served, args.drain).run(sockets=[listening])
         finally:
             engine.close()
 
@@ -425,6 +433,8 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--name", help="the model's id for clients (the folder's name)")
     p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
     p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")
+    p.add_argument("--max-waiting", type=whole_number, default=4096, metavar="N", help="how many may wait beside those that run (4096)")
+    p.add_argument("--max-body", type=whole_number, default=64, metavar="MIB", help="most of a request, in MiB (64)")
     p.add_argument("--queue-timeout", type=seconds, default=0, metavar="S", help="give up what has not begun after so long (0: never)")
     p.add_argument("--drain", type=seconds, default=30, metavar="S", help="for what runs when the server is told to end (30)")
     p.add_argument("--isolate", action="store_true", help="kept prefixes are found only by the user who made them")

@@ -18,6 +18,7 @@ openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
+from dsvk.cli import main  # noqa: E402
 from dsvk.server import Engine  # noqa: E402
 from dsvk.server.engine import printable  # noqa: E402
 from serving import Script, served  # noqa: E402
@@ -59,7 +60,8 @@ GOOD = ["Host: localhost", "Content-Type: application/json"]
     post([*GOOD, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
     post([*GOOD, "Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n"), post([*GOOD, "Transfer-Encoding: gzip"], b"{}"),
     post([*GOOD, "Content-Length: -1"]), post([*GOOD, "Content-Length: 1e3"]), post([*GOOD, "X: a\0b", "Content-Length: 0"]),
-    post([*GOOD, "X: a\rb", "Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"], version="1.0"),
+    post([*GOOD, "X: a\rb", "Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"]),
+    post(GOOD[1:] + ["Content-Length: 0"], version="1.0"),
     post([*GOOD, "Host: localhost", "Content-Length: 0"]), post([*GOOD, "A" * 20000 + ": x"]), b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
     post([*GOOD, *(f"X-{i}: y" for i in range(100)), "Content-Length: 0"])], ids=range(16))
 def test_S04_an_ambiguous_head_is_400_and_the_end_of_the_connection(scripted, request_bytes):
@@ -163,6 +165,15 @@ def test_S15_pages_of_listed_origins_may_ask(nano):
             refused = httpx.options(url + "/v1/chat/completions", headers=headers)
             assert refused.status_code == 403 and not any(name.startswith("access-control") for name in refused.headers)
         assert httpx.options(url + "/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--allow-origin", "*"], "expected the origin of a page"), (["--allow-origin", "https://page.example/x"], "'https://page.example/x'"),
+    (["--queue-timeout", "-1"], "expected seconds"), (["--drain", "soon"], "'soon'")])
+def test_options_that_are_wrong_say_so(capsys, options, words):
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "nano", *options])
+    assert end.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_S18_strangers_texts_are_escaped_and_short_in_the_log(scripted, caplog):

@@ -252,7 +252,8 @@ OPENCODE = [function(name, path="string", limit="number") for name in
 def test_api_9_3_opencode(scripted):
     """Its title request, its agent's request, and the turn that answers a tool call and repeats the thoughts."""
     scripted.scheduler.answers.clear()
-    scripted.scheduler.say("A title.</think>Greeting", "I look.</think>" + calls(call("read", ("path", "true", "a.py"))), "So.</think>Done.")
+    scripted.scheduler.say("A title.</think>Greeting", "I look.</think>" + calls(call("read", ("path", "true", "a.py"))),
+                           "So.</think>Done.")
     two = [{"role": "user", "content": "Generate a title for this conversation:\n"}, {"role": "user", "content": "Hello"}]
     title = asked(scripted.url, "/v1/chat/completions", {
         "messages": [{"role": "system", "content": "You are a title generator."}, *two], "reasoning_effort": "low", "max_tokens": 32000,

@@ -1,10 +1,5 @@
-<<<<<<< HEAD
 """Every row of the fault list that concerns model files, configurations, tokenizers, host programs and the server has a test that carries
 its id in its name (test_M08_...), in C, Python or Lua. Rows of formats and features that are not here yet stand below with the reason."""
-=======
-"""Every row of the fault list that concerns model files, configurations, tokenizers, Python and Lua has a test that carries its id in its
-name (test_M08_...), in C, Python or Lua. Rows of formats and features that are not here yet stand below with the reason."""
->>>>>>> work-ops
 import re
 from pathlib import Path
 
@@ -15,11 +10,7 @@ NOT_YET = {
     "S20": "no grammars and schemas yet",
 }
 ROWS = [f"M{i:02}" for i in range(1, 29)] + [f"C{i:02}" for i in range(1, 12)] + [f"T{i:02}" for i in range(1, 12)]
-<<<<<<< HEAD
 ROWS += [f"A{i:02}" for i in range(1, 18)] + [f"S{i:02}" for i in range(1, 21)]
-=======
-ROWS += [f"A{i:02}" for i in range(7, 15)]
->>>>>>> work-ops
 
 
 def test_every_row_has_a_test():

@@ -1,4 +1,5 @@
 """The server's Anthropic format by the official client, with strict validation, and the rules of its messages, blocks and tools."""
+import asyncio
 import json
 
 import pytest
@@ -46,6 +47,19 @@ def test_an_answer_is_what_the_model_says_and_a_stream_the_same(nano, url):
         assert "".join(stream.text_stream) == text
         final = stream.get_final_message()
     assert (final.stop_reason, final.content[0].text, final.usage.output_tokens) == ("max_tokens", text, 9)
+
+
+def test_the_asynchronous_client(nano, url):
+    options = {"model": "nano", "messages": HELLO, "max_tokens": 5, "extra_body": {"temperature": 0}, **OFF}
+
+    async def run():
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="any", max_retries=0, timeout=60,
+                                            _strict_response_validation=True) as client:
+            async with client.messages.stream(**options) as stream:
+                text = "".join([piece async for piece in stream.text_stream])
+            return text, (await client.messages.create(**options)).content[0].text
+    text = nano.generate(chat.encode_ids(nano.tokenizer, HELLO, thinking_mode="chat"), 5, temperature=0)
+    assert asyncio.run(run()) == (text, text)
 
 
 def test_a_stop_sequence_is_named(nano, url):
@@ -150,7 +164,8 @@ def test_counting_takes_no_turn(scripted):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"max_tokens": None}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"messages": []}, "messages"), ({"messages": None}, "messages"),
+    ({"max_tokens": None}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"messages": []}, "messages"),
+    ({"messages": None}, "messages"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type: this model reads text only"),

@@ -53,11 +53,7 @@ def test_every_entry_of_the_tree_exists():
 
 
 def test_every_path_in_the_text_exists():
-<<<<<<< HEAD
     for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|examples|docs|tests|tools|bench|\.ci)/[\w./]*)`", README)):
-=======
-    for path in set(re.findall(r"`((?:core|shaders|bindings|python|lua|tests|tools|bench|examples|\.ci)/[\w./]*)`", README)):
->>>>>>> work-ops
         assert (ROOT / path).exists(), path
 
 
@@ -108,7 +104,8 @@ def test_the_ops_run():
 
 
 def test_the_server_answers_the_client():
-    pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic"), pytest.importorskip("openai")
+    pytest.importorskip("uvicorn"), pytest.importorskip("starlette"), pytest.importorskip("pydantic")
+    pytest.importorskip("prometheus_client"), pytest.importorskip("openai")
     block = next(block for block in blocks("sh") if "dsvk serve" in block)
     _, serve, ask = block.splitlines()
     with subprocess.Popen([sys.executable, "-m", *serve.replace("8000", "0").split()], stderr=subprocess.PIPE, text=True) as server:
@@ -125,10 +122,6 @@ def test_the_server_answers_the_client():
 
 def test_the_help_texts_name_every_command():
     usage = subprocess.run([sys.executable, "-m", "dsvk", "--help"], capture_output=True, text=True, timeout=60).stdout
-<<<<<<< HEAD
-    for command in ("devices", "generate", "chat", "plan", "verify", "tokenize", "serve", "connect", "bench"):
-=======
-    for command in ("devices", "generate", "pull", "plan", "verify", "tokenize", "serve", "bench"):
->>>>>>> work-ops
+    for command in ("devices", "generate", "chat", "pull", "plan", "verify", "tokenize", "serve", "connect", "bench"):
         assert command in usage and f"\ndsvk {command} " in README
     assert os.access(ROOT / "tools/test", os.X_OK) and os.access(ROOT / "tools/demo", os.X_OK)

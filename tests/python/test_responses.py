@@ -271,7 +271,9 @@ REFUSED = [
     ({"tools": [CLOCK], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name", "'g'"),
     ({"tools": [PATCH], "tool_choice": {"type": "custom", "name": "patch"}}, "tool_choice", "constrained output"),
     ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tool_choice", "not offered"),
-    ({"metadata": 3}, "metadata", "dict")]
+    ({"tools": [CLOCK], "tool_choice": {"type": "function", "name": "clock", "namespace": 3}}, "tool_choice", "namespace"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "function"}}, "tool_choice", "name"), ({"tool_choice": 3}, "tool_choice", "object"),
+    ({"text": {"format": {"name": "x"}}}, "text.format.type", "required"), ({"metadata": 3}, "metadata", "dict")]
 
 
 @pytest.mark.parametrize("change, param, words", REFUSED)

@@ -115,6 +115,8 @@ class PlainChoice:
     def tokens(self, event: dsvk.Event) -> list[Piece]:
         told = event.ids if event.logprobs is not None else []
         found = [logprob(event, i, self.passed(id)) for i, id in enumerate(told)]
+        if not event.text and not found:
+            return []
         self.said = True
         return [Piece("content", self.index, event.text, logprobs={"content": found} if found else {})]
 
@@ -131,7 +133,8 @@ class PlainChoice:
 
 
 class Choice:
-    """One choice of a conversation on its way. `ended` is its last piece's finish; what else the scheduler tells of it is for nobody."""
+    """One choice of a conversation on its way. `ended` is its last piece's finish; what else the scheduler tells of it is for
+    nobody."""
 
     def __init__(self, engine: Engine, job: Job, index: int):
         self.engine, self.job, self.index = engine, job, index

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import body, chat_completions, completions, messages, names, openapi, page, responses
+from . import body, chat_completions, completions, limits, messages, names, openapi, page, responses
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
@@ -60,14 +60,15 @@ def crashed(request: Request, error: Exception) -> Response:
     return failed(request, internal())
 
 
-def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> Door:
+def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = (),
+                body_bytes: int = limits.BODY_BYTES) -> Door:
     """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health and
     the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
-    besides the server's own, "https://page.example"."""
+    besides the server's own, "https://page.example". body_bytes: most of a request."""
 
     def generating(dialect):
         async def generate(request: Request) -> Response:
-            given = body.parse(await body.read(request))
+            given = body.parse(await body.read(request, body_bytes))
             read = dialect.read(engine, given)
             asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
             job, running = await while_connected(request.receive, asked)
@@ -81,7 +82,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         return generate
 
     async def count_tokens(request: Request) -> Response:
-        read = messages.read_as(messages.CountRequest, engine, body.parse(await body.read(request)))
+        read = messages.read_as(messages.CountRequest, engine, body.parse(await body.read(request, body_bytes)))
         return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, engine, read))})
 
     async def models(request: Request) -> Response:

@@ -11,14 +11,15 @@ from starlette.requests import Request
 
 from . import limits
 from .errors import ApiError, bad, place
-from .limits import BODY_BYTES, JSON_DEPTH
+from .limits import JSON_DEPTH
 
 
-def too_large() -> ApiError:
-    return ApiError(413, f"the body is larger than {BODY_BYTES} bytes", code="request_too_large")
+def too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {most} bytes", code="request_too_large")
 
 
-async def read(request: Request) -> bytes:
+async def read(request: Request, most: int) -> bytes:
+    """At most so many bytes, packed or not."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"content-type: expected application/json, got {kind[:80]!r}", param="content-type")
@@ -38,19 +39,19 @@ async def read(request: Request) -> bytes:
         if piece is None:
             break
         body += piece
-        if len(body) > BODY_BYTES:
-            raise too_large()
-    return bytes(body) if encoding == "identity" else unpacked(bytes(body))
+        if len(body) > most:
+            raise too_large(most)
+    return bytes(body) if encoding == "identity" else unpacked(bytes(body), most)
 
 
-def unpacked(body: bytes) -> bytes:
+def unpacked(body: bytes, most: int) -> bytes:
     unpack = zlib.decompressobj(wbits=31)
     try:
-        text = unpack.decompress(body, BODY_BYTES + 1)
+        text = unpack.decompress(body, most + 1)
     except zlib.error as error:
         raise bad("content-encoding", f"no gzip: {error}") from None
-    if len(text) > BODY_BYTES:
-        raise too_large()
+    if len(text) > most:
+        raise too_large(most)
     if not unpack.eof or unpack.unused_data:
         raise bad("content-encoding", "gzip that is cut, or followed by something else")
     return text

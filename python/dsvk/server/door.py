@@ -16,7 +16,7 @@ from .errors import ApiError
 from .limits import HEAD_FIELDS
 
 PREFLIGHT = {"access-control-allow-methods": "GET, POST, HEAD", "access-control-max-age": "600",
-             "access-control-allow-headers": "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"}
+             "access-control-allow-headers": "authorization, *"}
 
 OPEN = {"/health", *page.FILES}      # without a key
 

@@ -40,7 +40,10 @@ def choice(value: Any) -> Any:
         raise ValueError(f"a tool of type {value['type'][:40]!r} is not offered here")
     if not isinstance(value.get("name"), str):
         raise ValueError("expected the tool's name in its field name")
-    return {"type": "function", "function": {"name": items.qualified(value.get("namespace"), value["name"])}}
+    namespace = value.get("namespace")
+    if namespace is not None and not isinstance(namespace, str):
+        raise ValueError("expected the tool's namespace in its field namespace")
+    return {"type": "function", "function": {"name": items.qualified(namespace, value["name"])}}
 
 
 class Reasoning(Fields):
@@ -49,11 +52,11 @@ class Reasoning(Fields):
 
 
 class Format(Fields):
-    type: Literal["text", "json_object", "json_schema"] = "text"
+    type: Literal["text", "json_object", "json_schema"]
 
 
 class Text(Fields):
-    format: Format = Format()
+    format: Format | None = None
     verbosity: str = "medium"
 
 

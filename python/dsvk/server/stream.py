@@ -131,7 +131,7 @@ class EventStream(Response):
                 await end(error)
                 return
             except asyncio.CancelledError:      # the client is gone, and nothing is sent; or the server ends
-                with suppress(TimeoutError):
+                with suppress(TimeoutError, ClientDisconnect, OSError):
                     async with asyncio.timeout(1):
                         await end(unavailable("the server is shutting down"))
                 raise
