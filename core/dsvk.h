@@ -179,6 +179,8 @@ DSVK_API uint32_t dsvk_tokenizer_vocab_size(const dsvk_tokenizer *tokenizer); /*
 DSVK_API int32_t dsvk_tokenizer_id(const dsvk_tokenizer *tokenizer, const char *text, size_t n);
 /* 1 when `id` is an added token marked special. */
 DSVK_API uint32_t dsvk_tokenizer_is_special(const dsvk_tokenizer *tokenizer, int32_t id);
+/* 1 when `id` is an added token, special or not: markup, which ordinary text never becomes. */
+DSVK_API uint32_t dsvk_tokenizer_is_added(const dsvk_tokenizer *tokenizer, int32_t id);
 
 /* Streaming decode: whole characters only. push returns the bytes that became complete (valid until the next call on
  * this decoder); finish returns what is left, an incomplete character as U+FFFD. */

@@ -194,6 +194,9 @@ function dsvk.Tokenizer:id(text) end
 ---@param id integer
 ---@return boolean
 function dsvk.Tokenizer:is_special(id) end
+---@param id integer
+---@return boolean markup, which ordinary text never becomes
+function dsvk.Tokenizer:is_added(id) end
 ---@return integer
 function dsvk.Tokenizer:vocab_size() end
 ---@return dsvk.Decoder? decoder, string? message, dsvk.Code? code ids to text one by one, whole characters only

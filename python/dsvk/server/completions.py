@@ -32,7 +32,7 @@ class CompletionRequest(Generated):
 
 def read(engine: Engine, body: dict[str, Any]) -> CompletionRequest:
     request = validated(CompletionRequest, engine, body)
-    request.refuse(thinking=False)
+    request.check_ids(engine)
     if request.best_of is not None and request.best_of != request.n:
         raise bad("best_of", f"only the same as n is supported, {request.n}, got {request.best_of}")
     if request.echo and request.logprobs is not None:

@@ -8,9 +8,11 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Callable, Iterable, Mapping
 
 import dsvk
+from dsvk.constrain import Constraint, Grammars
 
 from .errors import bad, of_engine, overflow
 
@@ -44,8 +46,9 @@ class Turns:
 @dataclass
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
-    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. logprobs:
-    how many of the likeliest tokens to tell, None for no log-probabilities."""
+    it begins inside thinking; calls: tool calls are wanted; one_call: and a second one is cut off; call_prefix: of their
+    ids. constraint: what the answer is held to (constraints.py). logprobs: how many of the likeliest tokens to tell, None for no
+    log-probabilities."""
     prompt: list[int]
     chat: bool = True
     thinking: bool = False
@@ -58,6 +61,7 @@ class Job:
     calls: bool = False
     one_call: bool = False
     call_prefix: str = "call_"
+    constraint: Constraint | None = None
     user: str = ""
 
 
@@ -87,6 +91,11 @@ class Engine:
         self.fingerprint = fingerprint(model)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
 
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What constrains answers; UnsupportedError when llguidance is not installed."""
+        return Grammars(self.model)
+
     @property
     def ready(self) -> bool:
         return not self.scheduler.closed
@@ -102,7 +111,7 @@ class Engine:
             return self.scheduler.submit(
                 job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                 stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.chat and job.stop else 0,
-                logprobs=job.logprobs, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
+                logprobs=job.logprobs, constraint=job.constraint, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
         except dsvk.InvalidError as error:
             raise bad(None, str(error)) from None
         except dsvk.Error as error:
