@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from copy import copy
 from typing import Any, Iterable, Iterator, Sequence
 
 from . import _dsvk, dsml
@@ -57,8 +58,9 @@ class Vocabulary:
 class Constraint:
     """A compiled grammar on its way through the choices of one request: what Scheduler.submit takes as constraint."""
 
-    def __init__(self, matcher: Any, words: int, after: int = 0, begun: Sequence[int] = ()):
+    def __init__(self, matcher: Any, words: int, after: int = 0, begun: Sequence[int] = (), ends: dsml.Ends | None = None):
         self.after, self._bytes = after, 4 * words
+        self._ends, self._ends_of = ends, {}
         self._matcher = matcher
         self._matchers: dict[int, Any] = {}
         self._begun = list(begun)
@@ -77,7 +79,17 @@ class Constraint:
         bits = matcher.compute_bitmask()
         if matcher.is_error():
             raise ValueError(self.error(matcher))
-        return bits[:self._bytes]
+        return bits[:self._bytes] if self._ends is None else self.ended(choice, ids, bits)
+
+    def ended(self, choice: int, ids: list[int], bits: bytes) -> bytes:
+        """The mask without the marker where it would end a value too early."""
+        ends = self._ends_of.setdefault(choice, copy(self._ends))
+        for id in ids:
+            ends.push(id)
+        left = bytearray(bits[:self._bytes])
+        if ends.open:
+            left[ends.marker // 8] &= ~(1 << ends.marker % 8) & 0xff
+        return bytes(left)
 
     def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
         """Of the ids of a choice those that are the grammar's; None: it has not begun."""
@@ -91,8 +103,8 @@ class Constraint:
 class CallConstraint(Constraint):
     """A constraint that begins with a block of tool calls: behind the marker that "<" stands before. At any other it is asleep."""
 
-    def __init__(self, matcher: Any, words: int, after: int, tokens: Sequence[bytes]):
-        super().__init__(matcher, words, after)
+    def __init__(self, matcher: Any, words: int, after: int, tokens: Sequence[bytes], ends: dsml.Ends | None):
+        super().__init__(matcher, words, after, ends=ends)
         self._tokens, self._tails = tokens, {}
 
     def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
@@ -231,12 +243,13 @@ class Grammars:
             matcher = self.compiled(grammar)
         except ValueError as error:
             raise GrammarError(f"the tools make a grammar that can not be used: {error}", place) from None
+        ends = dsml.Ends(self.marker, self._vocabulary.tokens) if any(tool.text for tool in tools) else None
         if free:
-            return CallConstraint(matcher, self.words, self.marker, self._vocabulary.tokens)
+            return CallConstraint(matcher, self.words, self.marker, self._vocabulary.tokens, ends)
         ids = self.tokenizer.encode(begun)
         if ids and not matcher.deep_copy().consume_tokens(ids):
             raise GrammarError("what was begun of the answer is no beginning of what is asked for", place)
-        return Constraint(matcher, self.words, self.tokenizer.id("</think>") if thinking else 0, ids)
+        return Constraint(matcher, self.words, self.tokenizer.id("</think>") if thinking else 0, ids, ends)
 
     @property
     def marker(self) -> int:

@@ -211,7 +211,7 @@ class Rules:
             self.lines.append(f'{text}: /{regex_in_lark(definition)}/ "</"')
         else:
             self.others.append({"name": f"{name}_grammar", "lark_grammar": definition})
-            text = self.add(f"{name}_text", f'@{name}_grammar "</"')
+            text = self.add(f"{name}_text", f'@{name}_grammar "</"?')      # which its last terminal may have taken: see Ends
         return self.invoke(name, quoted(tool.name), self.parameter(quoted(tool.argument), f"{name}_parameter", [text], []))
 
     def block(self, tools: Sequence[Tool], parallel: bool) -> str:
@@ -224,6 +224,27 @@ class Rules:
                 calls.append(self.strict(tool, f"tool_{i}"))
         call = self.add("call", *calls)
         return self.add("block", f'"tool_calls>\\n" {call}{"+" if parallel else ""} "</" {self.marker} "tool_calls>"')
+
+
+class Ends:
+    """Where a value may end. In a grammar that a caller wrote the last terminal may take the "</" that ends the value, so the rule
+    leaves it open, and this says whether "</" stands at the end of what came of the value."""
+
+    def __init__(self, marker: int, tokens: Sequence[bytes]):
+        self.marker, self._tokens = marker, tokens
+        self._tail, self._tag, self._opened = b"", b"", False
+
+    def push(self, id: int) -> None:
+        if id == self.marker:
+            self._opened, self._tag = not self._tail.endswith(b"</"), b""
+        else:
+            self._tail = (self._tail + self._tokens[id])[-2:]
+            self._tag = (self._tag + self._tokens[id])[:9]
+
+    @property
+    def open(self) -> bool:
+        """In a value that may not end here."""
+        return self._opened and self._tag == b"parameter" and self._tail != b"</"
 
 
 def regex_in_lark(pattern: str) -> str:

@@ -17,7 +17,8 @@ def constraint_for(engine: Engine, tools: Sequence[Tool], *, choice: str = "auto
                    choice_place: str = "tool_choice", schema_place: str = "response_format") -> Constraint | None:
     """For Job.constraint; None when the answer is free. To be called away from the event loop: compiling takes its time.
 
-    tools: those of the prompt; the schema of a strict tool, none of another; a custom tool has text. choice: "none", "auto" or
+    tools: those of the prompt; the schema of a strict tool, none of another; a custom tool has text, of its grammar or, without
+    one, ("regex", "(?s:.*)"). choice: "none", "auto" or
     "required"; names: the tools that may be called, None for all. parallel: several calls are allowed. schema: of the answer
     when it is JSON. inside: the answer begins inside thinking. begun: what stands of the answer already. The places are what
     errors call the fields. Raises ApiError 400 for what cannot be held to, and, for what has to be, when llguidance is missing.
