@@ -50,8 +50,8 @@ def measured(name: str, make, ids: list[int]) -> dict:
     first = make()
     compiled = time.thread_time() - start
     seconds = sorted(walk(first, ids) + walk(make(), ids))
-    return {"grammar": name, "compile_ms": round(1e3 * compiled, 1), "tokens": len(ids), "mask_mean_us": round(1e6 * statistics.mean(seconds)),
-            "mask_median_us": round(1e6 * statistics.median(seconds)), "mask_most_us": round(1e6 * seconds[-1])}
+    return {"grammar": name, "compile_ms": round(1e3 * compiled, 1), "tokens": len(ids),
+            "mask_mean_us": round(1e6 * statistics.mean(seconds)), "mask_median_us": round(1e6 * statistics.median(seconds)), "mask_most_us": round(1e6 * seconds[-1])}
 
 
 def main() -> None:
@@ -71,7 +71,8 @@ def main() -> None:
             ("json_schema", lambda: grammars.json(WEATHER), model.tokenizer.encode('{"city": "San Francisco", "days": 3, "unit": "C"}')),
             ("1 strict tool", lambda: grammars.answer([Tool("weather", WEATHER)], must_call=True),
              call("weather", {"city": "San Francisco", "unit": "C", "days": 3})),
-            ("30 tools", lambda: grammars.answer([Tool(f"tool_{i}") for i in range(30)], must_call=True), call("tool_7", {"code": CODE, "n": 3})),
+            ("30 tools", lambda: grammars.answer([Tool(f"tool_{i}") for i in range(30)], must_call=True),
+             call("tool_7", {"code": CODE, "n": 3})),
             ("128 strict tools of 20 arguments", lambda: grammars.answer(strict, must_call=True),
              call("tool_7", {f"p{i}": "a text" if i % 3 else 7 for i in range(20)}))):
         print(json.dumps(measured(name, make, ids)))

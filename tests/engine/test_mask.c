@@ -96,7 +96,8 @@ static void test_a_session_asks_before_each_token(void) {
     asked = (struct asked){ .nothing = true };
     CHECK_REFUSED(dsvk_session_decode(s, N, &options, again, &n, &err), DSVK_INVALID, &err, "allows no token at position 10");
     asked = (struct asked){ 0 };
-    CHECK(dsvk_session_decode(s, N - 2, &options, again + 2, &n, &err) == DSVK_OK && memcmp(ids, again, sizeof ids) == 0, "%s", err.message);
+    CHECK(dsvk_session_decode(s, N - 2, &options, again + 2, &n, &err) == DSVK_OK, "%s", err.message);
+    CHECK(memcmp(ids, again, sizeof ids) == 0, "other tokens behind a failure");
     dsvk_session_close(s);
     dsvk_model_close(model);
 }

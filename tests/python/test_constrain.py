@@ -143,8 +143,8 @@ def test_calls_parse_and_strict_ones_match_their_schema(nano, grammars, walker):
 
 def test_the_encoders_own_calls_are_in_the_grammar(nano, grammars):
     """What the family's encoder writes for valid arguments can be generated, token by token; anything else cannot."""
-    good = {"unit": None, "city": 'a "b" <c>\n', "route": {"at": 1, "next": {"at": 2, "next": None}}, "fixed": WEATHER["properties"]["fixed"]["const"],
-            "days": 4, "when": "2024-02-29"}
+    good = {"unit": None, "city": 'a "b" <c>\n', "route": {"at": 1, "next": {"at": 2, "next": None}}, "days": 4, "when": "2024-02-29",
+            "fixed": WEATHER["properties"]["fixed"]["const"]}
 
     def taken(tools, name, arguments, **options):
         turn = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {
@@ -192,8 +192,8 @@ def test_a_block_in_a_free_answer_is_held_to_and_only_that(nano, grammars, walke
 
 
 def test_an_answer_is_json_or_a_call_and_thinking_is_free(nano, grammars, walker):
-    schema, tools = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}, [Tool("clock")]
-    kinds = set()
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    tools, kinds = [Tool("clock")], set()
     for seed in range(12):
         constraint = grammars.answer(tools, schema=schema, thinking=True)
         thought = nano.tokenizer.encode("Hm. <b>", special=True) + [nano.tokenizer.id("</think>")]
@@ -254,7 +254,8 @@ REFUSED = [
     ({"type": "array", "uniqueItems": True}, "", "uniqueItems"), ({"not": {}}, "", "not"),
     ({"properties": {"a/b": {"type": "string", "format": "color"}}}, "/properties/a~1b", "format"),
     ({"anyOf": [{"type": "null"}, {"type": "string", "pattern": "(?=x)y"}]}, "/anyOf/1", "pattern"),
-    ({"items": {"$ref": "https://example.com/x"}}, "/items", "$ref"), ({"$defs": {"d": {"contains": {}}}, "$ref": "#/$defs/d"}, "/$defs/d", "contains"),
+    ({"items": {"$ref": "https://example.com/x"}}, "/items", "$ref"),
+    ({"$defs": {"d": {"contains": {}}}, "$ref": "#/$defs/d"}, "/$defs/d", "contains"),
     ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, "", "oneOf"), ({"type": "strin"}, "", "type"),
     ({"additionalProperties": {"propertyNames": {}}}, "/additionalProperties", "propertyNames"),
     ({"x-guidance": {"lenient": True}, "if": {}}, "", "if")]
@@ -408,7 +409,8 @@ def url(nano):
 def many(url, count, **options):
     """So many answers of different seeds at once."""
     async def run():
-        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=300, _strict_response_validation=True) as client:
+        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=300,
+                                      _strict_response_validation=True) as client:
             return await asyncio.gather(*(client.chat.completions.create(
                 model="nano", messages=HELLO, temperature=1, seed=seed, max_tokens=120, **options) for seed in range(count)))
     return [answer.choices[0] for answer in asyncio.run(run())]
@@ -428,9 +430,9 @@ def calls_of(choice):
 
 
 def test_every_forced_call_is_honoured(url):
-    for options, names in (({"parallel_tool_calls": False, "tool_choice": "required"}, {"light", "lamp"}), ({"parallel_tool_calls": False, "tool_choice": {
-            "type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "lamp"}}]}}}, {"lamp"})):
-        answers = many(url, 5, tools=TOOLS, extra_body={**OFF, **options})
+    lamp = {"mode": "required", "tools": [{"type": "function", "function": {"name": "lamp"}}]}
+    for choice, names in (("required", {"light", "lamp"}), ({"type": "allowed_tools", "allowed_tools": lamp}, {"lamp"})):
+        answers = many(url, 5, tools=TOOLS, parallel_tool_calls=False, extra_body={**OFF, "tool_choice": choice})
         finished = [choice for choice in answers if choice.finish_reason == "tool_calls"]
         assert len(finished) > 2, [choice.finish_reason for choice in answers]
         for choice in finished:
@@ -467,7 +469,8 @@ def test_logit_bias_and_penalties(url):
     on = {"thinking": {"type": "enabled"}}
     assert text(presence_penalty=2, **on) == text(**on)      # no effect with thinking, and no error
     assert len(set(text(logit_bias={"77": 100})["content"])) == 1
-    answer = httpx.post(url + "/v1/completions", timeout=60, json={"model": "nano", "prompt": "x", "max_tokens": 9, "logit_bias": {"77": 100}})
+    answer = httpx.post(url + "/v1/completions", timeout=300, json={"model": "nano", "prompt": "x", "max_tokens": 9,
+                                                                    "logit_bias": {"77": 100}})
     assert len(set(answer.json()["choices"][0]["text"])) == 1
 
 
@@ -480,7 +483,8 @@ def wanted(schema):
 
 
 @pytest.mark.parametrize("change, param, words", [
-    (strict({"properties": {"a": {"type": "array", "uniqueItems": True}}}), "tools[0].function.parameters", "keyword 'uniqueItems' at /properties/a"),
+    (strict({"properties": {"a": {"type": "array", "uniqueItems": True}}}), "tools[0].function.parameters",
+     "keyword 'uniqueItems' at /properties/a"),
     (strict({"type": "string"}), "tools[0].function.parameters", "arguments are an object"),
     (wanted({"items": {"not": {}}}), "response_format.json_schema.schema", "keyword 'not' at /items"),
     ({**wanted(ANSWER), "messages": HELLO + [{"role": "assistant", "content": "Well", "prefix": True}], **OFF},
@@ -492,8 +496,9 @@ def test_S02_S20_what_cannot_be_held_to_is_400(url, change, param, words):
 
 
 def test_in_the_other_format_too(url):
-    for change, words in (({"tools": [{"name": "f", "strict": True, "input_schema": {"not": {}}}]}, "tools[0].input_schema: keyword 'not' at /"),
-                          ({"output_config": {"format": {"type": "json_schema", "schema": {"if": {}}}}}, "output_config.format.schema: keyword 'if'")):
+    strict_tool, schema = {"name": "f", "strict": True, "input_schema": {"not": {}}}, {"type": "json_schema", "schema": {"if": {}}}
+    for change, words in (({"tools": [strict_tool]}, "tools[0].input_schema: keyword 'not' at /"),
+                          ({"output_config": {"format": schema}}, "output_config.format.schema: keyword 'if'")):
         answer = httpx.post(url + "/v1/messages", json={"model": "nano", "messages": HELLO, "max_tokens": 5, **change})
         assert answer.status_code == 400 and words in answer.json()["error"]["message"], answer.text
 
@@ -502,7 +507,8 @@ def test_a_server_without_llguidance_says_so_only_where_it_is_needed(nano, monke
     monkeypatch.setitem(sys.modules, "llguidance", None)
     loose = [{"type": "function", "function": {"name": "f"}}]
     with served(Engine(nano, "nano")) as url:
-        for change, param in (({"response_format": {"type": "json_object"}}, "response_format"), (strict(LIGHT), "tools[0].function.parameters"),
+        for change, param in (({"response_format": {"type": "json_object"}}, "response_format"),
+                              (strict(LIGHT), "tools[0].function.parameters"),
                               ({"tools": loose, "tool_choice": "required"}, "tool_choice")):
             answer = httpx.post(url + "/v1/chat/completions", json={"model": "nano", "messages": HELLO, "max_tokens": 2, **change})
             error = answer.json()["error"]

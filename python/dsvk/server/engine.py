@@ -115,7 +115,8 @@ class Engine:
             return self.scheduler.submit(
                 job.prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                 stop_after=self.think_end if job.inside and job.stop else 0, stop_before=self.dsml if job.chat and job.stop else 0,
-                logprobs=job.logprobs, constraint=job.constraint, owner=job.user, cache_key=job.user if self.isolate else "", **job.sampling)
+                logprobs=job.logprobs, constraint=job.constraint, owner=job.user, cache_key=job.user if self.isolate else "",
+                **job.sampling)
         except dsvk.InvalidError as error:
             raise bad(None, str(error)) from None
         except dsvk.Error as error:

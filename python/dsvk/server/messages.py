@@ -114,7 +114,8 @@ def job_of(engine: Engine, body: dict[str, Any], r: MessagesRequest) -> Job:
     constraint = constraint_of(engine, r, inside)
     return Job(prompt, thinking=mode(r.model, r.thinking, r.output_config.effort)[0], inside=inside, max_tokens=r.max_tokens,
                sampling={"temperature": r.temperature, "top_p": r.top_p, "top_k": r.top_k}, stop=r.stop_sequences,
-               calls=bool(r.tools) and r.tool_choice.type != "none", one_call=r.tool_choice.disable_parallel_tool_use, constraint=constraint,
+               calls=bool(r.tools) and r.tool_choice.type != "none", one_call=r.tool_choice.disable_parallel_tool_use,
+               constraint=constraint,
                call_prefix="toolu_", user=r.metadata.user_id)
 
 
