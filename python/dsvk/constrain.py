@@ -20,8 +20,9 @@ from .model import Model, end_ids
 GRAMMAR_BYTES = 4 << 20     # of one grammar's text
 NESTED = 64                 # brackets in a grammar that a caller wrote
 KEPT = 64                   # compiled grammars
-# White space of JSON where it may stand: none, a space, or a new line and what indents it. More would let a model fill its limit.
-JSON_OPTIONS = {"whitespace_pattern": r" |\n[ \t]{0,64}", "lenient": False, "coerce_one_of": False}
+# JSON is written on one line, with or without a space behind a comma and a colon: where white space may stand without end, a model may
+# fill its limit with it.
+JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False, "coerce_one_of": False}
 
 
 class GrammarError(_dsvk.UnsupportedError):

@@ -165,7 +165,7 @@ def test_the_encoders_own_calls_are_in_the_grammar(nano, grammars):
     assert taken([Tool("none", {"type": "object"})], "none", {}) is True
     for text in (("lark", r"start: /(.|\n)+/"), ("regex", r"^(?s:.*)$"), ("lark", 'start: line+\nline: /[^\\n]+/ "\\n"?')):
         assert taken([Tool("text", text=text)], "text", {"input": 'a </b> <"c">\nd'}) is True      # may go on, and may end
-    for change, cut in (({"days": 5}, ">5"), ({"days": "4"}, 'string="true'), ({"unit": "K"}, ">K"), ({"more": 1}, 'name="mo'),
+    for change, cut in (({"days": 5}, ">5"), ({"days": "4"}, 'string="true'), ({"unit": "K"}, ">K"), ({"more": 1}, 'name="m'),
                         ({"route": {"at": "1"}}, '"')):
         assert cut in str(taken(strict, "weather", {**good, **change})), change
     assert str(taken(strict, "weather", {name: value for name, value in good.items() if name != "city"})).endswith(f"</{DSML}")
