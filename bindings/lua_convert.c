@@ -196,11 +196,11 @@ const char *ld_option_text(lua_State *L, int arg, const char *name) {
     return lua_tostring(L, -1);
 }
 
-int ld_option_function(lua_State *L, int arg, const char *name) {
+int ld_option_function(lua_State *L, int arg, const char *name, const char *takes) {
     const int type = lua_getfield(L, arg, name);
     if (type == LUA_TNIL)
         return 0;
     if (type != LUA_TFUNCTION)
-        wrong_option(L, name, -1, "a function (stage, done, total)");
+        wrong_option(L, name, -2, lua_pushfstring(L, "a function %s", takes));
     return lua_gettop(L);
 }

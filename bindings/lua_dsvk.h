@@ -49,13 +49,14 @@ typedef struct ld_decoder { /* user value 1: its Tokenizer */
 
 typedef struct ld_call ld_call;
 
-typedef struct ld_session { /* user values: 1 its Model, 2 the progress function or nil */
+typedef struct ld_session { /* user values: 1 its Model, 2 the progress function or nil, 3 the goal's mask function or nil */
     dsvk_session *handle;
     int users;
     ld_call *call;                   /* the one running, NULL outside */
     const dsvk_tokenizer *tokenizer; /* the model's, which lives as long as the session; NULL when it has none */
     uint32_t n_vocab;                /* width of a row of logits */
     dsvk_decoder *decoder;           /* text of what poll decodes; NULL before begin */
+    size_t told;                     /* length of the timeline that the goal's mask function knows */
 } ld_session;
 
 /* lua_module.c */
@@ -73,6 +74,8 @@ int ld_done(lua_State *L, dsvk_status status, const dsvk_error *err);  /* true, 
 struct ld_call {
     lua_State *L;
     int function; /* stack index of a progress function, or 0 */
+    int mask;     /* the same of a mask function */
+    size_t *told; /* for it: lengths of the timelines that it knows */
     bool raised;  /* its error is on top of the stack */
     ld_call *outer;
 };
@@ -81,6 +84,8 @@ struct ld_call {
 void ld_call_begin(ld_call *call, ld_call **running, lua_State *L, int function);
 void ld_call_end(ld_call *call, ld_call **running); /* raises what a callback raised: nothing may be owned, users be even */
 int ld_progress(void *user, const char *stage, uint64_t done, uint64_t total);
+/* A dsvk_mask_fn with the same `running` as user (lua_mask.c). */
+dsvk_status ld_mask(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words, dsvk_error *err);
 
 /* lua_convert.c */
 typedef struct ld_box {
@@ -105,7 +110,9 @@ bool ld_option_flag(lua_State *L, int arg, const char *name);
 float ld_option_number(lua_State *L, int arg, const char *name);
 uint64_t ld_option_count(lua_State *L, int arg, const char *name, uint64_t most); /* 0 .. most, default 0 */
 const char *ld_option_text(lua_State *L, int arg, const char *name); /* pushes it; NULL when there is none */
-int ld_option_function(lua_State *L, int arg, const char *name);     /* pushes it and returns its index; 0 when there is none */
+#define LD_PROGRESS_TAKES "(stage, done, total)"
+/* Pushes it and returns its index; 0 when there is none. `takes`: its arguments, for the message. */
+int ld_option_function(lua_State *L, int arg, const char *name, const char *takes);
 
 /* lua_device.c */
 ld_device *ld_check_device(lua_State *L, int arg);

@@ -46,7 +46,7 @@ int ld_model_open(lua_State *L) {
     lua_settop(L, 2);
     ld_options(L, 2, names);
     ld_model_options(L, 2, &options);
-    const int progress = ld_option_function(L, 2, "progress");
+    const int progress = ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES);
     if (push_device(L, 2, &opened, &err) != DSVK_OK)
         return ld_fail(L, &err);
     ld_device *device = ld_check_device(L, lua_gettop(L));

@@ -76,7 +76,7 @@ static int verify(lua_State *L) {
     ld_model_options(L, 2, &options);
     options.verify = 1;
     ld_call call, *running = NULL;
-    const int progress = ld_option_function(L, 2, "progress");
+    const int progress = ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES);
     ld_box *json = ld_new_box(L, dsvk_free);
     ld_call_begin(&call, &running, L, progress);
     options.progress = ld_progress;

@@ -15,13 +15,13 @@ int ld_session_open(lua_State *L) {
     ld_model *model = ld_check_model(L, 1);
     lua_settop(L, 2);
     ld_options(L, 2, names);
-    ld_session *self = ld_new(L, sizeof *self, 2, LD_SESSION);
+    ld_session *self = ld_new(L, sizeof *self, 3, LD_SESSION);
     dsvk_session_options options = {.size = sizeof options, .progress = ld_progress, .user = &self->call};
     options.context = ld_option_count(L, 2, "context", UINT64_MAX);
     options.mtp = ld_option_flag(L, 2, "mtp");
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, 3, 1);
-    if (ld_option_function(L, 2, "progress") != 0)
+    if (ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES) != 0)
         lua_setiuservalue(L, 3, 2);
     dsvk_error err = {0};
     if (dsvk_session_open(&self->handle, model->handle, &options, &err) != DSVK_OK)
@@ -149,20 +149,53 @@ static uint64_t to_seed(lua_State *L, int index) {
     return (uint64_t)lua_tointeger(L, index);
 }
 
-/* Options table `arg` of decode; what they point to is pushed. Any integer is a seed. In a batch they may be one per session. */
-static void sample_options(lua_State *L, int arg, bool batch, dsvk_sample_options *options) {
-    static const char *const names[] = {"temperature", "top_p", "min_p", "top_k", "seed", "stop", NULL};
+/* Option logit_bias: a table of ids and what is added to their logits. */
+static void logit_bias(lua_State *L, int arg, dsvk_sample_options *options) {
+    const int type = lua_getfield(L, arg, "logit_bias");
+    const int table = lua_gettop(L);
+    size_t n = 0;
+    if (type == LUA_TNIL)
+        return;
+    if (type != LUA_TTABLE)
+        luaL_error(L, "option 'logit_bias': expected a table of ids and numbers, got %s", luaL_typename(L, table));
+    for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1))
+        n++;
+    dsvk_logit_bias *bias = lua_newuserdatauv(L, (n + 1) * sizeof *bias, 0);
+    n = 0;
+    for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1)) {
+        const lua_Integer id = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : -1;
+        if (id < 0 || id > INT32_MAX || lua_type(L, -1) != LUA_TNUMBER)
+            luaL_error(L, "option 'logit_bias': expected an id and a number, got %s", luaL_tolstring(L, -2, NULL));
+        bias[n++] = (dsvk_logit_bias){(int32_t)id, (float)lua_tonumber(L, -1)};
+    }
+    options->bias = bias;
+    options->n_bias = n;
+}
+
+/* Options table `arg` of decode; what they point to is pushed. Any integer is a seed. In a batch they may be one per session. The
+ * index of a mask function, whose user is the caller's business, or 0. */
+static int sample_options(lua_State *L, int arg, bool batch, dsvk_sample_options *options) {
+    static const char *const names[] = {"temperature",       "top_p",            "min_p",      "top_k", "seed",       "stop",
+                                        "frequency_penalty", "presence_penalty", "logit_bias", "mask",  "mask_after", NULL};
     ld_options(L, arg, names);
     *options = (dsvk_sample_options){.size = sizeof *options,
                                      .temperature = ld_option_number(L, arg, "temperature"),
                                      .top_p = ld_option_number(L, arg, "top_p"),
                                      .min_p = ld_option_number(L, arg, "min_p"),
-                                     .top_k = (uint32_t)ld_option_count(L, arg, "top_k", UINT32_MAX)};
+                                     .top_k = (uint32_t)ld_option_count(L, arg, "top_k", UINT32_MAX),
+                                     .frequency_penalty = ld_option_number(L, arg, "frequency_penalty"),
+                                     .presence_penalty = ld_option_number(L, arg, "presence_penalty"),
+                                     .mask_after = (int32_t)ld_option_count(L, arg, "mask_after", INT32_MAX)};
     const int seed = lua_getfield(L, arg, "seed");
     if (seed != LUA_TNIL && !(batch && seed == LUA_TTABLE))
         options->seed = to_seed(L, -1);
     if (lua_getfield(L, arg, "stop") != LUA_TNIL)
         options->stop = ld_ids(L, -1, "stop", &options->n_stop);
+    logit_bias(L, arg, options);
+    const int mask = ld_option_function(L, arg, "mask", "(ids, i)");
+    if (mask != 0)
+        options->mask = ld_mask;
+    return mask;
 }
 
 static size_t check_count(lua_State *L, int arg) {
@@ -179,9 +212,13 @@ static int session_decode(lua_State *L) {
     ld_call call;
     dsvk_error err = {0};
     lua_settop(L, 3);
-    sample_options(L, 3, false, &options);
+    const int mask = sample_options(L, 3, false, &options);
+    size_t told = dsvk_session_position(self->handle);
+    options.mask_user = &self->call;
     int32_t *out = new_rows(L, n, 1);
     enter(L, self, &call);
+    call.mask = mask;
+    call.told = &told;
     const dsvk_status status = dsvk_session_decode(self->handle, n, &options, out, &n_out, &err);
     leave(self, &call);
     if (status != DSVK_OK)
@@ -203,7 +240,8 @@ static void batch_seeds(lua_State *L, int arg, dsvk_sample_options *options, siz
     lua_pop(L, 1);
 }
 
-/* model:decode(sessions, n, options). The sessions' progress functions are not called: which of them would it be? */
+/* model:decode(sessions, n, options). The sessions' progress functions are not called: which of them would it be? A mask function
+ * is, with the number of the session. */
 int ld_decode_batch(lua_State *L) {
     ld_check_model(L, 1);
     luaL_checktype(L, 2, LUA_TTABLE);
@@ -212,10 +250,13 @@ int ld_decode_batch(lua_State *L) {
     dsvk_sample_options options;
     dsvk_error err = {0};
     lua_settop(L, 4);
-    sample_options(L, 4, true, &options);
+    const int mask = sample_options(L, 4, true, &options);
+    ld_call call, *running = NULL;
+    options.mask_user = &running;
     dsvk_session **handles = lua_newuserdatauv(L, n_sessions * sizeof *handles, 0);
     dsvk_sample_options *each = lua_newuserdatauv(L, n_sessions * sizeof *each, 0);
     size_t *n_out = lua_newuserdatauv(L, n_sessions * sizeof *n_out, 0);
+    size_t *told = lua_newuserdatauv(L, n_sessions * sizeof *told, 0);
     int32_t *out = new_rows(L, n_sessions, n);
     for (size_t i = 0; i < n_sessions; i++, lua_pop(L, 1)) {
         lua_rawgeti(L, 2, (lua_Integer)i + 1);
@@ -224,10 +265,16 @@ int ld_decode_batch(lua_State *L) {
             luaL_error(L, "sessions[%I]: expected an open Session, got %s", (lua_Integer)i + 1,
                        session ? "a closed one" : luaL_typename(L, -1));
         handles[i] = session->handle;
+        told[i] = dsvk_session_position(session->handle);
         each[i] = options;
     }
     batch_seeds(L, 4, each, n_sessions);
-    if (dsvk_decode_batch(handles, n_sessions, n, each, out, n_out, &err) != DSVK_OK)
+    ld_call_begin(&call, &running, L, 0);
+    call.mask = mask;
+    call.told = told;
+    const dsvk_status status = dsvk_decode_batch(handles, n_sessions, n, each, out, n_out, &err);
+    ld_call_end(&call, &running);
+    if (status != DSVK_OK)
         return ld_fail(L, &err);
     lua_createtable(L, (int)n_sessions, 0);
     for (size_t i = 0; i < n_sessions; i++) {
@@ -248,7 +295,8 @@ static int session_begin(lua_State *L) {
     dsvk_sample_options options;
     dsvk_error err = {0};
     lua_settop(L, 4);
-    sample_options(L, 4, false, &options);
+    const int mask = sample_options(L, 4, false, &options);
+    options.mask_user = &self->call;
     if (self->users > 0)
         return ld_busy(L, "the session");
     const int32_t *tokens = NULL;
@@ -261,6 +309,9 @@ static int session_begin(lua_State *L) {
     }
     if (tokens == NULL)
         return ld_fail(L, &err);
+    lua_pushnil(L);
+    if (mask != 0)
+        lua_copy(L, mask, -1);
     dsvk_decoder *decoder = NULL; /* until the end of the function Lua has no chance to raise */
     dsvk_status status = self->tokenizer ? dsvk_decoder_open(&decoder, self->tokenizer, &err) : DSVK_OK;
     if (status == DSVK_OK)
@@ -269,6 +320,8 @@ static int session_begin(lua_State *L) {
         dsvk_decoder *last = self->decoder;
         self->decoder = decoder;
         decoder = last;
+        self->told = n;
+        lua_setiuservalue(L, 1, 3);
     }
     dsvk_decoder_close(decoder);
     return ld_done(L, status, &err);
@@ -318,7 +371,11 @@ static int session_poll(lua_State *L) {
     polled p = {.session = self};
     ld_call call;
     dsvk_error err = {0};
+    const bool masked = lua_getiuservalue(L, 1, 3) == LUA_TFUNCTION;
+    const int mask = masked ? lua_gettop(L) : 0;
     enter(L, self, &call);
+    call.mask = mask;
+    call.told = &self->told;
     const dsvk_status status = dsvk_session_poll(self->handle, (uint64_t)budget, &p.result, &err);
     leave(self, &call);
     if (status != DSVK_OK)

@@ -86,12 +86,15 @@ static int tokenizer_id(lua_State *L) {
     return 1;
 }
 
-static int tokenizer_is_special(lua_State *L) {
+static int is_kind(lua_State *L, uint32_t (*is)(const dsvk_tokenizer *tokenizer, int32_t id)) {
     ld_tokenizer *self = check_tokenizer(L, 1);
     const lua_Integer id = luaL_checkinteger(L, 2);
-    lua_pushboolean(L, id >= 0 && id <= INT32_MAX && dsvk_tokenizer_is_special(self->handle, (int32_t)id));
+    lua_pushboolean(L, id >= 0 && id <= INT32_MAX && is(self->handle, (int32_t)id));
     return 1;
 }
+
+static int tokenizer_is_special(lua_State *L) { return is_kind(L, dsvk_tokenizer_is_special); }
+static int tokenizer_is_added(lua_State *L) { return is_kind(L, dsvk_tokenizer_is_added); }
 
 static int tokenizer_vocab_size(lua_State *L) {
     lua_pushinteger(L, dsvk_tokenizer_vocab_size(check_tokenizer(L, 1)->handle));
@@ -154,7 +157,7 @@ static int decoder_finish(lua_State *L) {
 static const luaL_Reg tokenizer_functions[] = {
     {"encode", tokenizer_encode},         {"decode", tokenizer_decode},   {"id", tokenizer_id},
     {"is_special", tokenizer_is_special}, {"decoder", tokenizer_decoder}, {"vocab_size", tokenizer_vocab_size},
-    {"close", tokenizer_close},           {NULL, NULL},
+    {"is_added", tokenizer_is_added},     {"close", tokenizer_close},     {NULL, NULL},
 };
 
 static const luaL_Reg decoder_functions[] = {

@@ -51,3 +51,7 @@ int py_call_progress(void *user, const char *stage, uint64_t done, uint64_t tota
 }
 
 bool py_call_running(void) { return innermost != NULL; }
+
+void py_call_enter(void) { PyEval_RestoreThread(innermost->thread); }
+
+void py_call_leave(void) { innermost->thread = PyEval_SaveThread(); }

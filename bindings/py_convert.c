@@ -196,6 +196,39 @@ PyObject *py_token_list(const int32_t *ids, size_t n) {
     return list;
 }
 
+bool py_logit_bias(PyObject *value, dsvk_logit_bias **bias, size_t *n) {
+    PyObject *key, *number;
+    Py_ssize_t position = 0, i = 0;
+    *bias = NULL;
+    *n = 0;
+    if (value == NULL || value == Py_None)
+        return true;
+    if (!PyDict_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "logit_bias: expected a dict of ids and numbers, got %R", Py_TYPE(value));
+        return false;
+    }
+    const Py_ssize_t count = PyDict_Size(value);
+    *bias = PyMem_Calloc((size_t)count + 1, sizeof **bias);
+    if (*bias == NULL) {
+        PyErr_NoMemory();
+        return false;
+    }
+    while (i < count && PyDict_Next(value, &position, &key, &number)) {
+        const long id = PyLong_Check(key) ? PyLong_AsLong(key) : -1;
+        const double added = PyFloat_AsDouble(number);
+        if (PyErr_Occurred() || id < 0 || id > INT32_MAX) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "logit_bias: expected an id and a number, got %R: %R", key, number);
+            PyMem_Free(*bias);
+            *bias = NULL;
+            return false;
+        }
+        (*bias)[i++] = (dsvk_logit_bias){(int32_t)id, (float)added};
+    }
+    *n = (size_t)i;
+    return true;
+}
+
 /* ---- budgets ---- */
 
 static const char *const purpose_names[DSVK_PURPOSE_COUNT] = {

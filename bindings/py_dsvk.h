@@ -25,6 +25,8 @@ typedef struct py_state {
     PyTypeObject *device, *model, *session, *tokenizer, *decoder, *array, *chat_parser, *scheduler, *tensor;
 } py_state;
 
+typedef struct py_constraint py_constraint; /* py_mask.c */
+
 typedef struct py_device {
     PyObject_HEAD
     py_state *state; /* lives as long as the type, which lives as long as the object */
@@ -77,6 +79,7 @@ typedef struct py_scheduler {
     dsvk_scheduler *handle;
     int users;
     py_model *model; /* owned; the library keeps the weights even when this one is closed */
+    py_constraint *constraints; /* of requests that have not told their end */
 } py_scheduler;
 
 typedef struct py_tensor {
@@ -125,6 +128,9 @@ void py_call_begin(py_call *call, PyObject *progress);
 bool py_call_end(py_call *call, const py_state *state, dsvk_status status, const dsvk_error *err);
 int py_call_progress(void *user, const char *stage, uint64_t done, uint64_t total);
 bool py_call_running(void); /* true inside a progress callback: this thread is in a call */
+/* Around Python code that the library calls from inside a call of this thread. */
+void py_call_enter(void);
+void py_call_leave(void);
 
 /* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot. */
 PyObject *py_json(const py_state *state, char *json);       /* releases json */
@@ -135,6 +141,8 @@ bool py_callable(PyObject *value, const char *name, PyObject **out); /* borrowed
 /* ids from a sequence of integers or a contiguous buffer of int32 or int64; PyMem_Free them. */
 bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n);
 PyObject *py_token_list(const int32_t *ids, size_t n);
+/* {id: what is added to its logit}; PyMem_Free it. NULL and None are none. */
+bool py_logit_bias(PyObject *value, dsvk_logit_bias **bias, size_t *n);
 bool py_budgets(PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]);
 
 /* py_model.c */
@@ -182,6 +190,15 @@ void py_tokenizer_leave(py_tokenizer *self);
 PyObject *py_op(PyObject *module, PyObject *args);
 PyObject *py_ops(PyObject *module, PyObject *nothing);
 extern const char py_op_doc[], py_ops_doc[];
+/* py_mask.c: the constraint of a request. */
+py_constraint *py_constraint_new(PyObject *object, uint32_t n_choices, size_t n_prompt);
+void py_constraint_free(py_constraint *constraint); /* accepts NULL */
+void py_constraint_keep(py_constraint **list, py_constraint *constraint, uint64_t request);
+void py_constraint_finished(py_constraint **list, uint64_t request); /* one of its choices; the last one frees it */
+void py_constraint_free_all(py_constraint **list);
+int py_constraint_visit(py_constraint *list, visitproc visit, void *arg);
+dsvk_status py_constraint_mask(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,
+                               dsvk_error *err); /* a dsvk_mask_fn */
 
 /* py_chat.c */
 PyObject *py_chat_encode(PyObject *module, PyObject *args);

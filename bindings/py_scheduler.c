@@ -57,13 +57,14 @@ static int scheduler_init(PyObject *object, PyObject *args, PyObject *kwargs) {
 static int scheduler_traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(((py_scheduler *)object)->model);
-    return 0;
+    return py_constraint_visit(((py_scheduler *)object)->constraints, visit, arg);
 }
 
 static void scheduler_dealloc(PyObject *object) {
     py_scheduler *self = (py_scheduler *)object;
     PyObject_GC_UnTrack(object);
     dsvk_scheduler_close(self->handle);
+    py_constraint_free_all(&self->constraints);
     Py_CLEAR(self->model);
     py_object_free(object);
 }
@@ -82,6 +83,7 @@ static PyObject *scheduler_close(PyObject *object, PyObject *nothing) {
     Py_BEGIN_ALLOW_THREADS
     dsvk_scheduler_close(handle);
     Py_END_ALLOW_THREADS
+    py_constraint_free_all(&self->constraints);
     Py_RETURN_NONE;
 }
 
@@ -90,6 +92,8 @@ static PyObject *scheduler_close(PyObject *object, PyObject *nothing) {
 /* What a request points to while it is submitted. */
 typedef struct request_parts {
     int32_t *prompt, *stop;
+    dsvk_logit_bias *bias;
+    py_constraint *constraint;
     PyObject *texts;       /* tuple of bytes, owned */
     const char **stop_texts;
     size_t *stop_sizes;
@@ -98,6 +102,8 @@ typedef struct request_parts {
 static void parts_free(request_parts *parts) {
     PyMem_Free(parts->prompt);
     PyMem_Free(parts->stop);
+    PyMem_Free(parts->bias);
+    py_constraint_free(parts->constraint);
     PyMem_Free(parts->stop_texts);
     PyMem_Free(parts->stop_sizes);
     Py_XDECREF(parts->texts);
@@ -132,31 +138,44 @@ static bool stop_texts(PyObject *texts, request_parts *parts, dsvk_request_optio
 PyDoc_STRVAR(submit_doc,
              "submit($self, /, prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
              "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='',\n"
-             "       prompt_logprobs=False)\n"
+             "       prompt_logprobs=False, frequency_penalty=0.0, presence_penalty=0.0, logit_bias=None, constraint=None,\n"
+             "       constrain_after=0)\n"
              "--\n\n"
              "Hands in a request from any thread and returns its number; dsvk.Scheduler.submit is the one to use. stop_texts:\n"
              "bytes. logprobs: 1 + how many of the likeliest, 0 for none.");
 
 static bool request_options(PyObject *args, PyObject *kwargs, request_parts *parts, dsvk_request_options *o) {
     static char *names[] = {"prompt", "max_tokens", "choices", "temperature", "top_p", "min_p", "top_k", "seed", "stop", "stop_texts",
-                            "stop_after", "stop_before", "logprobs", "exact", "priority", "owner", "cache_key",
-                            "prompt_logprobs", NULL};
+                            "stop_after", "stop_before", "logprobs", "exact", "priority", "owner", "cache_key", "prompt_logprobs",
+                            "frequency_penalty", "presence_penalty", "logit_bias", "constraint", "constrain_after", NULL};
     PyObject *prompt, *max_tokens = NULL, *choices = NULL, *top_k = NULL, *seed = NULL, *stop = NULL, *texts = NULL, *logprobs = NULL;
+    PyObject *bias = NULL, *constraint = NULL;
     dsvk_sample_options *sampling = &o->sampling;
     Py_ssize_t n_prompt = 0, n_stop = 0;
     int after = 0, before = 0, priority = 0, exact = 0, prompt_logprobs = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOfffOOOOiiOpissp:submit", names, &prompt, &max_tokens, &choices,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOfffOOOOiiOpisspffOOi:submit", names, &prompt, &max_tokens, &choices,
                                      &sampling->temperature, &sampling->top_p, &sampling->min_p, &top_k, &seed, &stop, &texts,
-                                     &after, &before, &logprobs, &exact, &priority, &o->owner, &o->cache_key, &prompt_logprobs) ||
+                                     &after, &before, &logprobs, &exact, &priority, &o->owner, &o->cache_key, &prompt_logprobs,
+                                     &sampling->frequency_penalty, &sampling->presence_penalty, &bias, &constraint,
+                                     &sampling->mask_after) ||
         !py_u64(max_tokens, "max_tokens", &o->max_tokens) || !py_u32(choices, "choices", &o->choices) ||
         !py_u32(top_k, "top_k", &sampling->top_k) || !py_u64(seed, "seed", &sampling->seed) ||
         !py_u32(logprobs, "logprobs", &o->logprobs) || !py_tokens(prompt, "prompt", &parts->prompt, &n_prompt) ||
-        (stop != NULL && !py_tokens(stop, "stop", &parts->stop, &n_stop)) || (texts != NULL && !stop_texts(texts, parts, o)))
+        (stop != NULL && !py_tokens(stop, "stop", &parts->stop, &n_stop)) || (texts != NULL && !stop_texts(texts, parts, o)) ||
+        !py_logit_bias(bias, &parts->bias, &sampling->n_bias))
         return false;
     o->prompt = parts->prompt;
     o->n_prompt = (size_t)n_prompt;
     sampling->stop = parts->stop;
     sampling->n_stop = (size_t)n_stop;
+    sampling->bias = parts->bias;
+    if (constraint != NULL && constraint != Py_None) {
+        parts->constraint = py_constraint_new(constraint, o->choices ? o->choices : 1, (size_t)n_prompt);
+        if (parts->constraint == NULL)
+            return false;
+        sampling->mask = py_constraint_mask;
+        sampling->mask_user = parts->constraint;
+    }
     o->stop_after = after;
     o->stop_before = before;
     o->exact = (uint32_t)exact;
@@ -173,11 +192,13 @@ static PyObject *scheduler_submit(PyObject *object, PyObject *args, PyObject *kw
     if (request_options(args, kwargs, &parts, &options) && PY_ENTER(self, "the scheduler")) {
         uint64_t id = 0;
         dsvk_error err = {0};
-        py_call call;
-        py_call_begin(&call, NULL);
-        dsvk_status status = dsvk_scheduler_submit(self->handle, &options, &id, &err);
-        if (py_call_end(&call, self->state, status, &err))
-            result = PyLong_FromUnsignedLongLong(id);
+        /* The lock stays, for it takes no time: a request's end must not be told before its constraint is kept. */
+        const dsvk_status status = dsvk_scheduler_submit(self->handle, &options, &id, &err);
+        if (status == DSVK_OK && parts.constraint != NULL) {
+            py_constraint_keep(&self->constraints, parts.constraint, id);
+            parts.constraint = NULL;
+        }
+        result = status == DSVK_OK ? PyLong_FromUnsignedLongLong(id) : py_raise(self->state, &err);
         self->users--;
     }
     parts_free(&parts);
@@ -303,6 +324,8 @@ static PyObject *scheduler_events(PyObject *object, PyObject *nothing) {
         PyObject *dict = event_dict(&event);
         const bool ok = dict != NULL && PyList_Append(list, dict) == 0;
         Py_XDECREF(dict);
+        if (event.kind == DSVK_EVENT_FINISH)
+            py_constraint_finished(&self->constraints, event.request);
         if (!ok) {
             Py_CLEAR(list);
             break;

@@ -220,17 +220,26 @@ static PyObject *tokenizer_id(PyObject *object, PyObject *value) {
 
 PyDoc_STRVAR(is_special_doc, "is_special($self, id, /)\n--\n\nTrue when `id` is an added token marked special.");
 
-static PyObject *tokenizer_is_special(PyObject *object, PyObject *value) {
+typedef uint32_t (*kind_fn)(const dsvk_tokenizer *tokenizer, int32_t id);
+
+static PyObject *is_kind(PyObject *object, PyObject *value, kind_fn is) {
     py_tokenizer *self = (py_tokenizer *)object;
     long id = PyLong_AsLong(value);
     if (id == -1 && PyErr_Occurred())
         return NULL;
     if (!py_tokenizer_enter(self))
         return NULL;
-    uint32_t special = id >= 0 && id <= INT32_MAX ? dsvk_tokenizer_is_special(self->handle, (int32_t)id) : 0;
+    uint32_t yes = id >= 0 && id <= INT32_MAX ? is(self->handle, (int32_t)id) : 0;
     py_tokenizer_leave(self);
-    return PyBool_FromLong(special != 0);
+    return PyBool_FromLong(yes != 0);
 }
+
+static PyObject *tokenizer_is_special(PyObject *self, PyObject *id) { return is_kind(self, id, dsvk_tokenizer_is_special); }
+
+PyDoc_STRVAR(is_added_doc, "is_added(id)\n--\n\nTrue when `id` is an added token, special or not: markup, which ordinary text never\n"
+                           "becomes.");
+
+static PyObject *tokenizer_is_added(PyObject *self, PyObject *id) { return is_kind(self, id, dsvk_tokenizer_is_added); }
 
 static PyObject *tokenizer_vocab_size(PyObject *object, void *nothing) {
     (void)nothing;
@@ -280,6 +289,7 @@ static PyMethodDef tokenizer_methods[] = {
     {"decode_bytes", tokenizer_decode_bytes, METH_O, decode_bytes_doc},
     {"id", tokenizer_id, METH_O, id_doc},
     {"is_special", tokenizer_is_special, METH_O, is_special_doc},
+    {"is_added", tokenizer_is_added, METH_O, is_added_doc},
     {"decoder", tokenizer_decoder, METH_NOARGS, decoder_method_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -226,6 +226,8 @@ DSVK_API uint32_t dsvk_tokenizer_vocab_size(const dsvk_tokenizer *tokenizer); /*
 DSVK_API int32_t dsvk_tokenizer_id(const dsvk_tokenizer *tokenizer, const char *text, size_t n);
 /* 1 when `id` is an added token marked special. */
 DSVK_API uint32_t dsvk_tokenizer_is_special(const dsvk_tokenizer *tokenizer, int32_t id);
+/* 1 when `id` is an added token, special or not: markup, which ordinary text never becomes. */
+DSVK_API uint32_t dsvk_tokenizer_is_added(const dsvk_tokenizer *tokenizer, int32_t id);
 
 /* Streaming decode: whole characters only. push returns the bytes that became complete (valid until the next call on
  * this decoder); finish returns what is left, an incomplete character as U+FFFD. */
@@ -334,6 +336,18 @@ DSVK_API dsvk_status dsvk_session_mtp_logits(dsvk_session *session, float *out, 
 DSVK_API dsvk_status dsvk_session_evaluate(dsvk_session *session, const int32_t *tokens, size_t n, size_t chunk,
                                            float *logits, float *mtp_logits, dsvk_error *err);
 
+/* Which tokens may come next: called once before each token of a sequence that has it, in the thread that decodes, while nothing is
+ * held. tokens [n]: the sequence's timeline, prompt included; choice: of a request, or the session's index in a batch. Sets bit
+ * id % 32 of words[id / 32] for every id that may be chosen; words [n_words], (vocab_size + 31) / 32 of them, are zero at the call.
+ * Anything but OK, with a sentence in *err, ends the request, or the call, with that; so does, as INVALID, allowing nothing. */
+typedef dsvk_status (*dsvk_mask_fn)(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,
+                                    dsvk_error *err);
+
+typedef struct dsvk_logit_bias {
+    int32_t id;
+    float value;
+} dsvk_logit_bias;
+
 typedef struct dsvk_sample_options {
     size_t size;
     float temperature; /* 0: the most likely token (lowest id on ties) */
@@ -343,6 +357,17 @@ typedef struct dsvk_sample_options {
     uint64_t seed;     /* same seed, same prefix: same tokens, whoever else is decoding */
     const int32_t *stop; /* ids that end decoding; the stop id itself is the last one returned */
     size_t n_stop;
+    /* What follows changes logits before all of the above. A sequence that has any of it decodes one token per submit, and so do
+     * those that decode together with it. */
+    float frequency_penalty; /* -100 .. 100: taken off a token's logit as often as it was generated; 0: off */
+    float presence_penalty;  /* -100 .. 100: taken off once when it was generated; 0: off */
+    uint64_t generated_from; /* where in the timeline that begins which counts as generated; 0: at the end of what is there */
+    const dsvk_logit_bias *bias; /* [n_bias], an id at most once: added to its logit, -1000 .. 1000 */
+    size_t n_bias;
+    dsvk_mask_fn mask;   /* NULL: every token may come */
+    void *mask_user;
+    int32_t mask_after;  /* the mask is asked only behind the first generated token of this id; 0: from the start. Until then it
+                            costs nothing */
 } dsvk_sample_options;
 
 /* Appends up to n sampled tokens: out [n], *n_out of them. */
@@ -408,7 +433,8 @@ typedef struct dsvk_request_options {
     size_t n_prompt;
     uint64_t max_tokens;             /* most tokens generated; 0, or more than there is room for: what the context holds */
     uint32_t choices;                /* so many sequences from one prompt, choice i with seed + i; 0: 1 */
-    dsvk_sample_options sampling;    /* with its own size; stop ids are not among the tokens handed out */
+    dsvk_sample_options sampling;    /* with its own size; stop ids are not among the tokens handed out. Generated is what comes behind
+                                        the prompt; mask_user must live until the request's last event */
     const char *const *stop_texts;   /* [n_stop_texts], at most 64: bytes that end the text and are no part of it */
     const size_t *stop_sizes;        /* [n_stop_texts], 1 to 4096 bytes each */
     size_t n_stop_texts;

@@ -117,13 +117,16 @@ local function pieces(session, stops)
 end
 
 local sampling_options = { temperature = 1.0, top_p = 1.0, top_k = 0, min_p = 0.0 } -- with generate's defaults
+local logit_options = { frequency_penalty = true, presence_penalty = true, logit_bias = true, mask = true, mask_after = true }
 local generate_options = { max_tokens = true, stream = true, stop = true, bos = true, seed = true }
 
 local function take_options(options)
   local sampling = {}
   for name, default in pairs(sampling_options) do sampling[name] = options[name] or default end
   for name in pairs(options) do
-    if not (sampling_options[name] or generate_options[name]) then
+    if logit_options[name] then
+      sampling[name] = options[name]
+    elseif not (sampling_options[name] or generate_options[name]) then
       error(("unknown option '%s'"):format(tostring(name)), 3)
     end
   end
@@ -153,7 +156,8 @@ end
 
 --- Continues a text: a string, or with stream = true an iterator of pieces of it: `for piece in model:generate(...) do`.
 --- prompt: text (special tokens in it stay ordinary text) or ids. options: max_tokens (256), stream, temperature (1), top_p (1),
---- top_k, min_p, seed (drawn), stop (texts or ids, not part of the result), bos (true). A context that fills up ends the text.
+--- top_k, min_p, seed (drawn), stop (texts or ids, not part of the result), bos (true), and what session:decode takes to change
+--- logits (frequency_penalty, presence_penalty, logit_bias, mask, mask_after). A context that fills up ends the text.
 function Model.generate(model, prompt, options)
   options = options or {}
   local sampling = take_options(options)

@@ -3,6 +3,7 @@
  * in a state block on the device, and `advance` moves it on between two tokens.
  *
  * One submit:   enter    the state as the host wrote it, and the sessions' logits
+ *               edit     where the host has a say in some logits (logit_edit.c); then there is one token
  *               step     as many times as there are tokens: sample, advance, the whole forward pass, logits
  *               leave    the logits back to the sessions
  * `step` names no session, only addresses that live in the state, so it serves every batch of as many rows; its grids are
@@ -18,7 +19,7 @@
 #define MOST_STOPS 1024u         /* stop ids of a batch that the device looks for; with more of them the host looks at every token */
 #define FIRST_REACH 1024u        /* smallest class of positions */
 
-_Static_assert(MOST_TOKENS + 2 <= DSVK_MOST_REPLAYS, "one submit");
+_Static_assert(MOST_TOKENS + 3 <= DSVK_MOST_REPLAYS, "one submit");
 
 /* The same in the inbox and on the device. */
 struct decode_state {
@@ -38,6 +39,7 @@ uint64_t dsvk_decode_readback_bytes(void) { return MOST_TOKENS * MOST_ROWS * siz
 dsvk_status dsvk_decode_open(dsvk_model *m, dsvk_error *err) {
     dsvk_decode *d = &m->decode;
     DSVK_TRY(dsvk_cmd_create(m->device, &d->enter, err));
+    DSVK_TRY(dsvk_cmd_create(m->device, &d->edit, err));
     DSVK_TRY(dsvk_cmd_create(m->device, &d->step, err));
     DSVK_TRY(dsvk_cmd_create(m->device, &d->leave, err));
     dsvk_cmd_set_repeatable(d->step, true);
@@ -49,6 +51,7 @@ dsvk_status dsvk_decode_open(dsvk_model *m, dsvk_error *err) {
 void dsvk_decode_close(dsvk_model *m) {
     dsvk_decode *d = &m->decode;
     dsvk_cmd_destroy(d->enter);
+    dsvk_cmd_destroy(d->edit);
     dsvk_cmd_destroy(d->step);
     dsvk_cmd_destroy(d->leave);
     dsvk_buffer_destroy(m->device, &d->inbox);
@@ -65,6 +68,13 @@ bool dsvk_is_stop(const dsvk_sample_options *o, int32_t id) {
 
 /* ---- how many tokens ---- */
 
+/* What a row's host has to see at once: its stops, and what wakes its mask. */
+static uint32_t n_ends(const dsvk_batch *b, uint32_t i) { return (uint32_t)b->options[i].n_stop + b->sessions[i]->edit.asleep; }
+
+static bool ends(const dsvk_batch *b, uint32_t i, int32_t id) {
+    return dsvk_is_stop(&b->options[i], id) || (b->sessions[i]->edit.asleep && id == b->options[i].mask_after);
+}
+
 /* Of one submit; 0: this batch goes token by token. The last token's time says how many are near the aim; more rows than it had
  * take at most so many times longer. A model whose tokens are not that quick needs submits that hold less than a token. */
 static uint32_t tokens_of_submit(const dsvk_batch *b, uint64_t most) {
@@ -76,13 +86,14 @@ static uint32_t tokens_of_submit(const dsvk_batch *b, uint64_t most) {
     for (uint32_t i = 0; i < n; i++) {
         if (b->sessions[i]->mtp) /* its block runs on pairs of rows, which step.c makes */
             return 0;
-        stops += b->options[i].n_stop;
+        stops += n_ends(b, i);
     }
     const double seconds = d->token_seconds * (n > d->token_rows ? (double)n / d->token_rows : 1);
     const double fit = DSVK_SUBMIT_AIM_S / seconds;
     if (fit < 1)
         return 0;
-    uint32_t tokens = stops > MOST_STOPS ? 1 : stops > 0 ? MOST_TOKENS_STOP : MOST_TOKENS;
+    const bool single = stops > MOST_STOPS || dsvk_any_edited(b->sessions, n);
+    uint32_t tokens = single ? 1 : stops > 0 ? MOST_TOKENS_STOP : MOST_TOKENS;
     tokens = most < tokens ? (uint32_t)most : tokens;
     return fit < tokens ? (uint32_t)fit : tokens;
 }
@@ -189,15 +200,17 @@ static void write_inbox(const dsvk_batch *b, bool with_stops) {
     for (uint32_t i = 0; i < b->running; i++) {
         const dsvk_session *s = b->sessions[i];
         const dsvk_sample_options *o = &b->options[i];
-        const uint32_t last = (uint32_t)s->n - 1, stops = with_stops ? (uint32_t)o->n_stop : 0;
+        const uint32_t last = (uint32_t)s->n - 1, stops = with_stops ? n_ends(b, i) : 0;
         in->rows[i] = (struct dsvk_row){ .token = (uint32_t)s->tokens[last], .position = last, .sequence = i, .first = i };
         in->seqs[i] = (struct dsvk_seq){ .state = s->state.addr, .pages = s->page_table.addr, .first = i, .rows = 1,
                                          .start = last };
         in->ends[i] = (struct dsvk_end_row){ .first_stop = n_stops, .n_stops = stops };
         dsvk_fill_sample(&in->sample[i], o, s->n);
-        if (stops > 0)
-            memcpy(&in->stops[n_stops], o->stop, stops * sizeof *in->stops);
+        if (stops > 0 && o->n_stop > 0)
+            memcpy(&in->stops[n_stops], o->stop, o->n_stop * sizeof *in->stops);
         n_stops += stops;
+        if (stops > o->n_stop)
+            in->stops[n_stops - 1] = (uint32_t)o->mask_after;
     }
 }
 
@@ -216,7 +229,7 @@ static dsvk_status take_chosen(const dsvk_batch *b, uint32_t tokens, dsvk_error 
                 continue;
             s->tokens[s->n++] = (int32_t)ids[i];
             s->high = s->n > s->high ? s->n : s->high;
-            ended[i] = dsvk_is_stop(&b->options[i], (int32_t)ids[i]);
+            ended[i] = ends(b, i, (int32_t)ids[i]);
         }
     }
     return DSVK_OK;
@@ -233,15 +246,23 @@ static dsvk_status run_submit(dsvk_batch *b, uint32_t tokens, dsvk_error *err) {
     DSVK_TRY(reserve_step(m, b->running, positions, err));
     DSVK_TRY(reserve_ends(b, err));
     write_inbox(b, tokens > 1);
-    const dsvk_replay list[] = { { d->enter, 1 }, { d->step, tokens }, { d->leave, 1 } };
+    dsvk_replay list[4] = { { d->enter, 1 } };
+    uint32_t n_list = 1;
+    if (dsvk_any_edited(b->sessions, b->running)) {
+        DSVK_TRY(dsvk_cmd_begin(d->edit, err));
+        DSVK_TRY(dsvk_edit_record(m, d->edit, b->sessions, b->running, b->options, err));
+        list[n_list++] = (dsvk_replay){ d->edit, 1 };
+    }
+    list[n_list++] = (dsvk_replay){ d->step, tokens };
+    list[n_list++] = (dsvk_replay){ d->leave, 1 };
     const double began = dsvk_now_s();
-    dsvk_status status = dsvk_submit(list, DSVK_COUNT(list), err);
+    dsvk_status status = dsvk_submit(list, n_list, err);
     if (status != DSVK_OK) {
         d->rows = 0; /* the recording may be what is wrong */
         b->ticket = 0;
         return status;
     }
-    for (size_t i = 0; i < DSVK_COUNT(list); i++)
+    for (uint32_t i = 0; i < n_list; i++)
         DSVK_TRY(dsvk_cmd_wait(list[i].cmd, err));
     const double token_seconds = (dsvk_now_s() - began) / tokens;
     dsvk_decode_measured(m, b->running, token_seconds);

@@ -8,6 +8,7 @@
 
 #include "cache.h"
 #include "loader.h"
+#include "logit_edit.h"
 #include "weights.h"
 
 /* ---- workspace of a step ---- */
@@ -84,7 +85,7 @@ typedef struct dsvk_decode_place {
 
 /* A decode step recorded once (decode.c). */
 typedef struct dsvk_decode {
-    dsvk_cmd *enter, *step, *leave;
+    dsvk_cmd *enter, *edit, *step, *leave;
     uint32_t rows, positions; /* what `step` is recorded for; 0 rows: nothing */
     uint32_t stages;          /* of one token */
     dsvk_decode_place place;
@@ -121,6 +122,7 @@ struct dsvk_model {
     dsvk_inbox inbox;
     dsvk_buffer outbox;       /* READBACK */
     dsvk_buffer logits;       /* SCRATCH, f32 [rows][vocab] */
+    dsvk_buffer edits;        /* STAGING: of the rows whose logits are changed (logit_edit.c); made when there are some */
     dsvk_cmd *cmd;
     uint64_t ticket;          /* of what the scratch holds: every step takes a new one */
     uint32_t stages_per_submit; /* how many stages of a block one submit takes now (step.c) */
@@ -176,7 +178,7 @@ typedef struct dsvk_goal {
     uint64_t told;           /* ... and these the caller has heard of */
     uint64_t end;            /* n when all is decoded */
     bool stopped;            /* the last one is a stop */
-    dsvk_sample_options options; /* stop: owned */
+    dsvk_sample_options options; /* stop, bias: owned */
     dsvk_part part;
     dsvk_pace prefill, decode; /* whole slices: a step, some tokens */
     dsvk_pace layer;           /* rows of a step in parts, and a layer of them */
@@ -202,6 +204,7 @@ struct dsvk_session {
     uint64_t high;           /* one more than the last position the rings have seen since they were empty. Above n after
                                 going back and after a step that was cut short; beyond DSVK_ROLLBACK the rings are of no use
                                 for n, and the timeline runs again before it goes on */
+    dsvk_logit_edit edit;    /* of the decoding that is going on */
     atomic_flag busy;
     atomic_bool cancel;
     dsvk_goal goal;
@@ -264,6 +267,18 @@ void dsvk_fill_sample(struct dsvk_sample_row *row, const dsvk_sample_options *op
 /* NUMERIC when the id chosen for a sequence is none. */
 dsvk_status dsvk_check_id(uint32_t sequence, uint32_t id, uint32_t vocab, dsvk_error *err);
 
+/* ---- logits changed before a token is chosen (logit_edit.c) ---- */
+
+/* Decoding begins at the session's end, by these options (NULL: none). */
+dsvk_status dsvk_edit_begin(dsvk_session *session, const dsvk_sample_options *options, dsvk_error *err);
+/* Before each token: looks at what has come, and asks the mask function, in this thread, with no lock held. */
+dsvk_status dsvk_edit_next(dsvk_session *session, const dsvk_sample_options *options, uint32_t choice, dsvk_error *err);
+/* Records the changes to m->logits, whose row i is session i's. With the step lock held. */
+dsvk_status dsvk_edit_record(dsvk_model *model, dsvk_cmd *cmd, dsvk_session *const *sessions, uint32_t n,
+                             const dsvk_sample_options *options, dsvk_error *err);
+bool dsvk_any_edited(dsvk_session *const *sessions, uint32_t n);
+void dsvk_edit_free(dsvk_logit_edit *edit);
+
 /* ---- decoding (decode.c) ---- */
 
 /* The sequences still running, side by side in arrays that steps take. */
@@ -280,10 +295,12 @@ typedef struct dsvk_batch {
 
 /* Every session chooses and appends tokens, at least one and at most `most` of them, in one submit or one step; a session whose
  * token is a stop appends no more. All have logits, and room in their context. NUMERIC: a session has no finite logits to choose
- * from, and no session has more tokens than it; else no token is appended when it fails. `stop` as in dsvk_step_result. */
+ * from, and no session has more tokens than it; else no token is appended when it fails. `stop` as in dsvk_step_result. Sessions
+ * whose logits are changed (dsvk_edit_next) get one token, and those whose mask is asleep none behind the one that wakes it. */
 dsvk_status dsvk_decode_run(dsvk_batch *batch, uint64_t most, bool (*stop)(void *user), void *user, dsvk_error *err);
 bool dsvk_is_stop(const dsvk_sample_options *options, int32_t id);
-dsvk_status dsvk_check_sampling(const dsvk_sample_options *options, dsvk_error *err); /* INVALID names the field (session.c) */
+/* INVALID names the field (session.c). */
+dsvk_status dsvk_check_sampling(const dsvk_model *model, const dsvk_sample_options *options, dsvk_error *err);
 void dsvk_decode_measured(dsvk_model *model, uint32_t n, double seconds); /* a step of one token of n sessions took so long */
 dsvk_status dsvk_decode_open(dsvk_model *model, dsvk_error *err);
 void dsvk_decode_close(dsvk_model *model);

@@ -13,6 +13,7 @@
 void dsvk_goal_free(dsvk_goal *g) {
     dsvk_free(g->tokens);
     dsvk_free((void *)g->options.stop);
+    dsvk_free((void *)g->options.bias);
     g->tokens = NULL;
     g->options = (dsvk_sample_options){ 0 };
 }
@@ -32,15 +33,20 @@ static dsvk_status begin(dsvk_session *s, const int32_t *tokens, size_t n, size_
     DSVK_TRY(dsvk_session_check_goal(s, tokens, n, n_decode, options, err));
     options = options ? options : &defaults;
     const size_t bytes = (n + n_decode) * sizeof *tokens, stop_bytes = options->n_stop * sizeof *options->stop;
+    const size_t bias_bytes = options->n_bias * sizeof *options->bias;
     int32_t *own = dsvk_alloc(bytes), *stop = options->n_stop ? dsvk_alloc(stop_bytes) : NULL;
-    if (!own || (options->n_stop && !stop)) {
+    dsvk_logit_bias *bias = options->n_bias ? dsvk_alloc(bias_bytes) : NULL;
+    if (!own || (options->n_stop && !stop) || (options->n_bias && !bias)) {
         dsvk_free(own);
         dsvk_free(stop);
-        return dsvk_fail_nomem(err, bytes + stop_bytes);
+        dsvk_free(bias);
+        return dsvk_fail_nomem(err, bytes + stop_bytes + bias_bytes);
     }
     memcpy(own, tokens, n * sizeof *own);
     if (stop)
         memcpy(stop, options->stop, stop_bytes);
+    if (bias)
+        memcpy(bias, options->bias, bias_bytes);
     dsvk_goal_free(g);
     g->tokens = own;
     g->n = g->told = n;
@@ -49,6 +55,8 @@ static dsvk_status begin(dsvk_session *s, const int32_t *tokens, size_t n, size_
     g->part.ticket = 0;
     g->options = *options;
     g->options.stop = stop;
+    g->options.bias = bias;
+    g->options.generated_from = options->generated_from ? options->generated_from : n;
     return DSVK_OK;
 }
 

@@ -344,6 +344,8 @@ static dsvk_status open_session(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapsh
     if (status == DSVK_OK && kept)
         status = dsvk_snapshot_restore(kept, session, r->prompt, err);
     if (status == DSVK_OK)
+        status = dsvk_edit_begin(session, &r->sampling, err);
+    if (status == DSVK_OK)
         q->session = session;
     else
         dsvk_session_close(session);
@@ -549,12 +551,16 @@ static dsvk_sample_options sampling_of(const dsvk_sequence *q) {
     return o;
 }
 
+/* The host has to do with every token of it. */
+static bool one_by_one(const dsvk_sequence *q) { return q->request->logprobs || q->session->edit.on; }
+
 /* What a sequence needs before it decodes; `most` goes down to what it can take. */
 static dsvk_status prepare(dsvk_scheduler *s, dsvk_sequence *q, uint64_t *most, dsvk_error *err) {
     const uint64_t left = q->request->limit - q->n_ids;
-    *most = q->request->logprobs ? 1 : left < *most ? left : *most;
-    DSVK_TRY(dsvk_sequence_reserve(q, *most, err));
     dsvk_sample_options sampling = sampling_of(q);
+    DSVK_TRY(dsvk_edit_next(q->session, &sampling, q->choice, err));
+    *most = one_by_one(q) ? 1 : left < *most ? left : *most;
+    DSVK_TRY(dsvk_sequence_reserve(q, *most, err));
     return q->request->logprobs ? read_logprobs(s, q, &sampling, err) : DSVK_OK;
 }
 
@@ -571,9 +577,12 @@ static dsvk_status decode_together(dsvk_scheduler *s, dsvk_sequence *const *chos
 static void decode_apart(dsvk_scheduler *s, dsvk_sequence *const *chosen, uint32_t n) {
     dsvk_error err;
     for (uint32_t i = 0; i < n; i++) {
+        uint64_t most = 1;
         if (chosen[i]->phase != DSVK_DECODE)
             continue;
-        const dsvk_status status = decode_together(s, &chosen[i], 1, 1, &err);
+        dsvk_status status = prepare(s, chosen[i], &most, &err);
+        if (status == DSVK_OK)
+            status = decode_together(s, &chosen[i], 1, 1, &err);
         if (status == DSVK_OK)
             take_tokens(s, chosen[i]);
         else if (status == DSVK_DEVMEM)
@@ -583,22 +592,27 @@ static void decode_apart(dsvk_scheduler *s, dsvk_sequence *const *chosen, uint32
     }
 }
 
-static void decode(dsvk_scheduler *s) {
+/* At most so many tokens of every sequence that decodes, in one submit. 0: there is none, or this is all for now; else how many
+ * more there may be, because some of them go one by one. */
+static uint64_t decode_some(dsvk_scheduler *s, uint64_t burst) {
     dsvk_sequence *chosen[MOST_RUNNING], *all[MOST_RUNNING];
-    uint64_t most = s->options.burst;
+    uint64_t most = burst;
     uint32_t n = 0, n_all = s->n_running;
+    bool singles = false;
     dsvk_error err;
     memcpy(all, s->running, n_all * sizeof *all);
     for (uint32_t i = 0; i < n_all; i++) {
         if (all[i]->phase != DSVK_DECODE || is_paused(all[i]))
             continue;
-        if (prepare(s, all[i], &most, &err) == DSVK_OK)
-            chosen[n++] = all[i];
-        else
+        if (prepare(s, all[i], &most, &err) != DSVK_OK) {
             fail(s, all[i], &err);
+            continue;
+        }
+        singles |= one_by_one(all[i]);
+        chosen[n++] = all[i];
     }
     if (n == 0)
-        return;
+        return 0;
     const dsvk_status status = decode_together(s, chosen, n, most, &err);
     if (status == DSVK_OK || status == DSVK_NUMERIC)
         for (uint32_t i = 0; i < n; i++)
@@ -610,6 +624,16 @@ static void decode(dsvk_scheduler *s) {
     else if (status != DSVK_OK)
         for (uint32_t i = 0; i < n; i++)
             fail(s, chosen[i], &err);
+    return singles ? burst - most : 0;
+}
+
+/* Sequences that go token by token make the submits shorter, not the step: the others keep their share beside prompts. */
+static void decode(dsvk_scheduler *s) {
+    const double began = dsvk_now_s();
+    uint64_t left = s->options.burst;
+    do
+        left = decode_some(s, left);
+    while (left > 0 && dsvk_now_s() - began < DSVK_SUBMIT_AIM_S);
 }
 
 /* ---- steps ---- */

@@ -46,7 +46,7 @@ static dsvk_status check_options(const dsvk_model *m, const dsvk_request_options
                          DSVK_MOST_TOP);
     if (o->prompt_logprobs > 1 || (o->prompt_logprobs && o->logprobs == 0))
         return dsvk_fail(err, DSVK_INVALID, "prompt_logprobs is %u, allowed are 0 and, with logprobs, 1", o->prompt_logprobs);
-    DSVK_TRY(dsvk_check_sampling(&o->sampling, err));
+    DSVK_TRY(dsvk_check_sampling(m, &o->sampling, err));
     return check_texts(m, o, stop_bytes, err);
 }
 
@@ -60,14 +60,19 @@ static uint64_t hash_name(const char *name) {
 
 static dsvk_status copy_parts(dsvk_request *r, const dsvk_request_options *o, size_t stop_bytes, dsvk_error *err) {
     const char *key = o->cache_key ? o->cache_key : "";
-    const size_t n_stop = o->sampling.n_stop;
+    const size_t n_stop = o->sampling.n_stop, n_bias = o->sampling.n_bias;
     int32_t *stop = dsvk_alloc(n_stop * sizeof *stop);
+    dsvk_logit_bias *bias = dsvk_alloc(n_bias * sizeof *bias);
     r->sampling.stop = stop;
+    r->sampling.bias = bias;
+    r->sampling.generated_from = o->n_prompt;
     r->prompt = dsvk_alloc(o->n_prompt * sizeof *r->prompt);
     r->cache_key = dsvk_strdup_n(key, strlen(key));
     r->stop_bytes = dsvk_alloc(stop_bytes);
-    if (!stop || !r->prompt || !r->cache_key || !r->stop_bytes)
-        return dsvk_fail_nomem(err, (o->n_prompt + n_stop) * sizeof *r->prompt + stop_bytes);
+    if (!stop || !bias || !r->prompt || !r->cache_key || !r->stop_bytes)
+        return dsvk_fail_nomem(err, (o->n_prompt + n_stop) * sizeof *r->prompt + n_bias * sizeof *bias + stop_bytes);
+    if (n_bias > 0)
+        memcpy(bias, o->sampling.bias, n_bias * sizeof *bias);
     memcpy(r->prompt, o->prompt, o->n_prompt * sizeof *r->prompt);
     if (n_stop > 0)
         memcpy(stop, o->sampling.stop, n_stop * sizeof *stop);
@@ -109,6 +114,7 @@ void dsvk_request_release(dsvk_request *r) {
         return;
     dsvk_snapshot_release(r->fork);
     dsvk_free((void *)r->sampling.stop);
+    dsvk_free((void *)r->sampling.bias);
     dsvk_free(r->stop_bytes);
     dsvk_free(r->cache_key);
     dsvk_free(r->prompt);

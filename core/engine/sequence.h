@@ -21,7 +21,7 @@ typedef struct dsvk_request {
     uint64_t n_prompt;
     uint64_t limit;           /* most tokens to generate, at least 1 */
     bool context_ends;        /* the limit is the context's, not the caller's */
-    dsvk_sample_options sampling; /* its stop ids are owned */
+    dsvk_sample_options sampling; /* its stop ids and biases are owned */
     char *stop_bytes;         /* owned: the stop texts one after the other */
     const char *stop_texts[DSVK_MOST_STOP_TEXTS];
     size_t stop_sizes[DSVK_MOST_STOP_TEXTS];

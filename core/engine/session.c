@@ -1,5 +1,6 @@
 /* A session: one timeline of tokens. The public calls check their arguments, take the session (one call at a time, else
  * BUSY), and turn what the caller wants into steps. */
+#include <math.h>
 #include <string.h>
 
 #include "engine.h"
@@ -69,6 +70,7 @@ void dsvk_session_close(dsvk_session *s) {
     dsvk_buffer_destroy(device, &s->mtp_logits);
     dsvk_free(s->pages);
     dsvk_free(s->tokens);
+    dsvk_edit_free(&s->edit);
     dsvk_goal_free(&s->goal);
     dsvk_model_close(s->model);
     dsvk_free(s);
@@ -305,7 +307,11 @@ dsvk_status dsvk_session_mtp_logits(dsvk_session *s, float *out, dsvk_error *err
 
 /* ---- decoding ---- */
 
-dsvk_status dsvk_check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
+#define MOST_PENALTY 100.0f
+#define MOST_BIAS 1000.0f
+
+dsvk_status dsvk_check_sampling(const dsvk_model *m, const dsvk_sample_options *o, dsvk_error *err) {
+    const uint32_t vocab = m->config.vocab_size;
     if (o->size != sizeof *o)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_sample_options has size %zu, this library's is %zu", o->size, sizeof *o);
     if (!(o->temperature >= 0 && o->temperature <= 1e6f))
@@ -316,13 +322,26 @@ dsvk_status dsvk_check_sampling(const dsvk_sample_options *o, dsvk_error *err) {
         return dsvk_fail(err, DSVK_INVALID, "min_p is %g, allowed are 0 to 1", (double)o->min_p);
     if (!o->stop && o->n_stop)
         return dsvk_fail(err, DSVK_INVALID, "stop must not be NULL when n_stop is %zu", o->n_stop);
+    if (!(fabsf(o->frequency_penalty) <= MOST_PENALTY) || !(fabsf(o->presence_penalty) <= MOST_PENALTY))
+        return dsvk_fail(err, DSVK_INVALID, "frequency_penalty is %g and presence_penalty %g, allowed are %g to %g",
+                         (double)o->frequency_penalty, (double)o->presence_penalty, (double)-MOST_PENALTY, (double)MOST_PENALTY);
+    if ((!o->bias && o->n_bias) || o->n_bias > vocab)
+        return dsvk_fail(err, DSVK_INVALID, "%zu biases for a vocabulary of %u, and bias must not be NULL", o->n_bias, vocab);
+    for (size_t i = 0; i < o->n_bias; i++)
+        if (o->bias[i].id < 0 || (uint32_t)o->bias[i].id >= vocab || !(fabsf(o->bias[i].value) <= MOST_BIAS))
+            return dsvk_fail(err, DSVK_INVALID, "bias %zu is %g for id %d, allowed are %g to %g for ids 0 to %u", i,
+                             (double)o->bias[i].value, o->bias[i].id, (double)-MOST_BIAS, (double)MOST_BIAS, vocab - 1);
     return DSVK_OK;
 }
 
 dsvk_status dsvk_session_sample(dsvk_session *s, const dsvk_sample_options *options, int32_t *id, dsvk_error *err) {
     DSVK_TRY(take(s, "dsvk_session_poll", err));
-    dsvk_status status = s->have_logits ? dsvk_step_sample(s->model, &s, 1, options, id, err)
+    dsvk_status status = s->have_logits ? dsvk_edit_begin(s, options, err)
                                         : dsvk_fail(err, DSVK_STATE, "there are no logits to choose a token from");
+    if (status == DSVK_OK)
+        status = dsvk_edit_next(s, options, 0, err);
+    if (status == DSVK_OK)
+        status = dsvk_step_sample(s->model, &s, 1, options, id, err);
     give_back(s);
     return status;
 }
@@ -333,7 +352,7 @@ dsvk_status dsvk_session_check_goal(const dsvk_session *s, const int32_t *tokens
         return dsvk_fail(err, DSVK_INVALID, "a goal has at least one token to be at");
     DSVK_TRY(check_tokens(s, tokens, n, err));
     DSVK_TRY(check_fits(s, n, n_decode, err));
-    return options ? dsvk_check_sampling(options, err) : DSVK_OK;
+    return options ? dsvk_check_sampling(s->model, options, err) : DSVK_OK;
 }
 
 #define SMALL_BATCH 32u
@@ -368,6 +387,7 @@ static dsvk_status batch_open(dsvk_batch *b, batch_room *room, dsvk_session *con
         b->slot[i] = (uint32_t)i;
         b->start[i] = sessions[i]->n;
         b->options[i] = options ? options[i] : (dsvk_sample_options){ .size = sizeof *options };
+        DSVK_TRY(dsvk_edit_begin(sessions[i], &b->options[i], err));
     }
     return DSVK_OK;
 }
@@ -417,7 +437,13 @@ static uint64_t hand_out(const dsvk_batch *b, size_t n, int32_t *out, size_t *n_
 static dsvk_status decode_steps(dsvk_batch *b, size_t n, int32_t *out, size_t *n_out, dsvk_error *err) {
     journey j = { b->sessions, b->running, "decode", 0, n };
     while (j.done < n && b->running > 0) {
-        dsvk_status status = dsvk_decode_run(b, n - j.done, wants_to_stop, &j, err);
+        bool asleep = false;
+        for (uint32_t i = 0; i < b->running; i++) {
+            DSVK_TRY(dsvk_edit_next(b->sessions[i], &b->options[i], b->slot[i], err));
+            asleep |= b->sessions[i]->edit.asleep;
+        }
+        const size_t most = asleep && b->running > 1 ? 1 : n - j.done; /* so that all have as many, whichever wakes */
+        dsvk_status status = dsvk_decode_run(b, most, wants_to_stop, &j, err);
         j.done = hand_out(b, n, out, n_out);
         if (status == DSVK_CANCELLED || (status == DSVK_OK && wants_to_stop(&j)))
             return cancelled(&j, err);
@@ -442,7 +468,7 @@ static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions,
             return dsvk_fail(err, DSVK_STATE, "session %zu has no tokens to continue from", i);
         DSVK_TRY(check_fits(s, s->n, n, err));
         if (options)
-            DSVK_TRY(dsvk_check_sampling(&options[i], err));
+            DSVK_TRY(dsvk_check_sampling(m, &options[i], err));
     }
     return DSVK_OK;
 }

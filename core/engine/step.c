@@ -98,6 +98,7 @@ void dsvk_step_close(dsvk_model *m) {
     inbox_free(m);
     dsvk_buffer_destroy(m->device, &m->outbox);
     dsvk_buffer_destroy(m->device, &m->logits);
+    dsvk_buffer_destroy(m->device, &m->edits);
     dsvk_buffer_destroy(m->device, &m->counters);
     dsvk_buffer_destroy(m->device, &m->bins);
     if (m->step_lock_made)
@@ -512,6 +513,7 @@ static dsvk_status sample_group(dsvk_model *m, dsvk_session *const *sessions, ui
         dsvk_cmd_copy(m->cmd, &sessions[i]->logits, 0, &m->logits, i * row_bytes, row_bytes);
     }
     dsvk_barrier(m->cmd);
+    DSVK_TRY(dsvk_edit_record(m, m->cmd, sessions, n, options, err));
     dsvk_sample(m->cmd, &(dsvk_sample_params){ .logits = m->logits.addr, .options = inbox_addr(m, m->inbox.sample),
                                                .out = m->outbox.addr, .n = n, .vocab = m->config.vocab_size });
     dsvk_barrier(m->cmd);

@@ -463,6 +463,22 @@ typedef struct dsvk_sample_params {
 } dsvk_sample_params;
 void dsvk_sample(dsvk_cmd *cmd, const dsvk_sample_params *p);
 
+/* Logits before a token is chosen from them: value is added to that of id, for every entry of a row's list (an id at most once), and
+ * those of ids whose bit is 0 in the row's mask become the least float, which dsvk_sample takes only when no other is left. Logits
+ * that are not finite stay as they are. */
+struct dsvk_edit_row { /* in memory the device reads */
+    dsvk_addr mask;    /* u32 [vocab / 32, rounded up]: bit id % 32 of word id / 32; 0: every token may be chosen */
+    dsvk_addr list;    /* {i32 id, f32 value} [n_list] */
+    uint32_t n_list;
+    uint32_t row;      /* of logits */
+};
+typedef struct dsvk_edit_logits_params {
+    dsvk_addr rows;     /* dsvk_edit_row [n], no row of logits twice */
+    dsvk_addr logits;   /* f32 [rows, vocab] */
+    uint32_t n, vocab;
+} dsvk_edit_logits_params;
+void dsvk_edit_logits(dsvk_cmd *cmd, const dsvk_edit_logits_params *p);
+
 /* From one token to the next on the device: the chosen ids become the rows' tokens, one position on; each row is the only one
  * of its sequence. A row whose id is one of its stops has ended: it stays where it is from then on, and runs its last token again
  * to no effect. An id of a row that has not ended that is outside the vocabulary (sample: non-finite logits) stops all rows. */

@@ -72,6 +72,10 @@ uint32_t dsvk_tokenizer_is_special(const dsvk_tokenizer *t, int32_t id) {
     return t && has_token(t, id) && t->tokens[id].kind == DSVK_TOKEN_SPECIAL;
 }
 
+uint32_t dsvk_tokenizer_is_added(const dsvk_tokenizer *t, int32_t id) {
+    return t && has_token(t, id) && t->tokens[id].kind >= DSVK_TOKEN_ADDED;
+}
+
 int32_t dsvk_tokenizer_find(const dsvk_tokenizer *t, const char *text, size_t n) {
     size_t low = 0, high = t->n_by_text;
     while (low < high) { /* the first whose text is not below text */

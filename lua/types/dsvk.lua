@@ -5,6 +5,7 @@
 ---@alias dsvk.Code "INVALID"|"STATE"|"BUSY"|"CANCELLED"|"FORMAT"|"UNSUPPORTED"|"LIMIT"|"IO"|"NOMEM"|"DEVMEM"|"DEVLOST"|"NODEVICE"|"NUMERIC"
 ---@alias dsvk.Tokens integer[]|string ids, or text that is encoded as ordinary text by the model's tokenizer
 ---@alias dsvk.Progress fun(stage: string, done: integer, total: integer) an error it raises stops the call and is raised there
+---@alias dsvk.Mask fun(ids: integer[], i: integer): integer[]|string|nil before each token, with the ids that are new (i: the session of a batch): the ids that may come next, or a bit for each in 32-bit words, or nil for all; an error it raises is raised by the call
 ---@alias dsvk.Purpose "weights"|"cache"|"scratch"|"staging"|"readback"
 
 ---@class dsvk.DeviceOptions
@@ -34,6 +35,11 @@
 ---@field top_k? integer
 ---@field seed? integer the same seed after the same prefix gives the same tokens
 ---@field stop? integer[] ids that end decoding; the stop is the last id returned
+---@field frequency_penalty? number taken off a token's logit as often as it was generated
+---@field presence_penalty? number taken off once
+---@field logit_bias? table<integer, number> added to the logits of these ids
+---@field mask? dsvk.Mask
+---@field mask_after? integer the mask is asked only behind the first generated token of this id
 
 ---@class dsvk
 ---@field version string
@@ -108,7 +114,7 @@ function dsvk.Model:session(options) end
 function dsvk.Model:decode(sessions, n, options) end
 ---Continues a text; with stream = true an iterator of pieces of it.
 ---@param prompt dsvk.Tokens
----@param options? {max_tokens: integer?, stream: boolean?, temperature: number?, top_p: number?, top_k: integer?, min_p: number?, seed: integer?, stop: string|integer|(string|integer)[]|nil, bos: boolean?}
+---@param options? {max_tokens: integer?, stream: boolean?, temperature: number?, top_p: number?, top_k: integer?, min_p: number?, seed: integer?, stop: string|integer|(string|integer)[]|nil, bos: boolean?, frequency_penalty: number?, presence_penalty: number?, logit_bias: table<integer, number>?, mask: dsvk.Mask?, mask_after: integer?}
 ---@return string|fun(): string?|nil text, string? message, dsvk.Code? code
 function dsvk.Model:generate(prompt, options) end
 ---@return true
@@ -188,6 +194,9 @@ function dsvk.Tokenizer:id(text) end
 ---@param id integer
 ---@return boolean
 function dsvk.Tokenizer:is_special(id) end
+---@param id integer
+---@return boolean markup, which ordinary text never becomes
+function dsvk.Tokenizer:is_added(id) end
 ---@return integer
 function dsvk.Tokenizer:vocab_size() end
 ---@return dsvk.Decoder? decoder, string? message, dsvk.Code? code ids to text one by one, whole characters only

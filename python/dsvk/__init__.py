@@ -11,7 +11,7 @@
 Importing needs no Vulkan driver. Every failure raises a dsvk.Error whose class also is the built-in one would expect
 (FormatError is a ValueError, FileError an OSError, ...) and whose message has names and numbers.
 """
-from . import chat, hub, ops
+from . import chat, constrain, hub, ops
 from ._dsvk import (Array, BusyError, CancelledError, Decoder, DeviceLostError, DeviceMemoryError, Error, FileError,
                     FormatError, HostMemoryError, InvalidError, LimitError, NoDeviceError, NumericError, StateError,
                     Tensor, Tokenizer, UnsupportedError, __version__)
@@ -26,4 +26,5 @@ from .trace import Trace
 __all__ = ["Array", "BusyError", "CancelledError", "Decoder", "Device", "DeviceLostError", "DeviceMemoryError", "Error",
            "Event", "FileError", "FormatError", "Generation", "HostMemoryError", "InvalidError", "LimitError", "Model",
            "NoDeviceError", "NumericError", "Plan", "Profile", "Request", "Scheduler", "Session", "StateError", "Tensor",
-           "Tokenizer", "Trace", "UnsupportedError", "__version__", "chat", "devices", "hub", "locate", "ops", "plan", "verify"]
+           "Tokenizer", "Trace", "UnsupportedError", "__version__", "chat", "constrain", "devices", "hub", "locate", "ops", "plan",
+           "verify"]

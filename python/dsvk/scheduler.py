@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Mapping, Protocol
 
 from . import _dsvk
 from .generation import Prompt
@@ -15,6 +15,17 @@ from .model import Model, end_ids
 
 ERRORS = {error.status: error for error in vars(_dsvk).values()
           if isinstance(error, type) and issubclass(error, _dsvk.Error)}
+
+
+class Constraint(Protocol):
+    """What Scheduler.submit takes as constraint. after: the id of a token behind which it begins, at full speed until then;
+    0: with the first token."""
+    after: int
+
+    def mask(self, choice: int, ids: list[int]) -> bytes | None:
+        """Called in the scheduler's thread before each token of each choice. ids: those generated since the last call for this
+        choice. A bit for every token that may come next, in 32-bit words: (vocab_size + 31) // 32 * 4 bytes; None: every one."""
+        ...
 
 
 @dataclass
@@ -262,7 +273,8 @@ class Scheduler:
                top_k: int = 0, min_p: float = 0.0, seed: int | None = None, stop: str | int | Iterable[str | int] = (),
                stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, prompt_logprobs: bool = False,
                exact: bool = False, priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True,
-               backlog: int = 0) -> Request:
+               backlog: int = 0, frequency_penalty: float = 0.0, presence_penalty: float = 0.0,
+               logit_bias: Mapping[int, float] | None = None, constraint: Constraint | None = None) -> Request:
         """Hands in a request, from any thread, and returns at once.
 
         prompt: text (special tokens in it stay ordinary text), or ids. max_tokens: 0 for as many as the context holds.
@@ -273,6 +285,10 @@ class Scheduler:
         only kept prefixes that hold, bit for bit, what this prompt alone would compute. Of the waiting, the highest priority
         begins first, then whose owner has the fewest sequences running. cache_key: kept prefixes are found under the same key
         only. backlog: with so many events that nobody has taken yet the request pauses until half of them are; 0: it never does.
+        frequency_penalty, presence_penalty: taken off a token's logit as often as it was generated, and once. logit_bias: what is
+        added to the logits of ids. constraint: says before each token which may come (dsvk.constrain makes some); what it raises
+        ends this request with "error". Log-probabilities are those of the logits as they were. A request with any of these decodes
+        one token at a time.
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stops = [stop] if isinstance(stop, (str, int)) else list(stop)
@@ -283,9 +299,10 @@ class Scheduler:
             "seed": secrets.randbits(64) if seed is None else seed,
             "stop": end_ids(self._model.config) + [s for s in stops if isinstance(s, int)],
             "stop_texts": [s.encode() for s in stops if isinstance(s, str)], "stop_after": stop_after,
-            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1,
-            "prompt_logprobs": prompt_logprobs,
-            "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key})
+            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "prompt_logprobs": prompt_logprobs,
+            "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key, "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty, "logit_bias": None if logit_bias is None else dict(logit_bias),
+            "constraint": constraint, "constrain_after": 0 if constraint is None else constraint.after})
         return request
 
     @property

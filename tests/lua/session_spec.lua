@@ -171,6 +171,60 @@ describe("sessions", function()
     assert(model:device():memory().cache.used == used, "a loop that is left closes its session")
   end)
 
+  it("changes logits, and lets a function say what may come", function()
+    assert(session:sync(prompt))
+    local plain = session:decode(8)
+    local function at_prompt(options)
+      assert(session:sync(prompt))
+      return assert(session:decode(8, options))
+    end
+    same(at_prompt { logit_bias = { [77] = 1000 } }, { 77, 77, 77, 77, 77, 77, 77, 77 })
+    assert(at_prompt { presence_penalty = 100 }[2] ~= at_prompt { logit_bias = { [77] = 1000 }, presence_penalty = 0 }[2])
+    local told = {}
+    local function mask(ids, i)
+      table.move(ids, 1, #ids, #told + 1, told)
+      return #told % 2 == 0 and { 40, 41 } or string.pack("<I4I4", 1 << 5, 0) .. ("\0"):rep(1024 // 8 - 8)
+    end
+    local ids = at_prompt { mask = mask, temperature = 1 }
+    same(told, table.move(ids, 1, 7, 1, {}))
+    for i, id in ipairs(ids) do assert(i % 2 == 0 and id == 5 or id == 40 or id == 41, id) end
+    told = {}
+    assert(session:begin(prompt, 8, { mask = mask, temperature = 1 }))
+    local polled, done, new = {}, false, nil
+    while not done do
+      _, done, new = session:poll(3000)
+      table.move(new, 1, #new, #polled + 1, polled)
+    end
+    same(polled, ids)
+    same(at_prompt { mask = function() end }, plain)
+    told = {}
+    local other <close> = assert(model:session { context = 200 })
+    assert(session:sync(prompt) and other:sync(prompt))
+    local seen = {}
+    local rows = assert(model:decode({ session, other }, 3, { mask = function(_, i)
+      seen[i] = (seen[i] or 0) + 1
+      return { 40 + i }
+    end }))
+    same(rows[1], { 41, 41, 41 })
+    same(rows[2], { 42, 42, 42 })
+    same(seen, { 3, 3 })
+    local wake = 1
+    for i = 2, 6 do if plain[i] ~= plain[1] then wake = i break end end
+    local woken = at_prompt { mask = function() return { 9 } end, mask_after = plain[wake] }
+    assert(woken[wake] == plain[wake] and woken[wake + 1] == 9 and woken[8] == 9)
+    assert(session:sync(prompt))
+    refused("INVALID", "allows no token", session:decode(3, { mask = function() return {} end }))
+    for _, case in ipairs { { function() error("stop here", 0) end, "stop here" }, { function() return { -1 } end, "no token id" },
+      { function() return "short" end, "5 bytes" }, { function() return 7 end, "array" } } do
+      assert(session:sync(prompt))
+      local ok, raised = pcall(session.decode, session, 3, { mask = case[1] })
+      assert(not ok and raised:find(case[2], 1, true), raised)
+    end
+    assert(session:sync(prompt))
+    same(session:decode(8), plain)
+    assert(not pcall(session.decode, session, 1, { mask = 3 }) and not pcall(session.decode, session, 1, { logit_bias = { x = 1 } }))
+  end)
+
   it("refuses with a code", function()
     refused("INVALID", "9999", session:sync { 9999 })
     refused("STATE", "no tokens", session:decode(3))

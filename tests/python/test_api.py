@@ -658,6 +658,9 @@ def test_T07_special_text_stays_text(nano):
     begin = tokenizer.decode([nano.config["bos_token_id"]])
     assert tokenizer.is_special(nano.config["bos_token_id"]) and tokenizer.id(begin) == nano.config["bos_token_id"]
     assert not any(map(tokenizer.is_special, tokenizer.encode(begin)))
+    think = tokenizer.id("<think>")
+    assert tokenizer.is_added(think) and not tokenizer.is_special(think) and not tokenizer.is_added(10 ** 12)
+    assert not any(map(tokenizer.is_added, tokenizer.encode(begin)))
     assert tokenizer.encode(begin, special=True) == [nano.config["bos_token_id"]]
     assert tokenizer.id("no token has this text") is None
 

@@ -181,14 +181,12 @@ def test_counting_takes_no_turn(scripted):
     ({"system": 3}, "system"), ({"system": [{"type": "image"}]}, "system[0].type"), ({"thinking": {"type": "some"}}, "thinking.type"),
     ({"temperature": 3}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_k": -1}, "top_k"), ({"stop_sequences": [1]}, "stop_sequences"),
     ({"output_config": {"effort": "huge"}}, "output_config.effort"), ({"metadata": {"user_id": 3}}, "metadata.user_id"),
-    ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format: constrained output"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema"), ({"tools": [CLOCK, CLOCK]}, "tools[1].name"),
-    ({"tools": [{**CLOCK, "strict": True}]}, "tools[0].strict: constrained output"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"), ({"tools": [{**CLOCK, "name": "a b"}]}, "tools[0].name"),
     ({"tools": [{**CLOCK, "name": f"f{i}"} for i in range(129)]}, "at most 128"),
     ({"tool_choice": {"type": "any"}}, "tool_choice: any without tools"), ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
-    ({"tools": [CLOCK], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice.name"),
-    ({"tools": [CLOCK], "tool_choice": {"type": "any"}}, "tool_choice: constrained output")])
+    ({"tools": [CLOCK], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice.name")])
 def test_S01_S02_a_bad_value_is_400_in_anthropics_shape(url, change, words):
     answer = httpx.post(url + "/v1/messages", json={"model": "nano", "messages": HELLO, "max_tokens": 5, **change})
     body = answer.json()

@@ -474,7 +474,10 @@ REFUSED = [      # what is changed in a good body, the field at fault, words of 
     ({"seed": 0.5}, "seed", "0.5"), ({"n": 0}, "n", "got 0"), ({"n": 9}, "n", "got 9"),
     ({"stop": 3}, "stop", "text"), ({"stop": [""]}, "stop", "1 to"), ({"stop": ["x"] * 17}, "stop", "at most 16"),
     ({"frequency_penalty": 2.5}, "frequency_penalty", "2.5"), ({"presence_penalty": -3}, "presence_penalty", "-3"),
-    ({**OFF, "presence_penalty": 1}, "presence_penalty", "not supported"), ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+    ({"logit_bias": {"5": 101}}, "logit_bias", "-100 to 100"), ({"logit_bias": {"5": True}}, "logit_bias", "-100 to 100"),
+    ({"logit_bias": {"five": 1}}, "logit_bias", "'five'"), ({"logit_bias": {"-1": 1}}, "logit_bias", "'-1'"),
+    ({"logit_bias": {"1024": 1}}, "logit_bias", "0 to 1023"), ({"logit_bias": [5]}, "logit_bias", "object"),
+    ({"logit_bias": {str(id): 1 for id in range(1025)}}, "logit_bias", "at most 1024"),
     ({"thinking": {"type": "maybe"}}, "thinking.type", "enabled"), ({"thinking": True}, "thinking", "object"),
     ({"reasoning_effort": "huge"}, "reasoning_effort", "none, minimal, low, medium, high, xhigh, max, ultra"),
     ({"logprobs": 1}, "logprobs", "boolean"), ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
@@ -485,13 +488,13 @@ REFUSED = [      # what is changed in a good body, the field at fault, words of 
     (tool(name="no spaces"), "tools[0].function.name", "no spaces"), (tool(name="x" * 65), "tools[0].function.name", "xxx"),
     (tool(name="line\n"), "tools[0].function.name", "line"), (tool(parameters=[]), "tools[0].function.parameters", "dictionary"),
     ({"tools": tool()["tools"] * 2}, "tools[1].function.name", "twice"), ({"tools": [CLOCK] * 129}, "tools", "128"),
-    (tool(strict=True), "tools[0].function.strict", "constrained output"),
     ({"tool_choice": "required"}, "tool_choice", "required without tools"), ({"tool_choice": "maybe"}, "tool_choice", "none"),
-    ({**tool(), "tool_choice": "required"}, "tool_choice", "constrained output"),
-    ({**tool(), "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name", "'g'"),
-    ({**tool(), "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "constrained output"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "This response_format type is unavailable now"),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "unavailable now"),
+    ({**tool(), "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "'g'"),
+    ({**tool(), "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "some", "tools": []}}}, "tool_choice", "allowed_tools"),
+    ({**tool(), "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{
+        "type": "function", "function": {"name": "g"}}]}}}, "tool_choice", "'g'"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema", "required"),
+    ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema is required"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "xml"), ({"user_id": 3}, "user_id", "string"),
 ]
 
@@ -671,7 +674,8 @@ def test_a_suffix_makes_a_gap_to_be_filled(scripted, nano):
     ({"max_tokens": 0}, "max_tokens", "needs echo"), ({"logprobs": 21}, "logprobs", "21"), ({"logprobs": True}, "logprobs", "integer"),
     ({"echo": True, "logprobs": 0, "suffix": "x"}, "echo", "suffix"), ({"best_of": 2}, "best_of", "got 2"),
     ({"echo": 1}, "echo", "boolean"),
-    ({"frequency_penalty": 1}, "frequency_penalty", "not supported"), ({"temperature": 3}, "temperature", "got 3")])
+    ({"frequency_penalty": 3}, "frequency_penalty", "got 3"), ({"logit_bias": {"9999": 1}}, "logit_bias", "0 to 1023"),
+    ({"temperature": 3}, "temperature", "got 3")])
 def test_S02_a_bad_value_of_a_completion_is_400(url, change, param, words):
     answer = httpx.post(url + "/beta/completions", json={"model": "nano", "prompt": "x", **change})
     error = answer.json()["error"]

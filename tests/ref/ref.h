@@ -54,6 +54,9 @@ double ref_moe_down(const ref_matrix *down, const float *h, uint32_t c, double *
  * two of the race) from going the other way; below float rounding another id is right too. */
 uint32_t ref_sample(const float *logits, uint32_t vocab, const struct dsvk_sample_row *options, double *margin);
 
+/* ---- logits before a token is chosen (ref_edit_logits.c): one row in place; mask u32 or NULL; list of n ids and what is added ---- */
+void ref_edit_logits(float *logits, uint32_t vocab, const uint32_t *mask, const int32_t *ids, const float *values, uint32_t n);
+
 /* ---- from one token to the next (ref_advance.c): everything in place; grid is that of the indexer ---- */
 typedef struct ref_advance_batch {
     struct dsvk_row *rows;            /* [n] */

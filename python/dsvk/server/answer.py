@@ -186,14 +186,14 @@ class Choice:
                 pieces.append(Piece(kind, self.index, text, logprobs=self.taken(kind)))
             elif not self.job.calls or self.ended:
                 continue
+            elif kind == "call" and self.job.one_call and self.call_ids:
+                self.completion = len(self.ids)
+                pieces.append(self.last("calls"))
             elif kind == "call":
                 self.call_ids.append(self.job.call_prefix + secrets.token_hex(12))
                 pieces.append(Piece("call", self.index, text, call, self.call_ids[-1]))
             elif kind == "arguments":
                 pieces.append(Piece("arguments", self.index, text, call, self.call_ids[call]))
-            elif kind == "call_end" and self.job.one_call:
-                self.completion = len(self.ids)
-                pieces.append(self.last("calls"))
         return pieces
 
     def taken(self, *places: str) -> dict[str, list[Logprob]]:

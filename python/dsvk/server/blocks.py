@@ -7,7 +7,7 @@ from typing import Annotated, Any, AsyncIterator, Literal
 from pydantic import Field
 
 from . import fields
-from .errors import NOT_CONSTRAINED, bad
+from .errors import bad
 from .fields import Fields, called, made, text_in
 
 NOT_READ = ("image", "document", "search_result", "container_upload")
@@ -37,8 +37,6 @@ def check_tools(tools: list[Tool]) -> None:
         if tool.name in seen:
             raise bad(f"tools[{i}].name", f"{tool.name!r} appears twice")
         seen.add(tool.name)
-        if tool.strict:
-            raise bad(f"tools[{i}].strict", NOT_CONSTRAINED)
         if tool.type != "custom" and not tool.type.startswith(SERVER_TOOLS):
             raise bad(f"tools[{i}].type", f"a client tool needs its schema: expected custom, got {tool.type[:80]!r}")
         if tool.type == "custom" and tool.input_schema is None:
@@ -48,6 +46,14 @@ def check_tools(tools: list[Tool]) -> None:
 def at_hand(tools: list[Tool]) -> list[Tool]:
     """Those whose definition stands at the head of the prompt: no server's tools, and none that waits for its reference."""
     return [tool for tool in tools if tool.type == "custom" and not tool.defer_loading]
+
+
+def referenced(messages: list[Message]) -> set[str]:
+    """Names of the tools that results refer to: from there on they may be called."""
+    blocks = [block for message in messages if isinstance(message.content, list) for block in message.content]
+    parts = [part for block in blocks if block.get("type") == "tool_result" and isinstance(block.get("content"), list)
+             for part in block["content"]]
+    return {part["tool_name"] for part in parts if part["type"] == "tool_reference"}
 
 
 def function(tool: Tool) -> dict[str, Any]:

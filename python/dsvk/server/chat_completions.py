@@ -5,11 +5,14 @@ from typing import Annotated, Any, AsyncIterator
 
 from pydantic import Field
 
+from dsvk import dsml
+
 from . import history, stream
 from .answer import Answer, Logprob, Piece
+from .constraints import constraint_for, tool
 from .engine import Engine, Job
-from .errors import NOT_CONSTRAINED, bad
-from .fields import Effort, Generated, Message, NamedTool, ResponseFormat, Thinking, Tool, ToolChoice, mode, validated
+from .errors import bad
+from .fields import Effort, Generated, Message, ResponseFormat, Thinking, Tool, ToolChoice, ToolChoiceField, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
 from .openai_format import FINISH, head, logprobs_of, usage_of
 
@@ -20,7 +23,7 @@ class ChatRequest(Generated):
     thinking: Thinking | None = None
     reasoning_effort: Effort = EFFORT
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] = []
-    tool_choice: ToolChoice = "auto"
+    tool_choice: ToolChoiceField = ToolChoice()
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
     logprobs: bool = False
@@ -34,13 +37,17 @@ class ChatRequest(Generated):
     def mode(self) -> tuple[bool, str]:
         return mode(self.model, self.thinking, self.reasoning_effort)
 
+    @property
+    def thinks(self) -> bool:
+        return self.mode[0]
+
 
 REQUEST = ChatRequest
 
 
 def read(engine: Engine, body: dict[str, Any]) -> ChatRequest:
     request = validated(ChatRequest, engine, body)
-    request.refuse(request.mode[0])
+    request.check_ids(engine)
     refuse(request)
     for i, message in enumerate(request.messages):
         message._place, message._id_place = f"messages[{i}]", f"messages[{i}].tool_call_id"
@@ -60,44 +67,53 @@ def refuse(r: ChatRequest) -> None:
         raise bad("modalities", "this model reads and writes text only")
     if r.top_logprobs is not None and not r.logprobs:
         raise bad("top_logprobs", "needs logprobs to be true")
-    if r.response_format is not None and r.response_format.type != "text":
-        raise bad("response_format", "This response_format type is unavailable now")
     refuse_tools(r)
 
 
 def refuse_tools(r: ChatRequest) -> None:
     seen: set[str] = set()
-    for i, tool in enumerate(r.tools):
-        if tool.function.name in seen:
-            raise bad(f"tools[{i}].function.name", f"{tool.function.name!r} appears twice")
-        seen.add(tool.function.name)
-        if tool.function.strict:
-            raise bad(f"tools[{i}].function.strict", NOT_CONSTRAINED)
-    if isinstance(r.tool_choice, NamedTool):
-        if r.tool_choice.name not in seen:
-            raise bad("tool_choice.function.name", f"no tool is named {r.tool_choice.name[:80]!r}")
-    elif r.tool_choice == "required" and not r.tools:
+    for i, offer in enumerate(r.tools):
+        if offer.function.name in seen:
+            raise bad(f"tools[{i}].function.name", f"{offer.function.name!r} appears twice")
+        seen.add(offer.function.name)
+    for name in r.tool_choice.names or ():
+        if name not in seen:
+            raise bad("tool_choice", f"no tool is named {name[:80]!r}")
+    if r.tool_choice.mode == "required" and not r.tools:
         raise bad("tool_choice", "required without tools")
-    if r.tool_choice not in ("none", "auto"):
-        raise bad("tool_choice", NOT_CONSTRAINED)
 
 
 def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
     """The tools as the client wrote them, because the prompt repeats their JSON."""
-    if r.tool_choice == "none":
+    if r.tool_choice.mode == "none":
         return []
     return [{"type": "function", "function": tool["function"]} for tool in body.get("tools") or []]
+
+
+def held(offer: Tool, place: str) -> dsml.Tool:
+    function = offer.function
+    if offer._text is not None:
+        return dsml.Tool(function.name, text=offer._text, place=f"{place}.format.definition")
+    return tool(function.name, function.parameters, function.strict, f"{place}.function.parameters")
 
 
 def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
     tools = offered(body, r)
     thinking, effort = r.mode
-    prompt = history.prompt(engine, r.messages, tools, bool(r.tools), thinking, effort)
+    schema = r.response_format.schema_of_answer if r.response_format else None
+    told = schema if schema is not None and r.response_format.type == "json_schema" else None
+    prompt = history.prompt(engine, r.messages, tools, bool(r.tools), thinking, effort, told)
+    inside, last = prompt[-1] == engine.tokenizer.id("<think>"), r.messages[-1]
+    constraint = constraint_for(
+        engine, [held(offer, f"tools[{i}]") for i, offer in enumerate(r.tools)], choice=r.tool_choice.mode,
+        names=r.tool_choice.names, parallel=r.parallel_tool_calls, schema=schema, inside=inside,
+        begun=last.content or "" if last.role == "assistant" else "",
+        schema_place="response_format.json_schema.schema" if told is not None else "response_format")
     limits = [limit for limit in (r.max_tokens, r.max_completion_tokens) if limit is not None]
-    return Job(prompt, thinking=thinking, inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=min(limits, default=0),
+    return Job(prompt, thinking=thinking, inside=inside, max_tokens=min(limits, default=0),
                choices=r.n, sampling=r.sampling, stop=r.stop, logprobs=(r.top_logprobs or 0) if r.logprobs else None,
                calls=bool(tools), one_call=not r.parallel_tool_calls, progress=r.stream and r.stream_options.include_progress,
-               user=r.user_id or r.user or "")
+               constraint=constraint, user=r.user_id or r.user or "")
 
 
 # ---- what goes out ----

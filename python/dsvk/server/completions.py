@@ -43,7 +43,7 @@ REQUEST = CompletionRequest
 
 def read(engine: Engine, body: dict[str, Any]) -> CompletionRequest:
     request = validated(CompletionRequest, engine, body)
-    request.refuse(thinking=False)
+    request.check_ids(engine)
     if request.best_of is not None and request.best_of != request.n:
         raise bad("best_of", f"only the same as n is supported, {request.n}, got {request.best_of}")
     if request.max_tokens == 0 and not request.echo:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterable, Mapping
 
 import dsvk
+from dsvk.constrain import Constraint, Grammars
 
 from .errors import bad, of_engine, overflow
 from .limits import BACKLOG
@@ -49,9 +50,9 @@ class Turns:
 @dataclass
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
-    it begins inside thinking; calls: tool calls are wanted; one_call: and at most one; call_prefix: of their ids. progress: tell how
-    much of the prompt is read. logprobs: how many of the likeliest tokens to tell, None for no log-probabilities. prompt_field: where
-    the client gave the prompt.
+    it begins inside thinking; calls: tool calls are wanted; one_call: and a second one is cut off; call_prefix: of their ids.
+    progress: tell how much of the prompt is read. constraint: what the answer is held to (constraints.py). logprobs: how many of the
+    likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt.
 
     more_prompts: continued besides, each with as many choices. score_prompt: log-probabilities of the prompt's tokens, too; only_score:
     and no others; unseen: so many tokens begin a prompt that are no part of the client's text."""
@@ -68,6 +69,7 @@ class Job:
     one_call: bool = False
     call_prefix: str = "call_"
     progress: bool = False
+    constraint: Constraint | None = None
     user: str = ""
     prompt_field: str = "messages"
     more_prompts: list[list[int]] = field(default_factory=list)
@@ -112,12 +114,22 @@ class Engine:
         self.created = int(time.time())
         self.turns = Turns()
         self._logged: set[str] = set()
+        self._grammars: Grammars | None = None
+        self._grammars_lock = threading.Lock()
         self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
         if self.think_end is None or self.dsml is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
         self.fingerprint = fingerprint(model)
         self.metrics = Metrics(self)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
+
+    @property
+    def grammars(self) -> Grammars:
+        """What constrains answers; made when first asked for. UnsupportedError when llguidance is not installed."""
+        with self._grammars_lock:
+            if self._grammars is None:
+                self._grammars = Grammars(self.model)
+            return self._grammars
 
     @property
     def ready(self) -> bool:
@@ -155,8 +167,8 @@ class Engine:
                     prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                     stop_after=self.think_end if job.inside and job.stop else 0,
                     stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
-                    prompt_logprobs=job.score_prompt, backlog=BACKLOG, owner=job.user, cache_key=job.user if self.isolate else "",
-                    **job.sampling))
+                    prompt_logprobs=job.score_prompt, constraint=job.constraint, backlog=BACKLOG, owner=job.user,
+                    cache_key=job.user if self.isolate else "", **job.sampling))
             return running
         except dsvk.Error as error:
             running.cancel()

@@ -5,8 +5,6 @@ from pydantic import ValidationError
 
 import dsvk
 
-
-NOT_CONSTRAINED = "constrained output is not supported by this server yet"
 ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                    429: "rate_limit_error", 500: "api_error", 529: "overloaded_error"}
 

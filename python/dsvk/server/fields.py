@@ -89,25 +89,40 @@ class Function(Fields):
 
 
 class Tool(Fields):
+    """_text: what the text of a free-text tool follows, which only the Responses format has (dsvk.dsml.Tool)."""
+    _text: tuple[str, str] | None = PrivateAttr(None)
     type: Literal["function"]
     function: Function
 
 
-class NamedTool(NamedTuple):
-    """The one tool that has to be called."""
-    name: str
+class ToolChoice(NamedTuple):
+    """mode: "none", "auto" or "required"; names: of the tools that may be called, None for all."""
+    mode: str = "auto"
+    names: tuple[str, ...] | None = None
 
 
-def tool_choice(value: Any) -> str | NamedTool:
-    if value in ("none", "auto", "required"):
-        return value
+def function_name(value: Any) -> str | None:
     function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ValueError('expected "none", "auto", "required" or {"type": "function", "function": {"name": ...}}')
-    return NamedTool(function["name"])
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
 
 
-ToolChoice = Annotated[Any, BeforeValidator(tool_choice)]
+def tool_choice(value: Any) -> ToolChoice:
+    if value in ("none", "auto", "required"):
+        return ToolChoice(value)
+    name = function_name(value)
+    if name is not None:
+        return ToolChoice("required", (name,))
+    allowed = value.get("allowed_tools") if isinstance(value, dict) and value.get("type") == "allowed_tools" else None
+    tools = allowed.get("tools") if isinstance(allowed, dict) else None
+    names = [function_name(tool) for tool in tools] if isinstance(tools, list) else [None]
+    if not names or None in names or allowed.get("mode") not in ("auto", "required"):
+        raise ValueError('expected "none", "auto", "required", {"type": "function", "function": {"name": ...}} or {"type": '
+                         '"allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [functions by name]}}')
+    return ToolChoice(allowed["mode"], tuple(names))
+
+
+ToolChoiceField = Annotated[Any, BeforeValidator(tool_choice)]
 
 
 class Thinking(Fields):
@@ -159,21 +174,49 @@ class Generated(Sampled):
     n: limits.Choices = 1
     frequency_penalty: limits.Penalty = 0.0
     presence_penalty: limits.Penalty = 0.0
-    logit_bias: dict[str, float] = {}
+    logit_bias: limits.LogitBias = {}
     user_id: str | None = None
     user: str | None = None
 
-    def refuse(self, thinking: bool) -> None:
-        """What is not there yet. In thinking mode penalties have no effect and are no error."""
-        if self.logit_bias:
-            raise bad("logit_bias", "not supported by this server yet")
-        for name in ("frequency_penalty", "presence_penalty"):
-            if not thinking and getattr(self, name) != 0:
-                raise bad(name, "not supported by this server yet")
+    @property
+    def thinks(self) -> bool:
+        return False
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """For Scheduler.submit. In thinking mode penalties have no effect and are no error."""
+        acting = not self.thinks
+        return {**super().sampling, "logit_bias": self.logit_bias or None,
+                "frequency_penalty": self.frequency_penalty if acting else 0.0,
+                "presence_penalty": self.presence_penalty if acting else 0.0}
+
+    def check_ids(self, engine: Engine) -> None:
+        vocab = engine.model.vocab_size
+        for id in self.logit_bias:
+            if id >= vocab:
+                raise bad("logit_bias", f"token ids are 0 to {vocab - 1}, got {id}")
+
+
+class JsonSchema(Fields):
+    """The name and the description are the client's business."""
+    definition: dict[str, Any] = Field(alias="schema")
 
 
 class ResponseFormat(Fields):
     type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def has_its_schema(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is required with this type")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        if self.type == "json_object":
+            return {"type": "object"}
+        return self.json_schema.definition if self.type == "json_schema" else None
 
 
 # ---- objects of many kinds, read member by member ----

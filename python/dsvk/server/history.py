@@ -61,14 +61,16 @@ def plain(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]], keep_thinking: bool, thinking: bool,
-           effort: str) -> list[int]:
-    """The ids of a conversation; turns with calls that were sampled here are written as they were."""
+           effort: str, schema: dict[str, Any] | None = None) -> list[int]:
+    """The ids of a conversation; turns with calls that were sampled here are written as they were. schema: what the model is told
+    of the answer's."""
     check(messages)
     replay = engine.turns.find(message.tool_calls[0].id for message in messages if message.tool_calls)
     try:
         return chat.encode_ids(engine.tokenizer, plain(messages), thinking_mode="thinking" if thinking else "chat",
                                reasoning_effort=effort if thinking else None, drop_thinking=not keep_thinking,
-                               tools=tools or None, revision=engine.revision, replay=replay or None)
+                               tools=tools or None, response_format=schema, revision=engine.revision,
+                               replay=replay or None)
     except (dsvk.InvalidError, dsvk.FormatError, dsvk.LimitError) as error:
         raise bad("messages", str(error)) from None
     except dsvk.Error as error:

@@ -5,7 +5,7 @@ import json
 from typing import Any, Iterator, NamedTuple
 
 from .engine import Engine
-from .errors import NOT_CONSTRAINED, bad
+from .errors import bad
 from .fields import Fields, Message, called, made, text_in
 
 NOT_READ = ("input_image", "input_file", "input_audio")
@@ -25,17 +25,27 @@ class Tool(Fields):
     format: dict[str, Any] | None = None
     tools: list["Tool"] = []
 
-    @property
-    def constrained(self) -> bool:
-        """A custom tool's text follows a grammar."""
-        return self.type == "custom" and self.format is not None and self.format.get("type") != "text"
+    def grammar(self, place: str) -> tuple[str, str] | None:
+        """What a custom tool's text follows, as dsml.Tool has it."""
+        if self.type != "custom":
+            return None
+        format = self.format or {"type": "text"}
+        if format.get("type") == "text":
+            return "regex", "(?s:.*)"
+        if format.get("type") != "grammar":
+            raise bad(f"{place}.format.type", f'expected "text" or "grammar", got {str(format.get("type"))[:80]!r}')
+        if format.get("syntax") not in ("lark", "regex"):
+            raise bad(f"{place}.format.syntax", f'expected "lark" or "regex", got {str(format.get("syntax"))[:80]!r}')
+        return format["syntax"], text_in(format, "definition", f"{place}.format")
 
 
 class Offered(NamedTuple):
-    """A tool as the model has it: under a name that says its namespace, too. place: what error messages call it."""
+    """A tool as the model has it: under a name that says its namespace, too. place: what error messages call it. text: what the text of
+    a custom one follows."""
     tool: Tool
     namespace: str | None
     place: str
+    text: tuple[str, str] | None
 
     @property
     def name(self) -> str:
@@ -72,9 +82,7 @@ def offered(tools: list[Tool], namespace: str | None = None, place: str = "tools
         elif tool.type in ("function", "custom"):
             if not tool.name:
                 raise bad(f"{at}.name", "required")
-            if tool.constrained:
-                raise bad(f"{at}.format", NOT_CONSTRAINED)
-            yield Offered(tool, namespace, at)
+            yield Offered(tool, namespace, at, tool.grammar(at))
         elif not is_server_tool(tool.type):
             raise bad(f"{at}.type", f"unknown here: {tool.type[:80]!r}")
 

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 BODY_BYTES = 64 << 20
 JSON_DEPTH = 64
-MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS, MOST_PROMPTS = 8, 16, 4096, 128, 20, 64
+MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS, MOST_PROMPTS, MOST_BIASES = 8, 16, 4096, 128, 20, 64, 1024
 LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
 KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
 HEAD_BYTES, HEAD_FIELDS, HEAD_SECONDS = 16 << 10, 100, 10
@@ -34,6 +34,19 @@ def stop_texts(value: Any) -> list[str]:
     return stops
 
 
+def logit_bias(value: Any) -> dict[int, float]:
+    """Token ids, written as texts, and what is added to their logits."""
+    if not isinstance(value, dict) or not all(isinstance(number, (int, float)) and type(number) is not bool and -100 <= number <= 100
+                                              for number in value.values()):
+        raise ValueError("expected an object of numbers -100 to 100")
+    if len(value) > MOST_BIASES:
+        raise ValueError(f"at most {MOST_BIASES} tokens, got {len(value)}")
+    for id in value:
+        if not (id.isascii() and id.isdecimal() and len(id) < 10):
+            raise ValueError(f"expected token ids, got {id[:40]!r}")
+    return {int(id): float(number) for id, number in value.items()}
+
+
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 TopK = Annotated[int, Field(ge=0, lt=2 ** 31)]
@@ -44,3 +57,4 @@ Tokens = Annotated[int, Field(ge=1, le=LARGEST)]
 Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)]
 Stops = Annotated[list[str], BeforeValidator(stop_texts)]
+LogitBias = Annotated[dict[int, float], BeforeValidator(logit_bias)]

@@ -4,10 +4,13 @@ from __future__ import annotations
 import secrets
 from typing import Any, AsyncIterator, Literal
 
+from pydantic import Field
+
 from . import blocks, history, stream
 from .answer import Answer, Piece, Usage
-from .engine import Engine, Job
-from .errors import NOT_CONSTRAINED, bad, unavailable
+from .constraints import constraint_for, tool
+from .engine import Constraint, Engine, Job
+from .errors import bad, unavailable
 from .fields import Effort, Fields, Sampled, Thinking, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Stops, Tokens
 
@@ -15,9 +18,14 @@ STOP_REASON = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use", 
 SIGNED = {"type": "signature_delta", "signature": "dsvk"}      # thoughts need a signature; any is accepted back
 
 
+class OutputFormat(Fields):
+    type: Literal["json_schema"]
+    definition: dict[str, Any] = Field(alias="schema")
+
+
 class OutputConfig(Fields):
     effort: Effort = EFFORT
-    format: dict[str, Any] | None = None
+    format: OutputFormat | None = None
 
 
 class ToolChoice(Fields):
@@ -50,8 +58,6 @@ def read_as(kind: type[CountRequest], engine: Engine, body: dict[str, Any]) -> A
     request = validated(kind, engine, body)
     if not request.messages:
         raise bad("messages", "is empty")
-    if request.output_config.format is not None:
-        raise bad("output_config.format", NOT_CONSTRAINED)
     refuse_tools(request)
     return request
 
@@ -72,23 +78,43 @@ def refuse_tools(r: CountRequest) -> None:
         raise bad("tool_choice.name", f"no tool is named {(r.tool_choice.name or '')[:80]!r}")
     if r.tool_choice.type == "any" and not offered:
         raise bad("tool_choice", "any without tools")
-    if r.tool_choice.type in ("any", "tool"):
-        raise bad("tool_choice", NOT_CONSTRAINED)
 
 
 def prompt_of(engine: Engine, r: CountRequest) -> list[int]:
     messages = blocks.conversation(r.system, r.messages, r.tools)
     tools = [] if r.tool_choice.type == "none" else [blocks.function(tool) for tool in blocks.at_hand(r.tools)]
     thinking, effort = mode(r.model, r.thinking, r.output_config.effort)
-    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort)
+    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort, schema_of(r))
+
+
+def schema_of(r: CountRequest) -> dict[str, Any] | None:
+    return None if r.output_config.format is None else r.output_config.format.definition
+
+
+def begun(r: CountRequest) -> str:
+    """What stands of the answer already."""
+    last = r.messages[-1]
+    return (blocks.assistant(last, "", True).content or "") if last.role == "assistant" else ""
+
+
+def constraint_of(engine: Engine, r: CountRequest, inside: bool) -> Constraint | None:
+    known = blocks.at_hand(r.tools) + [one for one in r.tools if one.defer_loading and one.name in blocks.referenced(r.messages)]
+    wanted = r.tool_choice
+    return constraint_for(
+        engine, [tool(one.name, one.input_schema, one.strict, f"tools[{r.tools.index(one)}].input_schema") for one in known],
+        choice={"auto": "auto", "none": "none"}.get(wanted.type, "required"), names=(wanted.name,) if wanted.type == "tool" else None,
+        parallel=not wanted.disable_parallel_tool_use, schema=schema_of(r), inside=inside, begun=begun(r),
+        schema_place="output_config.format.schema")
 
 
 def job_of(engine: Engine, body: dict[str, Any], r: MessagesRequest) -> Job:
     prompt = prompt_of(engine, r)
-    return Job(prompt, thinking=mode(r.model, r.thinking, r.output_config.effort)[0],
-               inside=prompt[-1] == engine.tokenizer.id("<think>"), max_tokens=r.max_tokens,
+    inside = prompt[-1] == engine.tokenizer.id("<think>")
+    constraint = constraint_of(engine, r, inside)
+    return Job(prompt, thinking=mode(r.model, r.thinking, r.output_config.effort)[0], inside=inside, max_tokens=r.max_tokens,
                sampling=r.sampling, stop=r.stop_sequences,
                calls=bool(r.tools) and r.tool_choice.type != "none", one_call=r.tool_choice.disable_parallel_tool_use,
+               constraint=constraint,
                call_prefix="toolu_", user=r.metadata.user_id)
 
 
@@ -99,7 +125,7 @@ def usage_of(u: Usage) -> dict[str, Any]:
             "output_tokens": u.completion, "output_tokens_details": {"thinking_tokens": u.reasoning}}
 
 
-def begun(piece: Piece) -> dict[str, Any]:
+def empty_block(piece: Piece) -> dict[str, Any]:
     """The empty block that a piece begins."""
     match piece.kind:
         case "reasoning":
@@ -144,7 +170,7 @@ class Reply(stream.Reply):
                 if piece.kind == "finish":
                     continue
                 open_kind, index = piece.kind, index + 1
-                yield {"type": "content_block_start", "index": index, "content_block": begun(piece)}
+                yield {"type": "content_block_start", "index": index, "content_block": empty_block(piece)}
             if piece.kind != "call":
                 yield {"type": "content_block_delta", "index": index, "delta": delta(piece)}
         if piece.finish == "resource":

@@ -52,6 +52,7 @@ class Reasoning(Fields):
 
 
 class Format(Fields):
+    """The rest is read as the chat format has it."""
     type: Literal["text", "json_object", "json_schema"]
 
 
@@ -134,6 +135,8 @@ def read(engine: Engine, body: dict[str, Any]) -> ResponsesRequest:
         r._chat = chat_completions.read(engine, r._chat_body)
     except ApiError as error:
         raise renamed(error, r) from None
+    for mine, theirs in zip(r._offered, r._chat.tools):
+        theirs._text = mine.text
     r._chat.messages = items.conversation(engine, r.instructions, r.input)
     return r
 

@@ -1,0 +1,315 @@
+"""dsvk.constrain: what a model may say, as grammars: JSON by a schema, Lark, regular expressions, and a conversation's answers.
+
+    grammars = constrain.Grammars(model)
+    scheduler.submit(prompt, constraint=grammars.json({"type": "object", ...}))
+
+The package llguidance compiles them and says before each token which may come: pip install "dsvk[grammar]".
+"""
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from copy import copy
+from typing import Any, Iterable, Iterator, Sequence
+
+from . import _dsvk, dsml
+from .dsml import Tool
+from .model import Model, end_ids
+
+GRAMMAR_BYTES = 4 << 20     # of one grammar's text
+NESTED = 64                 # brackets in a grammar that a caller wrote
+KEPT = 64                   # compiled grammars
+# JSON is written on one line, with or without a space behind a comma and a colon: where white space may stand without end, a model may
+# fill its limit with it.
+JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False, "coerce_one_of": False}
+
+
+class GrammarError(_dsvk.UnsupportedError):
+    """A grammar or schema that cannot be used. place: of several, which; pointer and keyword: where in a schema ("" and None for
+    other grammars); sentence: without the place."""
+
+    def __init__(self, reason: str, place: str = "", pointer: str = "", keyword: str | None = None):
+        where = f"keyword {keyword!r} at {pointer or '/'}: " if keyword is not None else f"at {pointer}: " if pointer else ""
+        self.place, self.pointer, self.keyword, self.sentence = place, pointer, keyword, where + reason
+        super().__init__((f"{place}: " if place else "") + self.sentence)
+
+
+class Vocabulary:
+    """A model's tokens as llguidance asks for them. Every added token is markup there, which no text in a grammar matches."""
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokenizer: _dsvk.Tokenizer, size: int, end: int):
+        self.eos_token_id, self.bos_token_id = end, None
+        self.tokens = [self.bytes_of(tokenizer, id) for id in range(size)]
+        self.special_token_ids = [id for id in range(size) if tokenizer.is_added(id)]
+        self._tokenizer = tokenizer
+
+    @staticmethod
+    def bytes_of(tokenizer: _dsvk.Tokenizer, id: int) -> bytes:
+        try:
+            return tokenizer.decode_bytes([id])
+        except _dsvk.InvalidError:      # a vocabulary may have ids that no token has
+            return b""
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+class Constraint:
+    """A compiled grammar on its way through the choices of one request: what Scheduler.submit takes as constraint."""
+
+    def __init__(self, matcher: Any, words: int, after: int = 0, begun: Sequence[int] = (), ends: dsml.Ends | None = None):
+        self.after, self._bytes = after, 4 * words
+        self._ends, self._ends_of = ends, {}
+        self._matcher = matcher
+        self._matchers: dict[int, Any] = {}
+        self._begun = list(begun)
+
+    def mask(self, choice: int, ids: list[int]) -> bytes | None:
+        """See dsvk.scheduler.Constraint."""
+        matcher = self._matchers.get(choice)
+        if matcher is None:
+            ids = self.since_begin(choice, ids)
+            if ids is None:
+                return None
+            matcher = self._matchers[choice] = self._matcher.deep_copy()
+            ids = self._begun + ids
+        if ids and not matcher.consume_tokens(ids):
+            raise ValueError(self.error(matcher) or "a token that the grammar has not")
+        bits = matcher.compute_bitmask()
+        if matcher.is_error():
+            raise ValueError(self.error(matcher))
+        return bits[:self._bytes] if self._ends is None else self.ended(choice, ids, bits)
+
+    def ended(self, choice: int, ids: list[int], bits: bytes) -> bytes:
+        """The mask without the marker where it would end a value too early."""
+        ends = self._ends_of.setdefault(choice, copy(self._ends))
+        for id in ids:
+            ends.push(id)
+        left = bytearray(bits[:self._bytes])
+        if ends.open:
+            left[ends.marker // 8] &= ~(1 << ends.marker % 8) & 0xff
+        return bytes(left)
+
+    def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
+        """Of the ids of a choice those that are the grammar's; None: it has not begun."""
+        return ids[ids.index(self.after) + 1:] if self.after else ids
+
+    @staticmethod
+    def error(matcher: Any) -> str:
+        return matcher.get_error().strip().partition("\n")[0]
+
+
+class CallConstraint(Constraint):
+    """A constraint that begins with a block of tool calls: behind the marker that "<" stands before. At any other it is asleep."""
+
+    def __init__(self, matcher: Any, words: int, after: int, tokens: Sequence[bytes], ends: dsml.Ends | None):
+        super().__init__(matcher, words, after, ends=ends)
+        self._tokens, self._tails = tokens, {}
+
+    def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
+        tail = self._tails.get(choice, b"")
+        for i, id in enumerate(ids):
+            if id == self.after and tail.endswith(b"<"):
+                return ids[i + 1:]
+            tail = (tail + self._tokens[id])[-1:]
+        self._tails[choice] = tail
+        return None
+
+
+class Grammars:
+    """Grammars(model): compiles grammars for a model's vocabulary, and keeps the last ones; from any thread.
+
+    Raises UnsupportedError when llguidance is not installed, or the model has no tokenizer. What it compiles is limited in size,
+    time and states; what goes beyond, and what is not supported, is a GrammarError."""
+
+    def __init__(self, model: Model):
+        try:
+            import llguidance
+        except ImportError:
+            raise _dsvk.UnsupportedError('constrained output needs the package llguidance: pip install "dsvk[grammar]"') from None
+        if model.tokenizer is None:
+            raise _dsvk.UnsupportedError("the model has no tokenizer.json, which constrained output needs")
+        ends = end_ids(model.config)
+        if not ends:
+            raise _dsvk.UnsupportedError("the model has no end token, which constrained output needs")
+        self.tokenizer, self.words = model.tokenizer, (model.vocab_size + 31) // 32
+        self._vocabulary = Vocabulary(model.tokenizer, model.vocab_size, ends[0])
+        self._matcher, self._limits = llguidance.LLMatcher, llguidance.LLParserLimits(verbose_errors=False)
+        self._tokens = llguidance.LLTokenizer(self._vocabulary, n_vocab=model.vocab_size, eos_token=ends)
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # ---- compiling ----
+
+    def compiled(self, grammar: str) -> Any:
+        """A matcher at the beginning of an llguidance grammar, for copying. Raises ValueError with what is wrong."""
+        with self._lock:
+            matcher = self._compiled.pop(grammar, None)
+            if matcher is not None:
+                self._compiled[grammar] = matcher
+                return matcher
+        if len(grammar.encode()) > GRAMMAR_BYTES:
+            raise ValueError(f"a grammar of {len(grammar.encode())} bytes, at most {GRAMMAR_BYTES} are allowed")
+        matcher = self._matcher(self._tokens, grammar, limits=self._limits, log_level=0)
+        if matcher.is_error():
+            raise ValueError(" ".join(matcher.get_error().split())[:300])
+        with self._lock:
+            self._compiled[grammar] = matcher
+            while len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        return matcher
+
+    def of_schema(self, schema: Any) -> Any:
+        return self.compiled(self._matcher.grammar_from_json_schema(with_options(schema)))
+
+    def check_schema(self, schema: Any, place: str) -> None:
+        """GrammarError that names the keyword and where it stands."""
+        try:
+            self.of_schema(schema)
+        except ValueError as error:
+            raise self.culprit(schema, place, error) from None
+
+    def culprit(self, schema: Any, place: str, error: ValueError) -> GrammarError:
+        """The smallest part of a schema that cannot be compiled alone, and the keyword of it that is in the way."""
+        for pointer, part in subschemas(schema):
+            reason = self.refusal(schema, pointer)
+            if reason is None:
+                continue
+            for keyword in part if isinstance(part, dict) else ():
+                if self.refusal(without(schema, pointer, keyword), pointer) is None:
+                    return GrammarError(f"not supported: {reason}", place, pointer, keyword)
+            return GrammarError(f"not supported: {reason}", place, pointer)
+        return GrammarError(f"not supported: {error}", place)
+
+    def refusal(self, schema: Any, pointer: str) -> str | None:
+        """Why the part at `pointer` cannot be compiled alone."""
+        try:
+            self.of_schema({"$ref": "#/$defs/whole" + pointer, "$defs": {"whole": moved(schema)}})
+        except ValueError as error:
+            return str(error)
+        return None
+
+    # ---- what there is ----
+
+    def json(self, schema: Any = None, *, place: str = "") -> Constraint:
+        """A value of a JSON schema (a dict, True); None: any object."""
+        schema = {"type": "object"} if schema is None else schema
+        self.check_schema(schema, place)
+        return Constraint(self.of_schema(schema), self.words)
+
+    def regex(self, pattern: str, *, place: str = "") -> Constraint:
+        """A text that a regular expression matches as a whole, in the syntax of Rust's regex."""
+        self.check_text("regex", pattern, place)
+        return Constraint(self.compiled(self._matcher.grammar_from_regex(pattern)), self.words)
+
+    def lark(self, grammar: str, *, place: str = "") -> Constraint:
+        """A text of a grammar in llguidance's variant of Lark, from its rule `start`."""
+        self.check_text("lark", grammar, place)
+        return Constraint(self.compiled(self._matcher.grammar_from_lark(grammar)), self.words)
+
+    def check_text(self, syntax: str, text: str, place: str) -> None:
+        """GrammarError when a grammar that a caller wrote cannot be compiled."""
+        deepest = depth = 0
+        for character in text:
+            depth += (character in "([{") - (character in ")]}")
+            deepest = max(deepest, depth)
+        if deepest > NESTED:
+            raise GrammarError(f"brackets nested deeper than {NESTED}", place)
+        make = self._matcher.grammar_from_regex if syntax == "regex" else self._matcher.grammar_from_lark
+        try:
+            self.compiled(make(text))
+        except ValueError as error:
+            raise GrammarError(f"no {syntax} grammar that can be used: {error}", place) from None
+
+    def answer(self, tools: Sequence[Tool] = (), *, must_call: bool = False, parallel: bool = True, schema: Any = None,
+               thinking: bool = False, begun: str = "", place: str = "") -> Constraint | None:
+        """A conversation's answer; None when nothing is constrained.
+
+        tools: those that may be called: what opens a block of calls then is one, whose calls parse, have the arguments that
+        their tools ask for, and nothing behind them. must_call: the answer is such a block; parallel=False: of one call.
+        schema: the answer is JSON of it, or calls. thinking: the answer begins inside thinking, which is free. begun: what stands
+        of the answer already.
+        """
+        for tool in tools:
+            dsml.check(self, tool)
+        if schema is not None:
+            self.check_schema(schema, place)
+        if not tools and schema is None:
+            return None
+        free = schema is None and not must_call      # until a block begins
+        grammar = dsml.grammar(self.marker, tools, parallel, None if schema is None else with_options(schema), free, must_call)
+        try:
+            matcher = self.compiled(grammar)
+        except ValueError as error:
+            raise GrammarError(f"the tools make a grammar that can not be used: {error}", place) from None
+        ends = dsml.Ends(self.marker, self._vocabulary.tokens) if any(tool.text for tool in tools) else None
+        if free:
+            return CallConstraint(matcher, self.words, self.marker, self._vocabulary.tokens, ends)
+        ids = self.tokenizer.encode(begun)
+        if ids and not matcher.deep_copy().consume_tokens(ids):
+            raise GrammarError("what was begun of the answer is no beginning of what is asked for", place)
+        return Constraint(matcher, self.words, self.tokenizer.id("</think>") if thinking else 0, ids, ends)
+
+    @property
+    def marker(self) -> int:
+        """The id of the token that tool calls are written with."""
+        marker = self.tokenizer.id("｜DSML｜")
+        if marker is None:
+            raise _dsvk.UnsupportedError("the tokenizer lacks ｜DSML｜, which tool calls are written with")
+        return marker
+
+
+# ---- schemas ----
+
+def with_options(schema: Any) -> dict[str, Any]:
+    """A schema with our options for llguidance instead of any that came with it."""
+    if isinstance(schema, dict):
+        return {**schema, "x-guidance": JSON_OPTIONS}
+    return {"allOf": [schema], "x-guidance": JSON_OPTIONS}
+
+
+def escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+NAMED = ("$defs", "definitions", "properties", "patternProperties")
+LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
+SINGLE = ("items", "additionalProperties")
+
+
+def subschemas(schema: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
+    """Pointer and part of a schema and all that is in it, the inner ones first."""
+    if isinstance(schema, dict):
+        for keyword in NAMED + LISTED + SINGLE:
+            value = schema.get(keyword)
+            parts: Iterable[tuple[str, Any]] = ()
+            if keyword in NAMED and isinstance(value, dict):
+                parts = ((f"/{escaped(name)}", part) for name, part in value.items())
+            elif keyword in LISTED and isinstance(value, list):
+                parts = ((f"/{i}", part) for i, part in enumerate(value))
+            elif keyword in SINGLE and isinstance(value, dict):
+                parts = (("", value),)
+            for name, part in parts:
+                yield from subschemas(part, f"{pointer}/{keyword}{name}")
+    yield pointer, schema
+
+
+def moved(value: Any) -> Any:
+    """A schema to be put at #/$defs/whole: its references lead there."""
+    if isinstance(value, dict):
+        return {name: "#/$defs/whole" + part[1:] if name == "$ref" and isinstance(part, str) and part.startswith("#") else moved(part)
+                for name, part in value.items()}
+    return [moved(part) for part in value] if isinstance(value, list) else value
+
+
+def without(schema: Any, pointer: str, keyword: str) -> Any:
+    """The schema less one keyword of the part at `pointer`."""
+    if pointer == "":
+        return {name: value for name, value in schema.items() if name != keyword}
+    head, _, rest = pointer[1:].partition("/")
+    rest = "/" + rest if rest else ""
+    if isinstance(schema, list):
+        return [without(part, rest, keyword) if str(i) == head else part for i, part in enumerate(schema)]
+    return {name: without(part, rest, keyword) if escaped(name) == head else part for name, part in schema.items()}

@@ -1,0 +1,522 @@
+"""Constrained output. First the grammars, walked at random without a model: what comes out parses and conforms, for schemas that
+hypothesis makes too. Then the scheduler's part, and the server with nano at temperature 1, which knows nothing of JSON or tools."""
+import asyncio
+import json
+import random
+import re
+import sys
+
+import pytest
+
+pytest.importorskip("llguidance")
+jsonschema = pytest.importorskip("jsonschema")
+hypothesis = pytest.importorskip("hypothesis")
+from hypothesis import given, settings, strategies as some  # noqa: E402
+
+import dsvk  # noqa: E402
+from dsvk import chat, constrain  # noqa: E402
+from dsvk.dsml import Tool  # noqa: E402
+
+END, DSML = "<｜end▁of▁sentence｜>", "｜DSML｜"
+WEATHER = {
+    "type": "object", "additionalProperties": False, "required": ["city", "unit", "route", "fixed", "when"],
+    "properties": {
+        "city": {"type": "string"}, "days": {"type": "integer", "minimum": 1, "maximum": 14, "multipleOf": 2},
+        "unit": {"enum": ["C", "F", None, 3]}, "when": {"type": "string", "format": "date"}, "note": {"type": ["string", "null"]},
+        "code": {"anyOf": [{"type": "string", "pattern": "^[a-c]{2,4}$"}, {"type": "number", "minimum": 0, "maximum": 1}]},
+        "route": {"$ref": "#/$defs/stop"}, "short": {"type": "string", "minLength": 2, "maxLength": 4}, "any": {},
+        "fixed": {"const": 'a/b "c" </x>'}, "copy": {"$ref": "#/properties/days"}},
+    "$defs": {"stop": {"type": "object", "additionalProperties": False, "required": ["at"], "properties": {
+        "at": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/stop"}, {"type": "null"}]}}}}}
+PATCH = 'start: "*** Begin" NL line+ "*** End"\nline: WORD NL\nWORD: /[a-z]{1,8}/\nNL: "\\n"'
+
+
+@pytest.fixture(scope="module")
+def grammars(nano):
+    return constrain.Grammars(nano)
+
+
+def bits(mask):
+    word, found = int.from_bytes(mask, "little"), []
+    while word:
+        found.append((word & -word).bit_length() - 1)
+        word &= word - 1
+    return found
+
+
+class Walker:
+    """Chooses at random what a mask allows, with a liking for what ends things, so that it comes to an end."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.end, self.marker = tokenizer, tokenizer.id(END), tokenizer.id(DSML)
+        self.texts = [tokenizer.decode_bytes([id]) for id in range(tokenizer.vocab_size)]
+
+    def closing(self, allowed, last):
+        """Those that end a value, an object or a list; first what ends a raw text."""
+        ends = [id for id in allowed if self.texts[id][:2] == b"</" or (self.texts[id][:1] == b"/" and last == b"<")]
+        return ends or [id for id in allowed if self.texts[id].lstrip()[:1] in b'"}]<' and self.texts[id].strip()]
+
+    def walk(self, constraint, seed, most=400, start=()):
+        """The ids up to the end token, or None when there are too many."""
+        rng, ids, new = random.Random(seed), list(start), list(start)
+        while len(ids) < most:
+            allowed = bits(constraint.mask(0, new))
+            closing = self.closing(allowed, self.texts[ids[-1]][-1:] if ids else b"")
+            id = rng.choice(allowed)
+            if self.end in allowed and (len(allowed) == 1 or rng.random() < 0.8):
+                return ids
+            if self.marker in allowed and rng.random() < 0.9:
+                id = self.marker
+            elif closing and rng.random() < (0.3 if len(ids) < 100 else 0.8):
+                id = rng.choice(closing)
+            ids.append(id)
+            new = [id]
+        return None
+
+
+@pytest.fixture(scope="module")
+def walker(nano):
+    return Walker(nano.tokenizer)
+
+
+def parsed(nano, ids, mode="chat"):
+    """Content and calls of an answer; a call that was cut is an error."""
+    parser, content, calls = chat.Parser(mode), "", []
+    for kind, text, _ in [event for id in ids for event in parser.push(nano.tokenizer, id)] + parser.finish():
+        if kind == "call":
+            calls.append([text, ""])
+        elif kind == "arguments":
+            calls[-1][1] += text
+        elif kind == "content":
+            content += text
+        else:
+            assert kind in ("call_end", "end", "reasoning"), kind
+    return content, [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+def conforms(value, schema):
+    jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER).validate(value)
+
+
+# ---- grammars ----
+
+def test_json_of_a_schema_and_any_object(nano, grammars, walker):
+    seen = 0
+    for seed in range(12):
+        for schema in (WEATHER, None, {"type": "array", "items": {"enum": [1, "x", {"a": None}]}, "minItems": 1, "maxItems": 3}):
+            ids = walker.walk(grammars.json(schema), seed)
+            if ids is not None:
+                value = json.loads(nano.tokenizer.decode(ids))
+                conforms(value, schema or {"type": "object"})
+                seen += 1
+    assert seen > 20
+
+
+def test_a_regular_expression_and_lark(nano, grammars, walker):
+    for seed in range(8):
+        text = nano.tokenizer.decode(walker.walk(grammars.regex(r"[A-Z]{2}-[0-9]{3}(x|yz)?"), seed))
+        assert re.fullmatch(r"[A-Z]{2}-[0-9]{3}(x|yz)?", text)
+        text = nano.tokenizer.decode(walker.walk(grammars.lark(PATCH), seed, 2000))
+        assert re.fullmatch(r"\*\*\* Begin\n([a-z]{1,8}\n)+\*\*\* End", text)
+
+
+def test_calls_parse_and_strict_ones_match_their_schema(nano, grammars, walker):
+    tools = [Tool("weather", WEATHER), Tool("clock"), Tool("loose"), Tool("patch", text=("lark", PATCH)),
+             Tool("date", text=("regex", r"\d{4}-\d\d"), argument="text"), Tool("none", {"type": "object", "properties": {}})]
+    seen = {}
+    for seed in range(36):
+        only = tools if seed % 3 else [tools[seed // 3 % len(tools)]]
+        ids = walker.walk(grammars.answer(only, must_call=True, parallel=seed % 2 == 0), seed, 900)
+        if ids is None:
+            continue
+        content, calls = parsed(nano, ids + [walker.end])
+        assert content == "" and calls and (seed % 2 == 0 or len(calls) == 1)
+        for name, arguments in calls:
+            assert name in [tool.name for tool in only] and isinstance(arguments, dict)
+            seen[name] = seen.get(name, 0) + 1
+            if name == "weather":
+                conforms(arguments, WEATHER)
+            elif name == "patch":
+                assert re.fullmatch(r"\*\*\* Begin\n([a-z]{1,8}\n)+\*\*\* End", arguments["input"])
+            elif name == "date":
+                assert re.fullmatch(r"\d{4}-\d\d", arguments["text"])
+            elif name == "none":
+                assert arguments == {}
+    assert set(seen) == {tool.name for tool in tools}, seen
+
+
+def test_the_encoders_own_calls_are_in_the_grammar(nano, grammars):
+    """What the family's encoder writes for valid arguments can be generated, token by token; anything else cannot."""
+    good = {"unit": None, "city": 'a "b" <c>\n', "route": {"at": 1, "next": {"at": 2, "next": None}}, "days": 4, "when": "2024-02-29",
+            "fixed": WEATHER["properties"]["fixed"]["const"]}
+
+    def taken(tools, name, arguments, **options):
+        turn = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {
+            "name": name, "arguments": json.dumps(arguments)}}]}
+        ids = chat.encode_ids(nano.tokenizer, [turn], thinking_mode="chat", add_bos=False)
+        constraint, new = grammars.answer(tools, must_call=True, **options), []
+        for i, id in enumerate(ids):
+            if id not in bits(constraint.mask(0, new)):
+                return nano.tokenizer.decode(ids[:i + 1])
+            new = [id]
+        return True
+
+    for loose in (good, {}, {"x": [1, {"y": None}], "z": "text"}):
+        assert taken([Tool("weather")], "weather", loose) is True
+    strict = [Tool("weather", {**WEATHER, "properties": {**WEATHER["properties"], "when": {"type": "string"}}})]
+    assert taken(strict, "weather", good) is True
+    assert taken(strict, "weather", dict(reversed(good.items()))) is True      # in any order
+    assert taken([Tool("none", {"type": "object"})], "none", {}) is True
+    for text in (("lark", r"start: /(.|\n)+/"), ("regex", r"^(?s:.*)$"), ("lark", 'start: line+\nline: /[^\\n]+/ "\\n"?')):
+        assert taken([Tool("text", text=text)], "text", {"input": 'a </b> <"c">\nd'}) is True      # may go on, and may end
+    for change, cut in (({"days": 5}, ">5"), ({"days": "4"}, 'string="true'), ({"unit": "K"}, ">K"), ({"more": 1}, 'name="m'),
+                        ({"route": {"at": "1"}}, '"')):
+        assert cut in str(taken(strict, "weather", {**good, **change})), change
+    assert str(taken(strict, "weather", {name: value for name, value in good.items() if name != "city"})).endswith("</")
+    assert "clock" not in str(taken(strict, "clock", {}))
+
+
+def test_a_block_in_a_free_answer_is_held_to_and_only_that(nano, grammars, walker):
+    tokenizer = nano.tokenizer
+    constraint = grammars.answer([Tool("date", text=("regex", r"\d{4}-\d\d"))])
+    assert constraint.after == walker.marker
+    stray = tokenizer.encode(f"Why? {DSML} no", special=True)
+    assert constraint.mask(0, stray) is None and constraint.mask(1, stray[:2]) is None
+    opened = tokenizer.encode(f"\n\n<{DSML}", special=True)
+    for i in range(len(opened)):
+        mask = constraint.mask(0, [opened[i]])
+    assert mask is not None
+    for seed in range(20):      # the mask does not depend on who asks
+        fresh = grammars.answer([Tool("date", text=("regex", r"\d{4}-\d\d"))])
+        ids = walker.walk(fresh, seed, 400, stray + opened)
+        if ids is not None:
+            break
+    _, calls = parsed(nano, ids + [walker.end])
+    assert len(calls) >= 1 and all(name == "date" for name, _ in calls)
+
+
+def test_an_answer_is_json_or_a_call_and_thinking_is_free(nano, grammars, walker):
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    tools, kinds = [Tool("clock", {"type": "object", "properties": {}})], set()
+    for seed in range(16):
+        constraint = grammars.answer(tools, schema=schema, thinking=True)
+        thought = nano.tokenizer.encode("Hm. <b>", special=True) + [nano.tokenizer.id("</think>")]
+        assert constraint.after == thought[-1]
+        ids = walker.walk(constraint, seed, 300, thought)
+        if ids is None:
+            continue
+        content, calls = parsed(nano, ids + [walker.end], "thinking")
+        kinds.add(bool(calls))
+        if not calls:
+            conforms(json.loads(content), schema)
+    assert kinds == {False, True}
+    begun = nano.tokenizer.decode(walker.walk(grammars.answer(schema=schema, begun='{"a": t'), 1))
+    assert json.loads('{"a": t' + begun) == {"a": True}
+    with pytest.raises(constrain.GrammarError, match="what was begun"):
+        grammars.answer(schema=schema, begun="Well,")
+
+
+LEAVES = some.one_of(
+    some.just({"type": "boolean"}), some.just({"type": "null"}), some.just({"type": "string", "maxLength": 3}),
+    some.builds(lambda low, span: {"type": "integer", "minimum": low, "maximum": low + span}, some.integers(-50, 50), some.integers(0, 90)),
+    some.builds(lambda n: {"type": "integer", "multipleOf": n, "minimum": 0, "maximum": 6 * n}, some.integers(1, 9)),
+    some.just({"type": "number", "minimum": -1.5, "exclusiveMaximum": 2}),
+    some.builds(lambda kind: {"type": "string", "format": kind}, some.sampled_from(["email", "hostname", "ipv4", "ipv6", "uuid", "date"])),
+    some.builds(lambda n: {"type": "string", "pattern": f"^[a-f]{{1,{n}}}(x|y)$"}, some.integers(1, 3)),
+    some.builds(lambda values: {"enum": values}, some.lists(some.one_of(some.text(max_size=4), some.integers(), some.none()), min_size=1,
+                                                            max_size=3)),
+    some.builds(lambda value: {"const": value}, some.one_of(some.text(max_size=5), some.booleans())))
+
+
+def objects(parts):
+    def made(given, required):
+        return {"type": "object", "properties": given, "required": [name for name in given if name in required],
+                "additionalProperties": False}
+    names = some.sampled_from(["a", "b b", "ключ", "d/e~f"])
+    return some.builds(made, some.dictionaries(names, parts, max_size=3), some.sets(names))
+
+
+SCHEMAS = some.recursive(LEAVES, lambda parts: some.one_of(
+    objects(parts), some.builds(lambda one: {"type": "array", "items": one, "maxItems": 2}, parts),
+    some.builds(lambda many: {"anyOf": many}, some.lists(parts, min_size=1, max_size=3))), max_leaves=5)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
+@given(schema=SCHEMAS, arguments=objects(SCHEMAS), seed=some.integers(0, 99))
+def test_any_schema_is_kept_to(nano, grammars, walker, schema, arguments, seed):
+    ids = walker.walk(grammars.json(schema), seed, 120)
+    if ids is not None:
+        conforms(json.loads(nano.tokenizer.decode(ids)), schema)
+    ids = walker.walk(grammars.answer([Tool("f", arguments)], must_call=True, parallel=False), seed, 160)
+    if ids is not None:
+        _, ((name, given_arguments),) = parsed(nano, ids + [walker.end])
+        assert name == "f"
+        conforms(given_arguments, arguments)
+
+
+REFUSED = [
+    ({"type": "array", "uniqueItems": True}, "", "uniqueItems"), ({"not": {}}, "", "not"),
+    ({"properties": {"a/b": {"type": "string", "format": "color"}}}, "/properties/a~1b", "format"),
+    ({"anyOf": [{"type": "null"}, {"type": "string", "pattern": "(?=x)y"}]}, "/anyOf/1", "pattern"),
+    ({"items": {"$ref": "https://example.com/x"}}, "/items", "$ref"),
+    ({"$defs": {"d": {"contains": {}}}, "$ref": "#/$defs/d"}, "/$defs/d", "contains"),
+    ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, "", "oneOf"), ({"type": "strin"}, "", "type"),
+    ({"additionalProperties": {"propertyNames": {}}}, "/additionalProperties", "propertyNames"),
+    ({"x-guidance": {"lenient": True}, "if": {}}, "", "if")]
+
+
+@pytest.mark.parametrize("schema, pointer, keyword", REFUSED, ids=range(len(REFUSED)))
+def test_S20_a_schema_that_is_not_supported_names_keyword_and_pointer(grammars, schema, pointer, keyword):
+    with pytest.raises(constrain.GrammarError) as refused:
+        grammars.json(schema, place="schema")
+    assert (refused.value.pointer, refused.value.keyword) == (pointer, keyword), refused.value
+    assert str(refused.value).startswith(f"schema: keyword {keyword!r} at {pointer or '/'}: not supported: ")
+    assert isinstance(refused.value, dsvk.UnsupportedError)
+
+
+@pytest.mark.parametrize("schema, keyword", [
+    ({"type": "string"}, "type"), ({"anyOf": [{"type": "object"}]}, "anyOf"), ({"properties": {'a"b': {}}}, "properties"),
+    ({"type": "object", "minProperties": 1}, "minProperties")])
+def test_arguments_that_calls_cannot_be_held_to(grammars, schema, keyword):
+    with pytest.raises(constrain.GrammarError) as refused:
+        grammars.answer([Tool("f", schema, place="parameters")])
+    assert refused.value.keyword == keyword and refused.value.place == "parameters"
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda g: g.regex("(" * 70), "nested deeper than 64"), (lambda g: g.regex("a("), "no regex grammar"),
+    (lambda g: g.lark("start: nothing"), "no lark grammar"), (lambda g: g.lark("# " + "x" * (1 << 22)), "at most 4194304"),
+    (lambda g: g.lark("start: " + "(" * 5000), "nested")])
+def test_S20_other_grammars_that_cannot_be_used(grammars, make, words):
+    with pytest.raises(constrain.GrammarError, match=words):
+        make(grammars)
+
+
+def test_without_llguidance_it_says_what_to_install(nano, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(dsvk.UnsupportedError, match=r'pip install "dsvk\[grammar\]"'):
+        constrain.Grammars(nano)
+
+
+# ---- the scheduler ----
+
+class Only:
+    """Allows these ids; remembers what it was told."""
+
+    def __init__(self, ids, after=0, size=128):
+        self.after, self.told = after, []
+        self._mask = sum(1 << id for id in ids).to_bytes(size, "little")
+
+    def mask(self, choice, ids):
+        self.told.append((choice, ids))
+        return self._mask
+
+
+class Failing(Only):
+    def mask(self, choice, ids):
+        raise LookupError("no such rule")
+
+
+def outcome(request):
+    """Ids and log-probabilities by choice, and the last events."""
+    ids, values, last = {}, {}, {}
+    for event in request:
+        ids.setdefault(event.choice, []).extend(event.ids)
+        values.setdefault(event.choice, []).extend(event.logprobs or [])
+        if event.kind == "finish":
+            last[event.choice] = event
+    return ids, values, last
+
+
+def test_masks_are_kept_to_and_nobody_else_feels_them(nano):
+    allowed = list(range(300, 330))
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        plain = {"max_tokens": 12, "temperature": 1, "seed": 4, "logprobs": 0}
+        masked = {"max_tokens": 6, "temperature": 1, "seed": 9, "choices": 2, "logprobs": 0, "top_p": 0.9}
+        alone = outcome(scheduler.submit("ROMEO:\n", **plain)), outcome(scheduler.submit("JULIET:\n", constraint=Only(allowed), **masked))
+        bad = [scheduler.submit("x", max_tokens=5, constraint=one) for one in (Failing([]), Only([]), Only([5], size=127))]
+        constraint = Only(allowed)
+        together = scheduler.submit("ROMEO:\n", **plain), scheduler.submit("JULIET:\n", constraint=constraint, **masked)
+        together = outcome(together[0]), outcome(together[1])
+        errors = [outcome(request)[2][0] for request in bad]
+    for (ids, values, _), (ids_again, values_again, last) in zip(alone, together):
+        assert ids == ids_again and values == values_again and all(event.finish == "length" for event in last.values())
+    ids = together[1][0]
+    assert len(ids) == 2 and all(set(one) <= set(allowed) and len(set(one)) > 2 for one in ids.values()) and ids[0] != ids[1]
+    for choice in (0, 1):      # each token once, in order
+        told = [new for which, new in constraint.told if which == choice]
+        assert told[0] == [] and sum(told, []) == ids[choice][:-1] and all(len(new) == 1 for new in told[1:])
+    assert all(event.finish == "error" and isinstance(event.error, dsvk.InvalidError) for event in errors)
+    for event, words in zip(errors, ("the constraint failed: LookupError: no such rule", "allows no token at position", "127 bytes")):
+        assert words in str(event.error)
+
+
+def test_a_mask_sleeps_until_its_token(nano):
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        ids = outcome(scheduler.submit("ROMEO:\n", max_tokens=30, temperature=0))[0][0]
+        wake = next(id for i, id in enumerate(ids) if i > 5 and id not in ids[:i])
+        constraint = Only([77], after=wake)
+        again = outcome(scheduler.submit("ROMEO:\n", max_tokens=30, temperature=0, constraint=constraint))[0][0]
+    at = ids.index(wake) + 1
+    assert again == ids[:at] + [77] * (30 - at) and constraint.told[0] == (0, ids[:at]) and len(constraint.told) == 30 - at
+
+
+def test_penalties_and_biases_change_the_choice_as_openai_says(nano):
+    numpy = pytest.importorskip("numpy")
+    prompt, bias = nano.prompt_tokens("ROMEO:\n"), {300: 1.5, 5: -100.0}
+    want, values = [], []
+    with nano.session() as session:
+        for _ in range(20):
+            session.sync(prompt + want)
+            logits = numpy.array(session.logits())
+            values.append(logits - numpy.logaddexp.reduce(logits.astype(float)))
+            for id in set(want) | set(bias):
+                logits[id] += numpy.float32(bias.get(id, 0)) - (numpy.float32(0.25) * want.count(id) + numpy.float32(0.5) * (id in want))
+            want.append(int(logits.argmax()))
+    with dsvk.Scheduler(nano) as scheduler:
+        ids, found, _ = outcome(scheduler.submit(prompt, max_tokens=20, temperature=0, frequency_penalty=0.25, presence_penalty=0.5,
+                                                 logit_bias=bias, logprobs=0))
+        other = outcome(scheduler.submit(prompt, max_tokens=20, temperature=0))[0][0]
+        for bad in ({"logit_bias": {9999: 1}}, {"logit_bias": {3: 1e9}}, {"frequency_penalty": float("nan")}, {"presence_penalty": 1e9}):
+            with pytest.raises(dsvk.InvalidError, match="bias|penalty"):
+                scheduler.submit(prompt, **bad)
+    assert ids[0] == want != other
+    for id, value, row in zip(want, found[0], values):      # of the logits as they were
+        assert abs(value - row[id]) < 1e-3
+
+
+# ---- the server ----
+
+openai = pytest.importorskip("openai")
+httpx = pytest.importorskip("httpx")
+anthropic = pytest.importorskip("anthropic")
+pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("pydantic")
+
+from dsvk.server import Engine  # noqa: E402
+from serving import served  # noqa: E402
+
+HELLO = [{"role": "user", "content": "Hello"}]
+OFF = {"thinking": {"type": "disabled"}}
+ANSWER = {"type": "object", "additionalProperties": False, "required": ["mood", "n"], "properties": {
+    "mood": {"enum": ["good", "bad"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99}, "word": {"type": "string", "maxLength": 6}}}
+LIGHT = {"type": "object", "additionalProperties": False, "required": ["on"], "properties": {
+    "on": {"type": "boolean"}, "color": {"enum": ["red", "green"]}}}
+TOOLS = [{"type": "function", "function": {"name": name, "strict": True, "parameters": LIGHT}} for name in ("light", "lamp")]
+
+
+@pytest.fixture(scope="module")
+def url(nano):
+    with served(Engine(nano, "nano")) as url:
+        yield url
+
+
+def many(url, count, **options):
+    """So many answers of different seeds at once."""
+    async def run():
+        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=300,
+                                      _strict_response_validation=True) as client:
+            return await asyncio.gather(*(client.chat.completions.create(
+                model="nano", messages=HELLO, temperature=1, seed=seed, max_tokens=120, **options) for seed in range(count)))
+    return [answer.choices[0] for answer in asyncio.run(run())]
+
+
+def test_every_json_answer_validates(url):
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER}}
+    answers = many(url, 8, response_format=wanted, extra_body=OFF)
+    finished = [choice for choice in answers if choice.finish_reason == "stop"]
+    assert len(finished) > 4 and len({choice.message.content for choice in finished}) > 4
+    for choice in finished:
+        conforms(json.loads(choice.message.content), ANSWER)
+
+
+def calls_of(choice):
+    return [(call.function.name, json.loads(call.function.arguments)) for call in choice.message.tool_calls or []]
+
+
+def test_every_forced_call_is_honoured(url):
+    lamp = {"mode": "required", "tools": [{"type": "function", "function": {"name": "lamp"}}]}
+    for choice, names in (("required", {"light", "lamp"}), ({"type": "allowed_tools", "allowed_tools": lamp}, {"lamp"})):
+        answers = many(url, 5, tools=TOOLS, parallel_tool_calls=False, extra_body={**OFF, "tool_choice": choice})
+        finished = [choice for choice in answers if choice.finish_reason == "tool_calls"]
+        assert len(finished) > 2, [choice.finish_reason for choice in answers]
+        for choice in finished:
+            found = calls_of(choice)
+            assert choice.message.content == "" and found and {name for name, _ in found} <= names
+            assert len(found) == 1
+            for _, arguments in found:
+                conforms(arguments, LIGHT)
+
+
+def test_the_other_format_has_the_same(url):
+    client = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=300, _strict_response_validation=True)
+    tools = [{"name": name, "strict": True, "input_schema": LIGHT} for name in ("light", "lamp")]
+    common = {"model": "nano", "max_tokens": 120, "messages": HELLO, "thinking": {"type": "disabled"}}
+    for choice in ({"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "lamp", "disable_parallel_tool_use": True}):
+        message = client.messages.create(**common, tools=tools, tool_choice=choice)
+        if message.stop_reason == "tool_use":
+            (block,) = message.content
+            assert block.type == "tool_use" and block.name in ("light", "lamp")[choice["type"] == "tool":]
+            conforms(block.input, LIGHT)
+    message = client.messages.create(**common, extra_body={"output_config": {"format": {"type": "json_schema", "schema": ANSWER}}})
+    if message.stop_reason == "end_turn":
+        conforms(json.loads(message.content[0].text), ANSWER)
+    assert message.content[0].text.lstrip().startswith("{")
+
+
+def test_logit_bias_and_penalties(url):
+    def text(**options):
+        answer = httpx.post(url + "/v1/chat/completions", timeout=300, json={
+            "model": "nano", "messages": HELLO, "temperature": 0, "max_tokens": 24, **OFF, **options}).json()
+        return answer["choices"][0]["message"]
+    plain = text()["content"]
+    assert text(presence_penalty=2)["content"] != plain and text(frequency_penalty=2)["content"] != plain
+    on = {"thinking": {"type": "enabled"}}
+    assert text(presence_penalty=2, **on) == text(**on)      # no effect with thinking, and no error
+    assert len(set(text(logit_bias={"77": 100})["content"])) == 1
+    answer = httpx.post(url + "/v1/completions", timeout=300, json={"model": "nano", "prompt": "x", "max_tokens": 9,
+                                                                    "logit_bias": {"77": 100}})
+    assert len(set(answer.json()["choices"][0]["text"])) == 1
+
+
+def strict(schema):
+    return {"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": schema}}]}
+
+
+def wanted(schema):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+
+
+@pytest.mark.parametrize("change, param, words", [
+    (strict({"properties": {"a": {"type": "array", "uniqueItems": True}}}), "tools[0].function.parameters",
+     "keyword 'uniqueItems' at /properties/a"),
+    (strict({"type": "string"}), "tools[0].function.parameters", "arguments are an object"),
+    (wanted({"items": {"not": {}}}), "response_format.json_schema.schema", "keyword 'not' at /items"),
+    ({**wanted(ANSWER), "messages": HELLO + [{"role": "assistant", "content": "Well", "prefix": True}], **OFF},
+     "response_format.json_schema.schema", "what was begun")])
+def test_S02_S20_what_cannot_be_held_to_is_400(url, change, param, words):
+    answer = httpx.post(url + "/v1/chat/completions", json={"model": "nano", "messages": HELLO, **change})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param) and words in error["message"], error
+
+
+def test_in_the_other_format_too(url):
+    strict_tool, schema = {"name": "f", "strict": True, "input_schema": {"not": {}}}, {"type": "json_schema", "schema": {"if": {}}}
+    for change, words in (({"tools": [strict_tool]}, "tools[0].input_schema: keyword 'not' at /"),
+                          ({"output_config": {"format": schema}}, "output_config.format.schema: keyword 'if'")):
+        answer = httpx.post(url + "/v1/messages", json={"model": "nano", "messages": HELLO, "max_tokens": 5, **change})
+        assert answer.status_code == 400 and words in answer.json()["error"]["message"], answer.text
+
+
+def test_a_server_without_llguidance_says_so_only_where_it_is_needed(nano, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    loose = [{"type": "function", "function": {"name": "f"}}]
+    with served(Engine(nano, "nano")) as url:
+        for change, param in (({"response_format": {"type": "json_object"}}, "response_format"),
+                              (strict(LIGHT), "tools[0].function.parameters"),
+                              ({"tools": loose, "tool_choice": "required"}, "tool_choice")):
+            answer = httpx.post(url + "/v1/chat/completions", json={"model": "nano", "messages": HELLO, "max_tokens": 2, **change})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, param) and 'pip install "dsvk[grammar]"' in error["message"]
+        answer = httpx.post(url + "/v1/chat/completions", timeout=300, json={"model": "nano", "messages": HELLO, "max_tokens": 2,
+                                                                              "tools": loose})
+        assert answer.status_code == 200
