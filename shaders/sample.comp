@@ -78,7 +78,7 @@ uvec2 bin_mass(uint bin) { return uvec2(mass_low[bin], mass_high[bin]); }
 void sum_groups(uint lane) {
     if (lane < BINS / 16u) {
         uvec2 sum = uvec2(0u);
-        for (uint i = 0u; i < 16u; i++)
+        [[dont_unroll]] for (uint i = 0u; i < 16u; i++)
             sum = add64(sum, bin_mass(16u * lane + i));
         group_mass[lane] = sum;
     }
@@ -106,7 +106,7 @@ void clear_bins(uint lane) {
 /* How many of `count` tokens of `each` mass reach `want`: ceil(want / each), at most count. */
 uint tokens_reaching(uvec2 want, uint each, uint count) {
     uint taken = 0u; /* the largest number whose mass is still below `want`, bit by bit */
-    for (int bit = 31; bit >= 0; bit--) {
+    [[dont_unroll]] for (int bit = 31; bit >= 0; bit--) {
         const uint more = taken | (1u << uint(bit));
         uvec2 mass;
         umulExtended(more, each, mass.y, mass.x);
@@ -123,7 +123,7 @@ Cut select_first(Floats logits, Cut from, bool by_mass, float fraction, uint cou
     const uint lane = gl_LocalInvocationIndex;
     uvec2 want = uvec2(count, 0u);
     uint prefix = 0u, in_bin = 0u, each = 1u;
-    for (int shift = 24; shift >= 0; shift -= 8) {
+    [[dont_unroll]] for (int shift = 24; shift >= 0; shift -= 8) {
         clear_bins(lane);
         barrier();
         for (uint id = lane; id < a.vocab; id += WORKGROUP) {
@@ -143,7 +143,7 @@ Cut select_first(Floats logits, Cut from, bool by_mass, float fraction, uint cou
         if (lane == 0u) {
             if (by_mass && shift == 24) { /* floor(total * fraction), at least 1 */
                 uvec2 total = uvec2(0u);
-                for (uint group = 0u; group < BINS / 16u; group++)
+                [[dont_unroll]] for (uint group = 0u; group < BINS / 16u; group++)
                     total = add64(total, group_mass[group]);
                 const uint parts = uint(min(fraction, 0.99999994) * 4294967296.0);
                 uint high, unused;
@@ -169,7 +169,7 @@ Cut select_first(Floats logits, Cut from, bool by_mass, float fraction, uint cou
     /* Only the `taken` lowest ids of this logit: the same walk over ids, whose bins ascend from the top. */
     want = uvec2(taken, 0u);
     uint id_prefix = 0u;
-    for (int shift = 24; shift >= 0; shift -= 8) {
+    [[dont_unroll]] for (int shift = 24; shift >= 0; shift -= 8) {
         clear_bins(lane);
         barrier();
         for (uint id = lane; id < a.vocab; id += WORKGROUP)

@@ -7,7 +7,6 @@ The package llguidance compiles them and says before each token which may come: 
 """
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from copy import copy

@@ -13,7 +13,6 @@ pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importo
 pytest.importorskip("prometheus_client"), pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 
-import dsvk  # noqa: E402
 from dsvk import chat  # noqa: E402
 from dsvk.server import Engine, application  # noqa: E402
 from serving import Script  # noqa: E402
