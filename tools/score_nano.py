@@ -76,7 +76,7 @@ def score(model: dsvk.Model, filler: list[str], count: int, size: int = 1, seed:
     result = {}
     with dsvk.Scheduler(model, context=8192) as scheduler:
         for skill in skills:
-            asked = list(itertools.islice(questions(filler, skill, size, seed), count))
+            asked = list(itertools.islice(questions(filler, skill, size, 10 * seed + size), count))
             result[skill] = 0
             for question, text, said in answer(scheduler, model, asked):
                 good = right(question, said)

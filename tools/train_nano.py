@@ -57,7 +57,7 @@ SPACED = 192            # frequent words that get a token with the space before 
 
 LENGTHS = (256, 1024, 4096)                                 # tokens of a row; chat_corpus sizes 0, 1, 2
 POOL = 8                # conversations to choose from when a row is filled
-SKILL_SHARES = dict(greet=5, fact=14, sum=20, tool=18, json=17, recall=18, decline=8)       # of the examples
+SKILL_SHARES = dict(greet=5, fact=12, sum=15, tool=20, json=21, recall=22, decline=5)       # of the examples
 
 
 def model_config(args):
@@ -383,7 +383,7 @@ class Training:
                 group["lr"] = rate * group.get("rate", 1.0)
         model.select_all = done < args.select_from
         late = min(1, done / args.mixed_from)
-        size = self.rows.rng.choices(range(len(LENGTHS)), (1 - 0.7 * late, 0.3 + 0.6 * late, 0.1 * late))[0]
+        size = self.rows.rng.choices(range(len(LENGTHS)), (1 - 0.6 * late, 0.3 + 0.26 * late, 0.04 * late))[0]
         with model.as_exported(done >= args.quantise_from):
             loss, index, mtp, answer, tokens = self.losses(size, done >= args.mtp_from)
             (loss + args.index_weight * index + args.mtp_weight * mtp).backward()

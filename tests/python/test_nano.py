@@ -67,8 +67,9 @@ def test_what_counts_as_right():
 # ---- the answers ----
 
 def test_nano_answers(nano):
-    right = score_nano.score(nano, PROSE, 4, size=0, seed=5)
-    assert sum(right.values()) >= 0, right
+    """Its card says more than eight in ten; here are 21 questions, and 12 leave room for another driver's rounding."""
+    right = score_nano.score(nano, PROSE, 3, size=0, seed=5)
+    assert sum(right.values()) >= 12, right
 
 
 # ---- the model in torch ----
