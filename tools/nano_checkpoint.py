@@ -15,6 +15,7 @@ import os
 from typing import NamedTuple
 
 import torch
+from dsvk.synthetic import model_tensors
 from safetensors.torch import load_file, save_file
 
 FP8_BLOCK, FP4_BLOCK = 128, 32
@@ -206,13 +207,26 @@ def load_checkpoint(directory):
     """-> (config dictionary, {transformers name: tensor}); weights dequantised to float32, `mtp.0.*` included."""
     with open(os.path.join(directory, "config.json"), encoding="utf-8") as f:
         config = json.load(f)
-    stored, parts = load_file(os.path.join(directory, "model.safetensors")), {}
-    for t in checkpoint_tensors(config):
-        value = stored[t.native]
+    stored = load_file(os.path.join(directory, "model.safetensors"))
+    def value(t):
         if t.kind in ("FP8", "FP4"):
-            value = dequantise(value, stored[t.native[:-len("weight")] + "scale"])
-        parts.setdefault(t.torch, []).append((t.part, value if t.kind == "I64" else value.float()))
-    return config, {name: stack(pieces) for name, pieces in parts.items()}
+            return dequantise(stored[t.native], stored[t.native[:-len("weight")] + "scale"])
+        return stored[t.native] if t.kind == "I64" else stored[t.native].float()
+    return config, joined(config, value)
+
+
+def blank_weights(config):
+    """{transformers name: zeros of its shape}, `mtp.0.*` included"""
+    shapes = {name + ".weight" * (kind in ("FP8", "FP4")): shape for name, kind, shape in model_tensors(config)}
+    return joined(config, lambda t: torch.zeros(shapes[t.native], dtype=torch.int64 if t.kind == "I64" else torch.float32))
+
+
+def joined(config, value):
+    """{transformers name: tensor} from value(t) of every checkpoint tensor t"""
+    parts = {}
+    for t in checkpoint_tensors(config):
+        parts.setdefault(t.torch, []).append((t.part, value(t)))
+    return {name: stack(pieces) for name, pieces in parts.items()}
 
 
 def stack(pieces):

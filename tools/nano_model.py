@@ -1,40 +1,134 @@
-"""The trainable model behind train_nano.py: transformers' DeepseekV4ForCausalLM plus what training needs around it.
+"""The trainable model behind train_nano.py: the architecture in plain torch, written for CPUs and short sequences.
 
-* an MTP block on top (transformers has none): it predicts the token after the next one from the four streams;
-* a Sinkhorn normalisation with a hand-written gradient, because forty tiny autograd steps per site dominate otherwise;
-* quantisation in the loop: the forward and backward pass see the values an FP8/FP4 checkpoint can hold, the optimiser
-  updates the full-precision weights ("straight-through");
-* the two training signals the language-model loss does not give: the indexer learns to rank compressed entries as the
-  attention weighs them, and the router bias learns to keep the experts equally busy (no auxiliary loss).
+It computes what tests/python/reference.py spells out (numbers in brackets are its sections); tests/python/test_nano_model.py
+compares the two. What makes it quick enough to train on a core or two:
 
-The logits are those of the unchanged transformers classes.
+* all experts are one wide product whose unused parts the routing weights set to zero, instead of a loop over experts;
+* a row sees the window through blocks of its own and the previous 128 positions, so cost grows with length, not its square;
+* what lies between the products is compiled (`fused`), and with `half` the products run in BF16 (AMX where there is one).
+
+What training needs besides: quantisation in the loop (`as_exported`: the passes see the values an FP8/FP4 checkpoint can hold,
+the optimiser updates the full-precision weights), and the two signals that the language-model loss does not give: the indexer
+learns to rank compressed entries as the attention weighs them, and the router bias learns to keep the experts equally busy.
+
+Weights are a dictionary under the names of nano_checkpoint. B sequences, n positions, N = B n, D hidden, H heads, C streams.
 """
 import contextlib
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
-from transformers.models.deepseek_v4 import modeling_deepseek_v4 as v4
 
-from nano_checkpoint import FP8_MAX, checkpoint_tensors, fake_fp4, fake_fp8, power_of_two, scale_exponent
+from nano_checkpoint import FP8_MAX, blank_weights, checkpoint_tensors, fake_fp4, fake_fp8, power_of_two, scale_exponent
 
-
-def transformers_config(config):
-    """config.json as a dictionary -> the transformers object, without the weight quantisation it announces."""
-    keep = {k: v for k, v in config.items() if k not in ("quantization_config", "expert_dtype", "torch_dtype")}
-    made = DeepseekV4Config(**keep)
-    made._attn_implementation = "eager"
-    return made
+NEVER = -1e30       # added to scores of what a row does not see
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Hyper-connections: the same numbers as transformers, fewer and larger operations
+# What lies between the products. With `fused` these are compiled, once per shape. `dtype` is that of the products.
 # ---------------------------------------------------------------------------------------------------------------
+
+def rms(x, eps):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def read_streams(X, fn, base, scale, norm, eps, hc_eps):
+    """4.3, before the sublayer: X [N, C, D] -> post [N, C], comb before Sinkhorn [C source, C, N], normalised input [N, D]."""
+    N, C, _ = X.shape
+    flat = X.flatten(1)
+    mix = F.linear(flat, fn) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
+    pre = torch.sigmoid(mix[:, :C] * scale[0] + base[:C]) + hc_eps
+    post = 2 * torch.sigmoid(mix[:, C:2 * C] * scale[1] + base[C:2 * C])
+    comb = torch.softmax((mix[:, 2 * C:] * scale[2] + base[2 * C:]).view(N, C, C), -1) + hc_eps
+    x = sum(pre[:, k, None] * X[:, k] for k in range(C))
+    return post, comb.permute(1, 2, 0).contiguous(), rms(x, eps) * norm
+
+
+def write_streams(X, post, comb, y):
+    """4.3, after it: comb [C source, C destination, N], y [N, D] -> X' [N, C, D]."""
+    y = y.float()
+    return torch.stack([post[:, k, None] * y + sum(comb[j, k][:, None] * X[:, j] for j in range(X.shape[1]))
+                        for k in range(X.shape[1])], 1)
+
+
+def mix_head(X, fn, base, scale, norm, eps, hc_eps):
+    """4.11: streams -> normalised hidden state [N, D]."""
+    flat = X.flatten(1)
+    mix = F.linear(flat, fn) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
+    pre = torch.sigmoid(mix * scale + base) + hc_eps
+    return rms((pre.unsqueeze(-1) * X).sum(1), eps) * norm
+
+
+def rotate(x, cos, sin):
+    """4.4: the last values of [..., d] in pairs (2i, 2i+1); cos and sin [..., pairs] broadcast."""
+    plain = x.shape[-1] - 2 * cos.shape[-1]
+    a, b = x[..., plain:].unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.cat([x[..., :plain], torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)], -1)
+
+
+def low_rank(x, norm, eps, dtype):
+    return (rms(x.float(), eps) * norm).to(dtype)
+
+
+def normalise_heads(q, cos, sin, eps, dtype):
+    """q [N, heads, d] -> each head normalised and rotated."""
+    return rotate(rms(q.float(), eps), cos[:, None], sin[:, None]).to(dtype)
+
+
+def rotate_heads(q, cos, sin, dtype):
+    return rotate(q.float(), cos[:, None], sin[:, None]).to(dtype)
+
+
+def cache_row(row, norm, cos, sin, eps, quantised, dtype):
+    """[rows, d] -> normalised, rotated, and with `quantised` rounded as the caches hold it (FP8 but for the rotated tail)."""
+    row = rotate(rms(row.float(), eps) * norm, cos, sin)
+    if not quantised:
+        return row.to(dtype)
+    plain = row.shape[-1] - 2 * cos.shape[-1]
+    with torch.no_grad():
+        x = row[..., :plain].unflatten(-1, (-1, 64))
+        scale = power_of_two(scale_exponent(x.abs().amax(-1, keepdim=True).clamp(min=1e-4), FP8_MAX))
+        error = F.pad(((x / scale).to(torch.float8_e4m3fn).float() * scale - x).flatten(-2), (0, row.shape[-1] - plain))
+    return (row + error).to(dtype)
+
+
+def pool(K, S, bias, before, ratio):
+    """4.6: K, S [N, w] -> pooled rows [N / ratio, d]. With ratio 4 the window before takes part, by its first half; `before`
+    [N / ratio, 1, 1] is added to its scores: 0, or NEVER where a sequence begins."""
+    K, S = K.float().unflatten(0, (-1, ratio)), S.float().unflatten(0, (-1, ratio)) + bias
+    if ratio == 4:
+        d = K.shape[-1] // 2
+        K = torch.cat([F.pad(K[:-1, :, :d], (0, 0, 0, 0, 1, 0)), K[..., d:]], 1)
+        S = torch.cat([F.pad(S[:-1, :, :d], (0, 0, 0, 0, 1, 0)) + before, S[..., d:]], 1)
+    return (torch.softmax(S, 1) * K).sum(1)
+
+
+def attention_weights(near, far, near_bias, far_bias, sink, scale, dtype):
+    """4.8: scores of window rows [B, n, H, 2W] and of compressed rows [B, n, H, m] -> weights; the sink takes its share."""
+    near = near.float() * scale + near_bias
+    top = torch.maximum(near.amax(-1, keepdim=True), sink[:, None])
+    if far is not None:
+        far = far.float() * scale + far_bias
+        top = torch.maximum(top, far.amax(-1, keepdim=True))
+    top = top.detach()
+    near, total = torch.exp(near - top), torch.exp(sink[:, None] - top)
+    total = total + near.sum(-1, keepdim=True)
+    if far is None:
+        return (near / total).to(dtype), None
+    far = torch.exp(far - top)
+    total = total + far.sum(-1, keepdim=True)
+    return (near / total).to(dtype), (far / total).to(dtype)
+
+
+def expert_inner(both, weight, limit, dtype):
+    """4.10: both [N, E, 2, I], weight [N, E] -> [N, E I]"""
+    a, b = both[:, :, 0].float().clamp(max=limit), both[:, :, 1].float().clamp(-limit, limit)
+    return (weight.unsqueeze(-1) * F.silu(a) * b).flatten(1).to(dtype)
+
 
 class Sinkhorn(torch.autograd.Function):
-    """x [4, 4, n] positive -> columns and rows normalised alternately, columns first and last.
+    """x [C, C, N] positive -> columns and rows normalised alternately, columns first and last.
 
     Each step is y = x / (sum + eps); its gradient is (dy - sum(dy * y)) / (sum + eps), so y and the divisor are kept.
     """
@@ -57,216 +151,242 @@ class Sinkhorn(torch.autograd.Function):
         return g, None, None
 
 
-def hyper_connection(self, streams):
-    """Replaces DeepseekV4HyperConnection.forward.
-
-    streams [b, s, 4, D] -> post [b, s, 4], comb [b, s, 4, 4], x [b, s, D]
-    """
-    b, s, hc, _ = streams.shape
-    with torch.autocast("cpu", enabled=False):
-        mix = F.linear(self.input_norm(streams.flatten(2)), self.fn)
-    pre, post, comb = mix.split([hc, hc, hc * hc], -1)
-    pre_base, post_base, comb_base = self.base.split([hc, hc, hc * hc])
-    pre = torch.sigmoid(pre * self.scale[0] + pre_base) + self.hc_eps
-    post = 2 * torch.sigmoid(post * self.scale[1] + post_base)
-    comb = torch.softmax((comb * self.scale[2] + comb_base).view(b * s, hc, hc), -1) + self.hc_eps
-    comb = Sinkhorn.apply(comb.permute(1, 2, 0).contiguous(), self.hc_sinkhorn_iters, self.hc_eps)
-    comb = comb.permute(2, 1, 0).contiguous().view(b, s, hc, hc).mT     # the layer multiplies by its transpose
-    return post, comb, (pre.unsqueeze(-2) @ streams).squeeze(-2)
+PIECES = (read_streams, write_streams, mix_head, low_rank, normalise_heads, rotate_heads, cache_row, pool, attention_weights,
+          expert_inner)
 
 
-def index_scores(self, q, keys, hidden):
-    """Replaces DeepseekV4IndexerScorer.forward: q [b, s, heads, d], keys [b, t, d] -> [b, s, t] in one product per sequence."""
-    b, s, heads, d = q.shape
-    scores = F.relu(q.reshape(b, s * heads, d) @ keys.mT) * self.softmax_scale
-    weights = self.weights_proj(hidden) * self.weights_scaling
-    return (weights.unsqueeze(-2) @ scores.view(b, s, heads, -1)).squeeze(-2)
+class Pieces:
+    """The functions above, compiled or as they are."""
 
-
-# ---------------------------------------------------------------------------------------------------------------
-# Multi-token prediction
-# ---------------------------------------------------------------------------------------------------------------
-
-class Mtp(nn.Module):
-    """Streams after the last layer at position t and the embedding of token t+1 -> hidden state for token t+2.
-
-    One sliding-window, score-routed decoder layer with its own head mixing and norm; embedding and lm_head are shared.
-    """
-    def __init__(self, config):
-        super().__init__()
-        one_layer = transformers_config({**config, "num_hidden_layers": 1, "num_hash_layers": 0, "compress_ratios": [0, 0]})
-        D, eps = one_layer.hidden_size, one_layer.rms_norm_eps
-        self.e_proj, self.h_proj = nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)
-        self.enorm, self.hnorm = v4.DeepseekV4RMSNorm(D, eps), v4.DeepseekV4RMSNorm(D, eps)
-        self.block = v4.DeepseekV4DecoderLayer(one_layer, 0)
-        self.hc_head, self.norm = v4.DeepseekV4HyperHead(one_layer), v4.DeepseekV4RMSNorm(D, eps)
-
-    def forward(self, streams, next_embedding, **positions):
-        x = self.e_proj(self.enorm(next_embedding)).unsqueeze(2) + self.h_proj(self.hnorm(streams))
-        return self.norm(self.hc_head(self.block(x.float(), **positions)))
+    def __init__(self, fused):
+        if fused:
+            torch._dynamo.config.recompile_limit = 64           # shapes per piece
+        for piece in PIECES:
+            setattr(self, piece.__name__, torch.compile(piece, dynamic=False) if fused else piece)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # The model
 # ---------------------------------------------------------------------------------------------------------------
 
-class Nano(nn.Module):
-    def __init__(self, config, dropout=0.0, half=False):
-        super().__init__()
-        self.config, self.half = config, half
-        self.main = DeepseekV4ForCausalLM(transformers_config(config))
-        self.mtp = nn.ModuleList(Mtp(config) for _ in range(config["num_nextn_predict_layers"]))
-        self.dropout, self.cache_quant = dropout, False
+class Nano:
+    """weights: {name: tensor}. half: products in BF16. fused: compile what lies between them (every length takes a while)."""
+
+    def __init__(self, config, half=False, fused=False):
+        self.config, self.dtype, self.do = config, torch.bfloat16 if half else torch.float32, Pieces(fused)
+        self.weights = blank_weights(config)
+        for name, w in self.weights.items():
+            w.requires_grad_(not name.endswith(("tid2eid", "e_score_correction_bias")))
+        self.quantised, self.select_all = False, False
         self.index_losses, self.expert_load = [], {}
-        for module in self.modules():
-            if isinstance(module, v4.DeepseekV4HyperConnection):
-                module.forward = hyper_connection.__get__(module)
-            elif isinstance(module, v4.DeepseekV4IndexerScorer):
-                module.forward = index_scores.__get__(module)
-            elif isinstance(module, v4.DeepseekV4DecoderLayer):
-                module.self_attn.register_forward_hook(lambda m, args, out: (self.drop(out[0]), out[1]))
-                module.mlp.register_forward_hook(lambda m, args, out: self.drop(out))
-                module.self_attn.kv_norm.register_forward_hook(self.quantise_rows)
-            elif isinstance(module, (v4.DeepseekV4HCACompressor, v4.DeepseekV4CSACompressor)):
-                module.kv_norm.register_forward_hook(self.quantise_rows)
-            elif isinstance(module, v4.DeepseekV4TopKRouter):
-                module.register_forward_hook(self.count_experts)
-            if isinstance(module, v4.DeepseekV4Attention) and module.layer_type == "compressed_sparse_attention":
-                self.teach_indexer(module)
 
-    # ---- forward ----
+    def parameters(self):
+        return {name: w for name, w in self.weights.items() if w.requires_grad}
 
-    def forward(self, ids):
-        """ids [b, s] -> logits of token t+1 [b, s, V], logits of token t+2 [b, s-1, V] (None without an MTP block).
+    def linear(self, x, name):
+        return F.linear(x.to(self.dtype), self.weights[name].to(self.dtype))
 
-        With `half`, matrix products of a training step run in BF16; everything between them stays in float32.
-        """
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half and self.training):
-            logits, ahead = self.predict(ids)
-        return logits.float(), None if ahead is None else ahead.float()
+    @functools.lru_cache(maxsize=64)
+    def angles(self, B, n, step, ratio):
+        """4.4: cos and sin [B n, pairs] of positions 0, step, 2 step ... of every sequence."""
+        c, pairs = self.config, self.config["qk_rope_head_dim"] // 2
+        f = 1 / (float(c["compress_rope_theta" if ratio else "rope_theta"]) ** (torch.arange(0, 2 * pairs, 2) / (2 * pairs)))
+        yarn = c.get("rope_scaling")
+        if ratio and yarn:
+            turns = [2 * pairs * math.log(yarn["original_max_position_embeddings"] / (beta * 2 * math.pi))
+                     / (2 * math.log(c["compress_rope_theta"])) for beta in (yarn["beta_fast"], yarn["beta_slow"])]
+            low, high = max(math.floor(turns[0]), 0), min(math.ceil(turns[1]), 2 * pairs - 1)
+            keep = 1 - ((torch.arange(pairs) - low) / (high - low or 0.001)).clamp(0, 1)
+            f = f / yarn["factor"] * (1 - keep) + f * keep
+        angle = ((torch.arange(n) * step).unsqueeze(1) * f).repeat(B, 1)
+        return angle.cos(), angle.sin()
 
-    def predict(self, ids):
+    @functools.lru_cache(maxsize=64)
+    def biases(self, n, ratio):
+        """Of window rows [n / W, W, 1, 2W], and of compressed rows [n, 1, m]: 0, or NEVER."""
+        W = self.config["sliding_window"]
+        at = torch.arange(n).view(-1, W, 1)
+        seen = at.view(-1, W)[:, :1, None] - W + torch.arange(2 * W)
+        near = torch.where((seen >= 0) & (seen <= at) & (at - seen < W), 0.0, NEVER).unsqueeze(2)
+        if not ratio:
+            return near, None
+        return near, torch.where(torch.arange(n // ratio) < (torch.arange(n).unsqueeze(1) + 1) // ratio, 0.0, NEVER).unsqueeze(1)
+
+    @functools.lru_cache(maxsize=64)
+    def beginnings(self, B, m):
+        """[B m, 1, 1]: NEVER for the first compressed row of every sequence, 0 for the others."""
+        return torch.where(torch.arange(B * m) % m == 0, NEVER, 0.0).view(-1, 1, 1)
+
+    def attention(self, x, shape, p, ratio):
+        """x [N, D] -> [N, D]"""
+        c, (B, n), w, W = self.config, shape, self.weights, self.config["sliding_window"]
+        H, dh, G, eps = c["num_attention_heads"], c["head_dim"], c["o_groups"], c["rms_norm_eps"]
+        cos, sin = self.angles(B, n, 1, ratio)
+        x = x.to(self.dtype)
+        qr = self.do.low_rank(self.linear(x, p + "q_a_proj.weight"), w[p + "q_a_norm.weight"], eps, self.dtype)
+        q = self.do.normalise_heads(self.linear(qr, p + "q_b_proj.weight").view(B * n, H, dh), cos, sin, eps, self.dtype)
+        kv = self.do.cache_row(self.linear(x, p + "kv_proj.weight"), w[p + "kv_norm.weight"], cos, sin, eps, self.quantised, self.dtype)
+        blocks = kv.view(B, n // W, W, dh)
+        rows = torch.cat([F.pad(blocks[:, :-1], (0, 0, 0, 0, 1, 0)), blocks], 2).view(-1, 2 * W, dh)
+        near = (q.view(-1, W * H, dh) @ rows.mT).view(B, n // W, W, H, 2 * W)
+        near_bias, far_bias = self.biases(n, ratio)
+        far = compressed = None
+        if ratio:
+            compressed = self.compress(x, shape, p + "compressor.", ratio)
+            far = (q.view(B, n * H, dh) @ compressed.mT).view(B, n // W, W, H, -1)
+            if ratio == 4:
+                scores = self.index_scores(x.detach(), qr.detach(), shape, p + "compressor.indexer.")
+                far_bias = self.selected(scores, far_bias)
+            far_bias = far_bias.view(-1, n // W, W, 1, n // ratio)
+        near, far = self.do.attention_weights(near, far, near_bias, far_bias, w[p + "sinks"], dh ** -0.5, self.dtype)
+        o = near.view(-1, W * H, 2 * W) @ rows
+        if ratio:
+            o = o.view(B, n * H, dh) + far.view(B, n * H, -1) @ compressed
+            if ratio == 4 and torch.is_grad_enabled():
+                self.teach_indexer(scores, far.detach().view(B, n, H, -1))
+        o = self.do.rotate_heads(o.view(B * n, H, dh), cos, -sin, self.dtype).view(B * n, G, -1)
+        wo_a = w[p + "o_a_proj.weight"].view(G, -1, o.shape[-1]).to(self.dtype)
+        u = (o.transpose(0, 1) @ wo_a.mT).transpose(0, 1).reshape(B * n, -1)
+        return self.linear(u, p + "o_b_proj.weight")
+
+    def compress(self, x, shape, p, ratio):
+        """Compressed rows [B, n / ratio, d]"""
+        B, n = shape
+        K, S = (self.linear(x, p + name) for name in ("kv_proj.weight", "gate_proj.weight"))
+        pooled = self.do.pool(K, S, self.weights[p + "position_bias"], self.beginnings(B, n // ratio), ratio)
+        quantised = self.quantised and "indexer" not in p
+        row = self.do.cache_row(pooled, self.weights[p + "kv_norm.weight"], *self.angles(B, n // ratio, ratio, ratio),
+                                self.config["rms_norm_eps"], quantised, self.dtype)
+        return row.view(B, n // ratio, -1)
+
+    def index_scores(self, x, qr, shape, p):
+        """4.7 -> [B, n, n / 4]. The Hadamard transform of the engines turns queries and keys alike: products stay."""
+        (B, n), heads, d = shape, self.config["index_n_heads"], self.config["index_head_dim"]
+        keys = self.compress(x, shape, p, 4)
+        q = self.do.rotate_heads(self.linear(qr, p + "q_b_proj.weight").view(B * n, heads, d), *self.angles(B, n, 1, 4), self.dtype)
+        weight = self.linear(x, p + "scorer.weights_proj.weight").view(B, n, heads, 1) * (d * heads) ** -0.5
+        scores = (q.view(B, n * heads, d) @ keys.mT).view(B, n, heads, -1)
+        return (F.relu(scores) * weight).sum(2).float()
+
+    def selected(self, scores, far_bias):
+        """far_bias [n, 1, m] and NEVER where an entry is not among the best [B, n, 1, m]. Ties may give a few more."""
+        k = self.config["index_topk"]
+        if self.select_all or scores.shape[-1] <= k:
+            return far_bias
+        scores = scores.detach() + far_bias.squeeze(1)
+        floor = scores.topk(k, -1).values[..., -1:]
+        return torch.where(scores >= floor, far_bias.squeeze(1), NEVER).unsqueeze(2)
+
+    def teach_indexer(self, scores, weights):
+        """Selection has no gradient: the softmax of the scores shall match the attention weights [B, n, H, m]."""
+        target = weights.sum(2).float()
+        target = target / target.sum(-1, keepdim=True).clamp(min=1e-9)
+        guess = scores.masked_fill(target == 0, NEVER).log_softmax(-1)
+        self.index_losses.append(-(target * guess.clamp(min=-100)).sum() / target.shape[:2].numel())
+
+    def moe(self, x, ids, p, hashed):
+        """4.10: x [N, D], ids [N] -> [N, D]"""
+        c, w = self.config, self.weights
+        E, I = c["n_routed_experts"], c["moe_intermediate_size"]
+        score = F.softplus(F.linear(x, w[p + "gate.weight"])).sqrt()
+        if hashed:
+            chosen = w[p + "gate.tid2eid"][ids]
+        else:
+            chosen = (score + w[p + "gate.e_score_correction_bias"]).topk(c["num_experts_per_tok"], -1).indices
+        taken = torch.zeros_like(score).scatter_(1, chosen, 1.0)
+        if not hashed:
+            self.expert_load[p] = taken.sum(0)
+        weight = score * taken
+        weight = weight * (c["routed_scaling_factor"] / weight.sum(-1, keepdim=True))
+        weight = torch.cat([weight, torch.ones_like(weight[:, :1])], 1)                 # the shared expert is one more
+        up = torch.cat([w[p + "experts.gate_up_proj"].view(-1, x.shape[1]), w[p + "shared_experts.gate_proj.weight"],
+                        w[p + "shared_experts.up_proj.weight"]])
+        down = torch.cat([w[p + "experts.down_proj"].permute(1, 0, 2).flatten(1), w[p + "shared_experts.down_proj.weight"]], 1)
+        both = F.linear(x.to(self.dtype), up.to(self.dtype)).view(-1, E + 1, 2, I)
+        return F.linear(self.do.expert_inner(both, weight, c["swiglu_limit"], self.dtype), down.to(self.dtype))
+
+    def site(self, X, p, norm, sublayer):
+        """4.3 around one sublayer."""
+        c, w = self.config, self.weights
+        post, comb, x = self.do.read_streams(X, w[p + "fn"], w[p + "base"], w[p + "scale"], w[norm], c["rms_norm_eps"], c["hc_eps"])
+        comb = Sinkhorn.apply(comb, c["hc_sinkhorn_iters"], c["hc_eps"])
+        return self.do.write_streams(X, post, comb, sublayer(x))
+
+    def block(self, X, ids, shape, p, ratio, hashed):
+        X = self.site(X, p + "attn_hc.", p + "input_layernorm.weight", lambda x: self.attention(x, shape, p + "self_attn.", ratio))
+        return self.site(X, p + "ffn_hc.", p + "post_attention_layernorm.weight", lambda x: self.moe(x, ids, p + "mlp.", hashed))
+
+    def hidden(self, X, p, norm):
+        w, c = self.weights, self.config
+        return self.do.mix_head(X, w[p + "hc_head.hc_fn"], w[p + "hc_head.hc_base"], w[p + "hc_head.hc_scale"], w[norm],
+                                c["rms_norm_eps"], c["hc_eps"])
+
+    def forward(self, ids, ahead=True):
+        """ids [B, n], n a multiple of window and ratios -> hidden states for token t+1 and, with `ahead`, for token t+2 [B n, D]; rows
+        of the latter at the end of a sequence mean nothing. `logits` makes logits of them."""
         self.index_losses, self.expert_load = [], {}
-        main = self.main.model
-        embedding, positions = main.embed_tokens(ids), self.positions(*ids.shape)
-        streams = embedding.unsqueeze(2).expand(-1, -1, self.config["hc_mult"], -1).contiguous()
-        for layer in main.layers:
-            streams = layer(streams, input_ids=ids, **positions)
-        logits = self.main.lm_head(main.norm(main.hc_head(streams)))
-        if not self.mtp:
-            return logits, None
-        ahead = self.mtp[0](streams[:, :-1], embedding[:, 1:], **self.positions(ids.shape[0], ids.shape[1] - 1))
-        return logits, self.main.lm_head(ahead)
+        c, w, shape, flat = self.config, self.weights, ids.shape, ids.flatten()
+        embedding = w["model.embed_tokens.weight"][flat]
+        X = embedding.unsqueeze(1).expand(-1, c["hc_mult"], -1).contiguous()
+        for l in range(c["num_hidden_layers"]):
+            X = self.block(X, flat, shape, f"model.layers.{l}.", c["compress_ratios"][l], l < c["num_hash_layers"])
+        now = self.hidden(X, "model.", "model.norm.weight")
+        if not ahead:
+            return now, None
+        p, eps = "mtp.0.", c["rms_norm_eps"]
+        e = self.linear(rms(embedding.roll(-1, 0), eps) * w[p + "enorm.weight"], p + "e_proj.weight")
+        h = self.linear(rms(X, eps) * w[p + "hnorm.weight"], p + "h_proj.weight")
+        X = self.block((e.unsqueeze(1) + h).float(), flat, shape, p + "block.", 0, False)
+        return now, self.hidden(X, p, p + "norm.weight")
 
-    def positions(self, batch, n):
-        """RoPE tables and the additive sliding-window mask for positions 0 .. n-1."""
-        pos = torch.arange(n).unsqueeze(0)
-        distance = pos.T - pos
-        seen = (distance >= 0) & (distance < self.config["sliding_window"])
-        mask = torch.zeros(1, 1, n, n).masked_fill(~seen, -math.inf).expand(batch, -1, -1, -1)
-        rope, like = self.main.model.rotary_emb, torch.zeros(())
-        tables = {kind: rope(like, position_ids=pos, layer_type=kind) for kind in ("main", "compress")}
-        return dict(position_embeddings=tables, position_ids=pos, attention_mask=mask, past_key_values=None)
+    def logits(self, hidden):
+        return self.linear(hidden, "lm_head.weight").float()
 
-    def drop(self, x):
-        return F.dropout(x, self.dropout, self.training)
-
-    # ---- cache rows as the engines store them ----
-
-    def quantise_rows(self, module, args, row):
-        """FP8 with one scale per 64 values on all but the RoPE tail; the rotation does not touch those values."""
-        if not self.cache_quant:
-            return row
-        plain = row.shape[-1] - self.config["qk_rope_head_dim"]
-        with torch.no_grad():
-            x = row[..., :plain].unflatten(-1, (-1, 64))
-            scale = power_of_two(scale_exponent(x.abs().amax(-1, keepdim=True).clamp(min=1e-4), FP8_MAX))
-            error = F.pad(((x / scale).to(torch.float8_e4m3fn).float() * scale - x).flatten(-2), (0, row.shape[-1] - plain))
-        return row + error
-
-    # ---- indexer ----
-
-    def teach_indexer(self, attention):
-        """Top-k selection has no gradient: match the softmax of the index scores to the attention weights instead."""
-        indexer, seen = attention.compressor.indexer, {}
-
-        def detach_inputs(module, args):
-            return (args[0].detach(), args[1].detach()) + args[2:]
-
-        def keep_scores(module, args, scores):
-            seen["scores"] = scores
-
-        def compare(module, args, out):
-            if not self.training:
-                return
-            scores = seen.pop("scores").float()
-            target = out[1][..., -scores.shape[-1]:].detach().float().sum(1)              # over heads; 0 = not attended
-            target = target / target.sum(-1, keepdim=True).clamp(min=1e-9)
-            guess = scores.masked_fill(target == 0, -1e9).log_softmax(-1)
-            self.index_losses.append(F.kl_div(guess, target, reduction="sum") / target.shape[:2].numel())
-
-        indexer.register_forward_pre_hook(detach_inputs)
-        indexer.scorer.register_forward_hook(keep_scores)
-        attention.register_forward_hook(compare)
-
-    def select_all(self, everything):
-        """Before the indexer has learnt anything, attention sees every compressed entry."""
-        for module in self.modules():
-            if isinstance(module, v4.DeepseekV4Indexer):
-                module.index_topk = 1 << 30 if everything else self.config["index_topk"]
+    @torch.no_grad()
+    def evaluate(self, ids, ahead=True):
+        """ids [B, n] of any length -> logits [B, n, V] and, with `ahead`, those of the token after the next."""
+        n = ids.shape[1]
+        padded = F.pad(ids, (0, -n % math.lcm(self.config["sliding_window"], *filter(None, self.config["compress_ratios"]))))
+        return tuple(None if h is None else self.logits(h).view(*padded.shape, -1)[:, :n] for h in self.forward(padded, ahead))
 
     # ---- router ----
 
-    def count_experts(self, module, args, out):
-        self.expert_load[module] = torch.bincount(out[2].flatten(), minlength=module.num_experts)
-
     def balance_experts(self, step):
         """Raises the selection bias of experts that got fewer tokens than the average, lowers the others."""
-        for router, load in self.expert_load.items():
-            load = load.float()
-            router.e_score_correction_bias += step * torch.sign(load.mean() - load)
+        for p, load in self.expert_load.items():
+            self.weights[p + "gate.e_score_correction_bias"] += step * torch.sign(load.mean() - load)
 
     # ---- weights ----
 
-    def named_weights(self):
-        """State under the names of nano_checkpoint."""
-        state = self.main.state_dict()
-        state.update({f"mtp.{name}": value for name, value in self.mtp.state_dict().items()})
-        return state
-
+    @torch.no_grad()
     def load_weights(self, state):
-        own = self.named_weights()
-        assert own.keys() == state.keys(), own.keys() ^ state.keys()
+        assert self.weights.keys() == state.keys(), self.weights.keys() ^ state.keys()
         for name, value in state.items():
-            own[name].copy_(value)
-
-    def quantised_weights(self):
-        """{name: kind} of the weights stored as FP8 or FP4; stacked experts appear once."""
-        return {t.torch: t.kind for t in checkpoint_tensors(self.config) if t.kind in ("FP8", "FP4")}
+            self.weights[name].copy_(value)
 
     @contextlib.contextmanager
     def as_exported(self, active=True):
-        """Inside, the weights hold the values the checkpoint will hold; afterwards the full-precision ones are back.
+        """Inside, weights and rows hold the values that checkpoint and caches will hold; afterwards the weights are as before.
 
         Gradients computed inside belong to the rounded values and are applied to the full-precision weights.
         """
         if not active:
             yield
             return
-        state = self.named_weights()
+        kinds = {t.torch: t.kind for t in checkpoint_tensors(self.config) if t.kind in ("FP8", "FP4")}
         saved = {}
         with torch.no_grad():
-            for name, kind in self.quantised_weights().items():
-                saved[name] = state[name].clone()
-                state[name].copy_((fake_fp4 if kind == "FP4" else fake_fp8)(saved[name]))
-        self.cache_quant = True
+            for name, kind in kinds.items():
+                saved[name] = self.weights[name].detach().clone()
+                self.weights[name].copy_((fake_fp4 if kind == "FP4" else fake_fp8)(saved[name]))
+        self.quantised = True
         try:
             yield
         finally:
-            self.cache_quant = False
+            self.quantised = False
             with torch.no_grad():
                 for name, value in saved.items():
-                    state[name].copy_(value)
+                    self.weights[name].copy_(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -275,36 +395,32 @@ class Nano(nn.Module):
 
 @torch.no_grad()
 def initialise(model, token_frequency, generator):
-    """Fan-in scaled matrices; an embedding small enough for the first sublayers to matter; streams that start separate."""
+    """Fan-in scaled matrices; a small embedding; a head that begins as the embedding, so that what attention copies into the
+    hidden state is what comes out; streams that start separate."""
     def normal(tensor, std):
         tensor.normal_(0, std, generator=generator)
 
-    for name, p in model.named_parameters():
-        if p.ndim >= 2:
-            normal(p, 0.8 / math.sqrt(p.shape[-1]))
-    normal(model.main.model.embed_tokens.weight, 0.1)
-    normal(model.main.lm_head.weight, 0.02)
-    sites = [m for m in model.modules() if isinstance(m, v4.DeepseekV4HyperConnection)]
-    for i, site in enumerate(sites):
-        hc = site.hc_mult
-        normal(site.fn, 0.02)
-        site.scale.fill_(0.3)
-        site.base.zero_()
-        site.base[:hc] = -1.0
-        site.base[i % hc] = 1.0                                             # read mostly one stream, each time another
-        normal(site.base[hc:2 * hc], 0.5)
-        site.base[2 * hc:] = 4.0 * torch.eye(hc).flatten()                  # streams stay mostly where they are
-    for module in model.modules():
-        if isinstance(module, v4.DeepseekV4HyperHead):
-            normal(module.hc_fn, 0.02)
-            module.hc_scale.fill_(0.3)
-            module.hc_base.zero_()
-        elif isinstance(module, v4.DeepseekV4Attention):
-            module.sinks.zero_()
-        elif isinstance(module, (v4.DeepseekV4HCACompressor, v4.DeepseekV4CSACompressor, v4.DeepseekV4Indexer)):
-            module.position_bias.zero_()
-        elif isinstance(module, v4.DeepseekV4HashRouter):
-            module.tid2eid.copy_(hash_table(token_frequency, module.num_experts, module.top_k, generator))
+    C, sites = model.config["hc_mult"], 0
+    for name, w in model.weights.items():
+        if name.endswith("tid2eid"):
+            w.copy_(hash_table(token_frequency, model.config["n_routed_experts"], w.shape[1], generator))
+        elif name.endswith("norm.weight"):
+            w.fill_(1)
+        elif name.endswith("_hc.base"):
+            w.zero_()
+            w[:C] = -1.0
+            w[sites % C] = 1.0                                              # read mostly one stream, each time another
+            normal(w[C:2 * C], 0.5)
+            w[2 * C:] = 4.0 * torch.eye(C).flatten()                        # streams stay mostly where they are
+            sites += 1
+        elif name.endswith(("_hc.fn", "hc_head.hc_fn")):
+            normal(w, 0.02)
+        elif name.endswith(("_hc.scale", "hc_scale")):
+            w.fill_(0.3)
+        elif w.ndim >= 2 and not name.endswith("position_bias"):
+            normal(w, 0.8 / math.sqrt(w.shape[-1]))
+    normal(model.weights["model.embed_tokens.weight"], 0.1)
+    model.weights["lm_head.weight"].copy_(model.weights["model.embed_tokens.weight"] * 0.5)
 
 
 def hash_table(token_frequency, experts, active, generator):

@@ -195,7 +195,7 @@ def test_S01_S02_a_bad_value_is_400_in_anthropics_shape(url, change, words):
 
 
 def test_other_faults_in_anthropics_shape(url, engine, scripted):
-    long = {"model": "nano", "messages": [{"role": "user", "content": "word " * 5000}], "max_tokens": 5}
+    long = {"model": "nano", "messages": [{"role": "user", "content": "word " * engine.context}], "max_tokens": 5}
     answer = httpx.post(url + "/v1/messages", json=long)
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("prompt is too long: ")
     assert answer.json()["error"]["message"].endswith(f" tokens > {engine.context} maximum")
