@@ -236,7 +236,7 @@ static PyObject *is_kind(PyObject *object, PyObject *value, kind_fn is) {
 
 static PyObject *tokenizer_is_special(PyObject *self, PyObject *id) { return is_kind(self, id, dsvk_tokenizer_is_special); }
 
-PyDoc_STRVAR(is_added_doc, "is_added(id)\n--\n\nTrue when `id` is an added token, special or not: markup, which ordinary text never\n"
+PyDoc_STRVAR(is_added_doc, "is_added($self, id, /)\n--\n\nTrue when `id` is an added token, special or not: markup, which ordinary text never\n"
                            "becomes.");
 
 static PyObject *tokenizer_is_added(PyObject *self, PyObject *id) { return is_kind(self, id, dsvk_tokenizer_is_added); }

@@ -4,11 +4,11 @@
 #include "dsvk.h"
 
 int main(int argc, char **argv) {
-    const char *text = "<｜begin▁of▁sentence｜>ROMEO:\nO, ", *path = argc > 1 ? argv[1] : "python/dsvk/nano";
+    const char *text = "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>", *path = argc > 1 ? argv[1] : "python/dsvk/nano";
     dsvk_device *device = NULL;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;
-    int32_t *prompt = NULL, ids[24];
+    int32_t *prompt = NULL, ids[55];
     char *out = NULL;
     size_t n_prompt, n_ids, n_out;
     dsvk_error err;
@@ -16,7 +16,7 @@ int main(int argc, char **argv) {
         dsvk_tokenizer_encode(dsvk_model_tokenizer(model), text, strlen(text), DSVK_PARSE_SPECIAL, &prompt, &n_prompt, &err) ||
         dsvk_session_open(&session, model, NULL, &err) ||
         dsvk_session_sync(session, prompt, n_prompt, &err) ||               /* be at this prefix */
-        dsvk_session_decode(session, 24, NULL, ids, &n_ids, &err) ||        /* the most likely 24 tokens */
+        dsvk_session_decode(session, 55, NULL, ids, &n_ids, &err) ||        /* its most likely answer */
         dsvk_tokenizer_decode(dsvk_model_tokenizer(model), ids, n_ids, &out, &n_out, &err))
         fprintf(stderr, "%s\n", err.message);
     else

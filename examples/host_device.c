@@ -220,11 +220,11 @@ typedef struct writer {
 } writer;
 
 static void *write_text(void *argument) {
-    static const char prompt[] = "<｜begin▁of▁sentence｜>ROMEO:\nO, ";
+    static const char prompt[] = "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>";
     writer *w = argument;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;
-    int32_t *ids = NULL, out[24];
+    int32_t *ids = NULL, out[55];
     char *text = NULL;
     size_t n, n_out, n_text;
     w->status = dsvk_model_open(&model, w->device, w->path, NULL, &w->error);
@@ -235,7 +235,7 @@ static void *write_text(void *argument) {
     if (!w->status)
         w->status = dsvk_session_sync(session, ids, n, &w->error);
     if (!w->status)
-        w->status = dsvk_session_decode(session, 24, NULL, out, &n_out, &w->error);
+        w->status = dsvk_session_decode(session, 55, NULL, out, &n_out, &w->error);
     if (!w->status)
         w->status = dsvk_tokenizer_decode(dsvk_model_tokenizer(model), out, n_out, &text, &n_text, &w->error);
     if (!w->status)

@@ -15,6 +15,18 @@ shared float tile_y[MAX_ROWS * 32u];       /* [row][d], set by the includer */
 shared vec4 tile_streams[MAX_ROWS * 32u];  /* [row][k][d / 4] */
 shared float tile_sums[MAX_ROWS * 2u * (N_MIX + 1u)]; /* [row][half of the tile][m] */
 
+/* Half of the tile's share of mix m (N_MIX: the squares) of row i, by four neighbours; f: the mix's weights. */
+void tile_sum(uint i, uint m, uint quad, const Streams f) {
+    Streams s;
+    [[unroll]] for (uint j = 0u; j < 4u; j++)
+        s.k[j] = tile_streams[(i * 4u + j) * 8u + quad];
+    float sum = m < N_MIX ? product(f, s) : product(s, s);
+    sum += subgroupShuffleXor(sum, 1u);
+    sum += subgroupShuffleXor(sum, 2u);
+    if (gl_LocalInvocationIndex % 4u == 0u && m <= N_MIX)
+        tile_sums[(i * 2u + quad / 4u) * (N_MIX + 1u) + m] = sum;
+}
+
 /* Rows first .. first + count - 1 of this tile: streams in place, partials f32 [n][DIM_TILES][N_MIX + 1]. */
 void hyper_conn_end(uint first, uint count, uint tile, uvec2 x, uvec2 post, uvec2 comb, uvec2 fn, uvec2 partials) {
     const uint lane = gl_LocalInvocationIndex, quad = lane % 8u, d4 = tile * 8u + quad;
@@ -40,16 +52,12 @@ void hyper_conn_end(uint first, uint count, uint tile, uvec2 x, uvec2 post, uvec
     [[unroll]] for (uint j = 0u; j < 4u; j++)
         f.k[j] = weights.v[j * (DIM / 4u) + d4];
     barrier();
-    [[dont_unroll]] for (uint i = 0u; i < count; i++) {
-        Streams s;
-        [[unroll]] for (uint j = 0u; j < 4u; j++)
-            s.k[j] = tile_streams[(i * 4u + j) * 8u + quad];
-        float sum = m < N_MIX ? product(f, s) : product(s, s);
-        sum += subgroupShuffleXor(sum, 1u);
-        sum += subgroupShuffleXor(sum, 2u);
-        if (lane % 4u == 0u && m <= N_MIX)
-            tile_sums[(i * 2u + quad / 4u) * (N_MIX + 1u) + m] = sum;
-    }
+    if (SOFTWARE)
+        [[dont_unroll]] for (uint i = 0u; i < count; i++)
+            tile_sum(i, m, quad, f);
+    else
+        for (uint i = 0u; i < count; i++)
+            tile_sum(i, m, quad, f);
     barrier();
     for (uint i = lane; i < count * (N_MIX + 1u); i += WORKGROUP) {
         const uint s = i / (N_MIX + 1u), at = i % (N_MIX + 1u);

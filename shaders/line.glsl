@@ -57,18 +57,25 @@ uint line_pack_pair(uint half_word) {
     return line_words[lane] | line_words[lane | 1u] << 16;
 }
 
+vec4 line_butterfly(vec4 v, uint stride) {
+    uint lane = gl_LocalInvocationIndex;
+    barrier();
+    line_exchange[lane] = v;
+    barrier();
+    vec4 other = line_exchange[lane ^ stride];
+    return (lane & stride) == 0u ? v + other : other - v;
+}
+
 /* 3.7 over every run of `dim` values (a power of two, at least 4): butterflies with strides 1, 2, 4 .., then * dim^-0.5. */
 vec4 line_hadamard(vec4 v, uint dim) {
-    uint lane = gl_LocalInvocationIndex;
     v = vec4(v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w);
     v = vec4(v.x + v.z, v.y + v.w, v.x - v.z, v.y - v.w);
-    [[dont_unroll]] for (uint stride = 1u; stride < dim / 4u; stride <<= 1u) { /* barriers are dear to compile for CPUs */
-        barrier();
-        line_exchange[lane] = v;
-        barrier();
-        vec4 other = line_exchange[lane ^ stride];
-        v = (lane & stride) == 0u ? v + other : other - v;
-    }
+    if (SOFTWARE)
+        [[dont_unroll]] for (uint stride = 1u; stride < dim / 4u; stride <<= 1u)
+            v = line_butterfly(v, stride);
+    else
+        for (uint stride = 1u; stride < dim / 4u; stride <<= 1u)
+            v = line_butterfly(v, stride);
     int log2_dim = findMSB(dim);
     return v * (exp2_int(-(log2_dim >> 1)) * ((log2_dim & 1) == 0 ? 1.0 : 0.7071067811865476));
 }

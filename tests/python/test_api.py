@@ -154,15 +154,15 @@ def test_mtp_logits(nano):
 def test_array_is_the_memory_itself(session):
     rows = session.evaluate([1, 2, 3])
     view = memoryview(rows)
-    assert view.format == "f" and view.shape == rows.shape == (3, 1024) and view.c_contiguous
+    assert view.format == "f" and view.shape == rows.shape == (3, 2048) and view.c_contiguous
     row = rows[-1]
     np.asarray(rows)[2, 5] = 123.0
     assert row[5] == 123.0 and row.tolist()[5] == 123.0 and len(rows.tolist()) == len(rows) == 3
     del rows, view
     gc.collect()
     assert row[5] == 123.0                       # a row keeps the memory it is part of
-    with pytest.raises(IndexError, match="1024 of 1024"):
-        row[1024]
+    with pytest.raises(IndexError, match="2048 of 2048"):
+        row[2048]
     with pytest.raises(TypeError):
         dsvk.Array()
 
@@ -458,17 +458,17 @@ def test_A07_wrong_tokens(session, case):
 
 
 def read_only():
-    out = np.zeros(1024, np.float32)
+    out = np.zeros(2048, np.float32)
     out.flags.writeable = False
     return out
 
 
 WRONG_OUTPUTS = {
-    "float64": (lambda: np.zeros(1024), TypeError, "expected float32, got items of 8 bytes with format 'd'"),
-    "list": (lambda: [0.0] * 1024, TypeError, "expected a float32 array, got <class 'list'>"),
-    "short": (lambda: np.zeros(1023, np.float32), ValueError, r"expected shape \[1024\], got \[1023\]"),
-    "two dimensions": (lambda: np.zeros((1, 1024), np.float32), ValueError, r"expected shape \[1024\], got \[1, 1024\]"),
-    "strided": (lambda: np.zeros(2048, np.float32)[::2], BufferError, "expected contiguous rows"),
+    "float64": (lambda: np.zeros(2048), TypeError, "expected float32, got items of 8 bytes with format 'd'"),
+    "list": (lambda: [0.0] * 2048, TypeError, "expected a float32 array, got <class 'list'>"),
+    "short": (lambda: np.zeros(2047, np.float32), ValueError, r"expected shape \[2048\], got \[2047\]"),
+    "two dimensions": (lambda: np.zeros((1, 2048), np.float32), ValueError, r"expected shape \[2048\], got \[1, 2048\]"),
+    "strided": (lambda: np.zeros(4096, np.float32)[::2], BufferError, "expected contiguous rows"),
     "read-only": (read_only, BufferError, "expected a writable array, got a read-only one"),
 }
 
@@ -821,7 +821,7 @@ def test_astream_left_early_frees_its_session(nano):
 
     async def wrong():
         with pytest.raises(dsvk.LimitError, match="more than the context"):
-            async for _ in nano.astream([1] * 5000):
+            async for _ in nano.astream([1] * 70000):
                 pass
     for case in (leave, cancelled, wrong):
         asyncio.run(case())

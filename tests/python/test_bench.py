@@ -80,7 +80,7 @@ def test_an_extrapolation_says_that_it_is_one(of_layers, of_nano):
     assert [row["context"] for row in whole["decode"]] == [16, 32]
     case = of_layers["decode"][0]
     us = sum(case["layer_us"][kind] * n for kind, n in whole["layers"].items()) + case["other_us"].get("begin", 0)
-    us += case["other_us"]["head"] * 1024 / 256
+    us += case["other_us"]["head"] * 2048 / 256
     assert whole["decode"][0]["step_us"] == pytest.approx(us * case["step_us"] / case["device_us"])
     assert whole["decode"][0]["dispatches_per_token"] == of_nano["dispatches_per_token"]
 
@@ -137,7 +137,7 @@ def test_wrong_usage(words, message):
 
 @pytest.mark.parametrize("words, message", [
     (["/nowhere"], "/nowhere"),
-    (["nano", "--contexts", "4000"], "contexts: 4000; this model has 4096 positions"),
+    (["nano", "--contexts", "65500"], "contexts: 65500; this model has 65536 positions"),
     (["--device", "no such device"], "no such device"),
     (["--synthetic", "pro"], "GiB of weights"),
     (["--matmul", "slowly"], "slowly"),

@@ -52,13 +52,13 @@ def test_what_is_printed(run, url):
     shell = run("claude-code")
     echo = 'echo "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $ANTHROPIC_MODEL $CLAUDE_CODE_MAX_CONTEXT_TOKENS"'
     told = subprocess.run(["sh", "-ec", f"{shell.stdout}\n{echo}"], capture_output=True, text=True).stdout
-    assert told == f"{url} none nano 4096\n"
+    assert told == f"{url} none nano 65536\n"
     profile = tomllib.loads(run("codex", at=url + "/v1/").stdout)
-    assert profile == {"model": "nano", "model_provider": "dsvk", "model_context_window": 4096, "model_providers": {
+    assert profile == {"model": "nano", "model_provider": "dsvk", "model_context_window": 65536, "model_providers": {
         "dsvk": {"name": "dsvk", "base_url": url + "/v1", "wire_api": "responses"}}}
     settings = json.loads(run("opencode").stdout)
     assert settings["model"] == "dsvk/nano" and settings["provider"]["dsvk"]["options"] == {"baseURL": url + "/v1"}
-    assert settings["provider"]["dsvk"]["models"]["nano"]["limit"] == {"context": 4096, "output": 4096}
+    assert settings["provider"]["dsvk"]["models"]["nano"]["limit"] == {"context": 65536, "output": 65536}
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -199,14 +199,17 @@ def test_what_has_not_begun_in_time_is_given_up(scripted, monkeypatch):
     assert json.loads(answer.text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "server_is_overloaded"
 
 
-def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends():
+def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
+    end = nano.tokenizer.id("<｜end▁of▁sentence｜>")
+
     def start(*options):
         server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0", *options],
                                   stderr=subprocess.PIPE, text=True)
         return server, re.match(r"nano at (http://127\.0\.0\.1:\d+)/v1$", server.stderr.readline())[1]
 
     def long(client):
-        stream = create(client, thinking=False, max_tokens=3900, temperature=0.01, stream=True, extra_body={"seed": 1})
+        stream = create(client, thinking=False, max_tokens=3900, temperature=0.01, stream=True,
+                        extra_body={"seed": 1, "logit_bias": {str(end): -100}})
         assert next(iter(stream)).choices
         return stream
 

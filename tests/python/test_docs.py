@@ -44,6 +44,6 @@ def test_every_name_of_the_module(page):
 
 
 def test_the_three_programs_and_the_lua_types(page):
-    for name, line in ("python", "session.decode(24)"), ("lua", "session:decode(24)"), ("c", "dsvk_session_decode(session, 24"):
+    for name, line in ("python", "session.decode(55)"), ("lua", "session:decode(55)"), ("c", "dsvk_session_decode(session, 55"):
         assert line in page(name), name
     assert "---@class dsvk.SampleOptions" in page("lua") and "session:poll(" in page("lua")

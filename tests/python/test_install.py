@@ -15,7 +15,7 @@ BUILD = ROOT / "build/release"
 EXAMPLES = ROOT / "examples"
 HEADER = (ROOT / "core/dsvk.h").read_text(encoding="utf-8")
 STRICT = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror"]
-TEXT = "NE:\nI'll not be a bitter"  # what nano goes on with in the README's program
+TEXT = "27 + 35. Ones: 7 + 5 = 12, write 2, carry 1."  # what nano goes on with in the README's program
 
 
 def run(*command, **options):

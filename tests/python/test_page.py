@@ -209,7 +209,7 @@ def test_an_answer_is_shown_and_markup_in_it_stays_text(page, script):
     assert page.inner_text(".markdown pre") == "<script>alert(1)</script>"
     assert "<img src=x onerror=alert(1)> <b>text</b>" in page.inner_text(".markdown") and "not this." in page.inner_text(".markdown")
     assert re.search(r"\d+ tokens .* prompt \d+, 0 cached", page.inner_text("article.assistant footer"))
-    assert re.search(r"\d+ of 4,096", page.inner_text("#context-text"))
+    assert re.search(r"\d+ of 65,536", page.inner_text("#context-text"))
     assert page.title() == "<i>Hello</i> – dsvk" and page.inner_text("#conversations .open") == "<i>Hello</i>"
 
 

@@ -223,9 +223,9 @@ model = types.SimpleNamespace(tokenizer=tokenizer, config=json.loads((dsvk.locat
 script = Script(tokenizer)
 script.say(*json.loads(sys.argv[1]))
 with line_editing(None):
-    Chat(Conversation(model, script), "nano", 4096).run()
+    Chat(Conversation(model, script), "nano", 65536).run()
 """
-PROMPT = r"\[(?:\d+ tokens/s, )?\d+ of 4096\] > "
+PROMPT = r"\[(?:\d+ tokens/s, )?\d+ of 65536\] > "
 
 
 def scripted(*answers, **environment):
@@ -296,9 +296,9 @@ def test_control_c_stops_the_answer_and_not_the_program(nano):
         terminal.type("ROMEO and JULIET\r")
         terminal.expect("\x1b\\[2m[A-Za-z]")      # text is flowing
         terminal.type("\x03")
-        terminal.expect(r"\(stopped; \d+ tokens?;.*\[\d+ tokens/s, \d+ of 4096\] > ")
+        terminal.expect(r"\(stopped; \d+ tokens?;.*\[\d+ tokens/s, \d+ of 65536\] > ")
         terminal.type("/clear\r")
-        terminal.expect("cleared.* 0 of 4096")
+        terminal.expect("cleared.* 0 of 65536")
         terminal.expect("> ")
         terminal.type("\x04")
         assert terminal.ended() == 0
