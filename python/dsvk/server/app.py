@@ -116,7 +116,8 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     @asynccontextmanager
     async def lifespan(app):
         yield
-        engine.close()
+        await door.empty(limits.FAREWELL_SECONDS)
+        await asyncio.to_thread(engine.close)
 
     routes = [Route(path, generating(dialect), methods=["POST"]) for dialect, paths in GENERATING.items() for path in paths]
     routes += [Route(path, count_tokens, methods=["POST"]) for path in COUNTING]
@@ -128,4 +129,5 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Door(app, failed, keys, hosts, origins)
+    door = Door(app, failed, keys, hosts, origins)
+    return door

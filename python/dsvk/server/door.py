@@ -1,6 +1,7 @@
 """In front of every route: tells each request's id, and turns away who has no key, and what another web page made a browser send."""
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -30,11 +31,25 @@ class Door:
         self.keys = [digest(key) for key in keys]
         self.hosts = {host.lower() for host in hosts}
         self.origins = {origin.lower() for origin in origins}
+        self.inside = 0      # requests
+
+    async def empty(self, seconds: float) -> None:
+        """Waits for the requests inside to end, for so long at most."""
+        end = asyncio.get_running_loop().time() + seconds
+        while self.inside and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        self.inside += 1
+        try:
+            await self.enter(scope, receive, send)
+        finally:
+            self.inside -= 1
+
+    async def enter(self, scope, receive, send) -> None:
         scope["request_id"] = secrets.token_hex(12)
         id = scope["request_id"].encode()
         request = Request(scope, receive)

@@ -16,6 +16,7 @@ STALLED_SECONDS = 30      # a stream whose reader takes nothing ends
 BACKLOG = 256      # events of a request that wait to be written, before it pauses
 CONNECTIONS = 4096
 DRAIN_SECONDS = 30      # what runs when the server is told to end
+FAREWELL_SECONDS = 2      # and then its clients are told
 COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
