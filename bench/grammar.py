@@ -50,7 +50,8 @@ def measured(name: str, make, ids: list[int]) -> dict:
     compiled = time.thread_time() - start
     seconds = sorted(walk(first, ids) + walk(make(), ids))
     return {"grammar": name, "compile_ms": round(1e3 * compiled, 1), "tokens": len(ids),
-            "mask_mean_us": round(1e6 * statistics.mean(seconds)), "mask_median_us": round(1e6 * statistics.median(seconds)), "mask_most_us": round(1e6 * seconds[-1])}
+            "mask_mean_us": round(1e6 * statistics.mean(seconds)),
+            "mask_median_us": round(1e6 * statistics.median(seconds)), "mask_most_us": round(1e6 * seconds[-1])}
 
 
 def main() -> None:

@@ -84,8 +84,8 @@ int main(int argc, char **argv) {
     if (!status)
         status = dsvk_session_open(&session, model, NULL, &err);
     if (!status)
-        status = run(session, dsvk_model_tokenizer(model), "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>", argc > 2 ? strtoul(argv[2], NULL, 10) : 55,
-                     argc > 3 ? strtoul(argv[3], NULL, 10) : 4000, &err);
+        status = run(session, dsvk_model_tokenizer(model), "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>",
+                     argc > 2 ? strtoul(argv[2], NULL, 10) : 55, argc > 3 ? strtoul(argv[3], NULL, 10) : 4000, &err);
     if (status)
         fprintf(stderr, "%s\n", err.message);
     dsvk_session_close(session);

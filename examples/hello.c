@@ -4,7 +4,8 @@
 #include "dsvk.h"
 
 int main(int argc, char **argv) {
-    const char *text = "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>", *path = argc > 1 ? argv[1] : "python/dsvk/nano";
+    const char *text = "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>";
+    const char *path = argc > 1 ? argv[1] : "python/dsvk/nano";
     dsvk_device *device = NULL;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;

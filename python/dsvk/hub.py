@@ -59,7 +59,8 @@ def check_room(name: str, missing: int, cache: str) -> None:
 def pull(name: str, revision: str = "main", progress: Progress = None, offline: bool = False,
          files: Sequence[str] = FILES) -> Path:
     """The folder of a repository's model, fetched where it is not in the cache. offline: nothing is fetched. progress: as in
-    dsvk.Model, in bytes. files: patterns of the names that are wanted. Raises UnsupportedError without huggingface_hub, FileError for what cannot be had."""
+    dsvk.Model, in bytes. files: patterns of the names that are wanted. Raises UnsupportedError without huggingface_hub,
+    FileError for what cannot be had."""
     if NAME.fullmatch(name) is None:
         raise _dsvk.InvalidError(f"{name!r}: expected the name of a repository, as in org/name")
     try:

@@ -183,7 +183,7 @@ describe("sessions", function()
     local told = {}
     local function mask(ids, i)
       table.move(ids, 1, #ids, #told + 1, told)
-      return #told % 2 == 0 and { 40, 41 } or string.pack("<I4I4", 1 << 5, 0) .. ("\0"):rep(1024 // 8 - 8)
+      return #told % 2 == 0 and { 40, 41 } or string.pack("<I4I4", 1 << 5, 0) .. ("\0"):rep(model:vocab_size() // 8 - 8)
     end
     local ids = at_prompt { mask = mask, temperature = 1 }
     same(told, table.move(ids, 1, 7, 1, {}))

@@ -43,8 +43,8 @@ def test_words_are_what_the_sources_compile_to(source, tmp_path):
         kept = ROOT / f"shaders/spirv/{kernel.stem}.inc"  # those that an older compiler cannot: tests/python/test_spirv.py
         made = kept if kept.exists() else tmp_path / kept.name
         if made is not kept:
-            done = run(GLSLANG, "-V", "--target-env", "vulkan1.3", "--quiet", f"-I{source}/shaders", f"-I{source}/core/device", "--vn", f"spirv_{kernel.stem}", "-o", made,
-                       kernel)
+            done = run(GLSLANG, "-V", "--target-env", "vulkan1.3", "--quiet", f"-I{source}/shaders", f"-I{source}/core/device",
+                       "--vn", f"spirv_{kernel.stem}", "-o", made, kernel)
             assert done.returncode == 0, done.stdout
         assert words(made) == words(source / f"shaders/spirv/{kernel.stem}.inc"), kernel.name
 
