@@ -113,14 +113,17 @@ def test_json_of_a_schema_and_any_object(nano, grammars, walker):
 
 
 def test_a_regular_expression_and_lark(nano, grammars, walker):
+    ended = 0
     for seed in range(8):
         text = nano.tokenizer.decode(walker.walk(grammars.regex(r"[A-Z]{2}-[0-9]{3}(x|yz)?"), seed))
         assert re.fullmatch(r"[A-Z]{2}-[0-9]{3}(x|yz)?", text)
         ids = walker.walk(grammars.lark(PATCH), seed, 2000)
-        if ids is None:
+        if ids is None:      # it came to no end
             continue
+        ended += 1
         text = nano.tokenizer.decode(ids)
         assert re.fullmatch(r"\*\*\* Begin\n([a-z]{1,8}\n)+\*\*\* End", text)
+    assert ended
 
 
 def test_calls_parse_and_strict_ones_match_their_schema(nano, grammars, walker):
