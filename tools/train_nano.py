@@ -5,7 +5,7 @@
 
 It learns from conversations that chat_corpus.py generates, endless and all different, and from TEXT (plain English prose, about a
 megabyte), whose last tenth is held out. A byte-level BPE vocabulary is made of both; the model (nano_model.py) is trained on rows
-of three lengths, longer ones more often as time goes on; from --quantise-from on, every forward pass sees the weights and cache
+of four lengths, longer ones more often as time goes on; from --quantise-from on, every forward pass sees the weights and cache
 rows as the FP8/FP4 checkpoint will hold them; the result is exported. DIRECTORY then holds config.json, generation_config.json,
 tokenizer.json, tokenizer_config.json, model.safetensors and README.md, the model card.
 
@@ -55,9 +55,9 @@ SPLITS = [              # the family's three pre-tokeniser patterns, applied one
 FINE_SPLIT = r"\p{N}|\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
 SPACED = 192            # frequent words that get a token with the space before them all the same; none that answers copy
 
-LENGTHS = (256, 1024, 4096)                                 # tokens of a row; chat_corpus sizes 0, 1, 2
+LENGTHS = (256, 1024, 4096, 16384)                          # tokens of a row; chat_corpus sizes 0 to 3
 POOL = 8                # conversations to choose from when a row is filled
-SKILL_SHARES = dict(greet=5, fact=12, sum=15, tool=20, json=21, recall=22, decline=5)       # of the examples
+SKILL_SHARES = dict(greet=4, fact=8, sum=17, tool=23, json=18, recall=26, decline=4)        # of the examples
 
 
 def model_config(args):
@@ -383,7 +383,7 @@ class Training:
                 group["lr"] = rate * group.get("rate", 1.0)
         model.select_all = done < args.select_from
         late = min(1, done / args.mixed_from)
-        size = self.rows.rng.choices(range(len(LENGTHS)), (1 - 0.6 * late, 0.3 + 0.26 * late, 0.04 * late))[0]
+        size = self.rows.rng.choices(range(len(LENGTHS)), (1 - 0.6 * late, 0.3 + 0.25 * late, 0.04 * late, 0.01 * late))[0]
         with model.as_exported(done >= args.quantise_from):
             loss, index, mtp, answer, tokens = self.losses(size, done >= args.mtp_from)
             (loss + args.index_weight * index + args.mtp_weight * mtp).backward()

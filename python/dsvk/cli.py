@@ -259,7 +259,8 @@ def serve(args: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
         try:
             served = application(engine, keys, args.allow_host, args.allow_origin, args.max_body << 20)
-            server(served, args.drain).run(sockets=[listening])
+            server(served, args.drain, lambda: note(f"ending: what runs has {args.drain:g} s; told again, it ends at once")).run(
+                sockets=[listening])
         finally:
             engine.close()
 

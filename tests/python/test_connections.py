@@ -213,10 +213,14 @@ def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
         assert next(iter(stream)).choices
         return stream
 
+    def tell(server):
+        server.send_signal(signal.SIGTERM)
+        assert re.match(r"ending: what runs has [\d.]+ s; told again, it ends at once$", server.stderr.readline())
+
     server, url = start("--drain", "0.2")
     try:
         stream = long(official(url))
-        server.send_signal(signal.SIGTERM)
+        tell(server)
         with pytest.raises(openai.APIError, match="shutting down"):
             for _ in stream:
                 continue
@@ -226,7 +230,7 @@ def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
     server, url = start("--drain", "1000")
     try:
         stream = long(official(url))
-        server.send_signal(signal.SIGTERM)
+        tell(server)
         server.send_signal(signal.SIGTERM)
         server.wait(60)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 import h11
 import uvicorn
@@ -83,15 +84,23 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends when it is asked to once, after a while for what runs; at once when it is asked again."""
+    """Ends when it is asked to once, after a while for what runs; at once when it is asked again. told: called the first time."""
+
+    def __init__(self, config: uvicorn.Config, told: Callable[[], object]) -> None:
+        super().__init__(config)
+        self.told = told
 
     def handle_exit(self, signal: int, frame) -> None:
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            self.force_exit = True
+        else:
+            self.told()
         super().handle_exit(signal, frame)
 
 
-def server(app, drain: float = limits.DRAIN_SECONDS) -> Server:
-    """What serves an application; .run(sockets=[...]) returns when it has been told to end. drain: seconds for what runs then."""
+def server(app, drain: float = limits.DRAIN_SECONDS, told: Callable[[], object] = lambda: None) -> Server:
+    """What serves an application; .run(sockets=[...]) returns when it has been told to end. drain: seconds for what runs then;
+    told: called when that begins."""
     return Server(uvicorn.Config(
         app, http=Protocol, ws="none", log_level="warning", access_log=False, server_header=False, limit_concurrency=limits.CONNECTIONS,
-        h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain))
+        h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain), told)
