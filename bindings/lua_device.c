@@ -28,6 +28,7 @@ dsvk_status ld_device_new(lua_State *L, int choice, int arg, dsvk_error *err) {
     budgets(L, arg, options.budget);
     options.cache_dir = ld_option_text(L, arg, "cache_dir");
     options.matmul = ld_option_text(L, arg, "matmul");
+    options.indexer = ld_option_text(L, arg, "indexer");
     options.validation = ld_option_flag(L, arg, "validation");
     options.max_allocation = ld_option_count(L, arg, "max_allocation", UINT64_MAX);
     if (!lua_isnil(L, choice)) {
@@ -40,7 +41,7 @@ dsvk_status ld_device_new(lua_State *L, int choice, int arg, dsvk_error *err) {
 }
 
 int ld_device_open(lua_State *L) {
-    static const char *const names[] = {"cache_dir", "matmul", "validation", "max_allocation", "budgets", NULL};
+    static const char *const names[] = {"cache_dir", "matmul", "indexer", "validation", "max_allocation", "budgets", NULL};
     dsvk_error err = {0};
     lua_settop(L, 2);
     ld_options(L, 2, names);

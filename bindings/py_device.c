@@ -40,19 +40,20 @@ static int device_open(py_device *self, const dsvk_device_options *options) {
 }
 
 static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", "matmul", NULL};
+    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", "matmul", "indexer", NULL};
     py_device *self = (py_device *)object;
     PyObject *choice = NULL, *cache_dir = NULL, *budgets = NULL, *max_allocation = NULL, *text = NULL, *folder = NULL;
-    const char *matmul = NULL;
+    const char *matmul = NULL, *indexer = NULL;
     int validation = 0, result = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOz:Device", names, &choice, &cache_dir, &budgets, &validation,
-                                     &max_allocation, &matmul))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOzz:Device", names, &choice, &cache_dir, &budgets, &validation,
+                                     &max_allocation, &matmul, &indexer))
         return -1;
     if (self->handle != NULL) {
         py_raise_status(self->state, DSVK_STATE, "the device is already open");
         return -1;
     }
-    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation, .matmul = matmul};
+    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation, .matmul = matmul,
+                                   .indexer = indexer};
     if (!py_budgets(budgets, options.budget) || !py_u64(max_allocation, "max_allocation", &options.max_allocation))
         return -1;
     text = choice_text(choice);
@@ -193,12 +194,14 @@ static PyGetSetDef device_getset[] = {
 };
 
 PyDoc_STRVAR(device_doc,
-             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0, matmul=None)\n--\n\n"
+             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0, matmul=None, indexer=None)\n--\n\n"
              "Opens a Vulkan device. choice: an index, a UUID or part of a name that fits one device; None for the best.\n"
              "cache_dir: folder for compiled pipelines, '' for none. budgets: bytes by purpose, for instance\n"
              "{'weights': 8 << 30}. validation: turn on the Khronos validation layer. matmul: how prefill multiplies, one of\n"
              "info['matmul_variants'], 'coopmat' for the first shape of matrix units; None for the fastest, found out once per\n"
-             "driver. Raises NoDeviceError, InvalidError.");
+             "driver. indexer: how index scores are multiplied, with the same bits: 'floats', or 'bytes' by packed integer\n"
+             "products; None for bytes where the device has instructions for it. Raises NoDeviceError, InvalidError,\n"
+             "UnsupportedError.");
 
 static PyType_Slot device_slots[] = {
     {Py_tp_doc, (void *)device_doc}, {Py_tp_new, device_new},         {Py_tp_init, device_init},

@@ -141,6 +141,8 @@ typedef struct dsvk_device_options {
     uint64_t max_allocation; /* bytes; pretend the driver allows no larger allocation (tests); 0: the driver's limit */
     const char *matmul;    /* how prefill multiplies: "few", "registers", "columns", "tiled", "coopmat" or with its shape "coopmat 16x16x16";
                               NULL or "auto": the fastest, found out once per driver */
+    const char *indexer;   /* how index scores are multiplied, with the same bits: "floats", or "bytes" by packed integer products;
+                              NULL or "auto": bytes where the device has instructions for it */
     const dsvk_host_device *host; /* a device the host has made; NULL: one is made here. Without `device` and `validation` */
     dsvk_log_fn log;       /* NULL: nothing is told */
     void *user;            /* for log */

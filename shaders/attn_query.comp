@@ -24,6 +24,7 @@ layout(constant_id = ATTN_QUERY_CONSTANT_RATIO) const uint RATIO = 4u; /* 0, 4 o
 layout(constant_id = ATTN_QUERY_CONSTANT_RING_CAPACITY) const uint RING_CAPACITY = 16u;
 layout(constant_id = ATTN_QUERY_CONSTANT_PAGE_CAPACITY) const uint PAGE_CAPACITY = 64u;
 layout(constant_id = ATTN_QUERY_CONSTANT_EPS) const float EPS = 1e-6;
+layout(constant_id = ATTN_QUERY_CONSTANT_BYTES) const bool BYTES = false;
 #include "rope.glsl"
 #include "kv.glsl"
 #include "line.glsl"
@@ -81,11 +82,8 @@ void finish_index_head(uint first_row, uint rows, uint head) {
     const uint quads = INDEX_DIM / 4u, quad = gl_LocalInvocationIndex % quads;
     for (uint first = 0u; first < rows; first += WORKGROUP / quads) {
         const uint r = first + gl_LocalInvocationIndex / quads, row = first_row + min(r, rows - 1u);
-        SharedVec4s q = SharedVec4s(add_product(a.q, row, a.n_out * 4u));
-        const uint at = (N_HEADS * HEAD_DIM + head * INDEX_DIM) / 4u + quad;
-        const vec4 v = index_query(q.v[at], 4u * quad, a.table, Rows(a.rows).v[row].position);
-        if (r < rows)
-            q.v[at] = v;
+        const uvec2 q = add_bytes(add_product(a.q, row, a.n_out * 4u), (N_HEADS * HEAD_DIM + head * INDEX_DIM) * 4u);
+        index_query(q, r < rows, SharedVec4s(q).v[quad], 4u * quad, a.table, Rows(a.rows).v[row].position);
     }
 }
 

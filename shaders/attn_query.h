@@ -15,7 +15,8 @@
 #define ATTN_QUERY_CONSTANT_RING_CAPACITY (MATMUL_CONSTANTS + 7) /* slots of the K|S rings */
 #define ATTN_QUERY_CONSTANT_PAGE_CAPACITY (MATMUL_CONSTANTS + 8) /* entries per page */
 #define ATTN_QUERY_CONSTANT_EPS (MATMUL_CONSTANTS + 9)           /* f32 */
-#define ATTN_QUERY_CONSTANTS (MATMUL_CONSTANTS + 10)
+#define ATTN_QUERY_CONSTANT_BYTES (MATMUL_CONSTANTS + 10)        /* byte queries (ops.h) */
+#define ATTN_QUERY_CONSTANTS (MATMUL_CONSTANTS + 11)
 
 struct attn_query_args {
     ADDR rows, seqs;   /* dsvk_row [n], dsvk_seq */

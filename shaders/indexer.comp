@@ -1,46 +1,18 @@
-/* Index scores, spec 4.7, in f32:
- *   scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j)   for j < (position + 1) / 4
- * and how many of them begin with each first digit of topk.comp. Rows with at most k visible keys need no scores.
- *
- * One workgroup: KEYS keys of ROWS rows (tokens), by SLICES slices of the heads. An invocation has one key and goes through the
- * heads of its slice, HEADS at a time for all rows, with their dot products in registers: it decodes 32 values of its key and
- * multiplies them with the queries, whose addresses are the same for the whole subgroup. So a value is decoded once for
- * ROWS * HEADS products, nothing but the slices' sums goes through shared memory, and no product is ever stored.
- * Sums: every fourth value of 32 in order, those four, the blocks of 32 in order; the heads of a slice in order; the slices in
- * order. Nothing of that depends on ROWS, HEADS or the other rows. Rows of a tile that are of different sequences have different keys:
- * each sequence gets its own turn. */
+/* Index scores as indexer.glsl says, from f32 queries and keys of either format. An invocation goes through the heads of its slice,
+ * HEADS at a time for all rows, with their dot products in registers: it decodes 32 values of its key and multiplies them with the
+ * queries, so a value is decoded once for ROWS * HEADS products.
+ * Sums of a block: every fourth value of 32 in order, those four. Nothing of that depends on HEADS. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
 #include "indexer.h"
 layout(local_size_x = INDEXER_WORKGROUP) in;
-#include "memory.glsl"
-#include "numbers.glsl"
-#include "order.glsl"
+#include "indexer.glsl"
 
-layout(constant_id = INDEXER_CONSTANT_INDEX_DIM) const uint INDEX_DIM = 128;
-layout(constant_id = INDEXER_CONSTANT_NATIVE) const bool NATIVE = true;
-layout(constant_id = INDEXER_CONSTANT_ROWS) const uint ROWS = 1u;
 layout(constant_id = INDEXER_CONSTANT_HEADS) const uint HEADS = 1u;
-layout(constant_id = INDEXER_CONSTANT_SLICES) const uint SLICES = 4u;
-const uint HEAD_DIM = 512, ROPE_DIM = 64; /* kv.glsl wants them */
-#include "kv.glsl"
 
-layout(push_constant, scalar) uniform Args { indexer_args a; };
+const uint MAX_PRODUCTS = INDEXER_MAX_PRODUCTS;
 
-const uint MAX_ROWS = INDEXER_MAX_ROWS, MAX_PRODUCTS = INDEXER_MAX_PRODUCTS;
-const uint KEYS = INDEXER_WORKGROUP / SLICES;
-
-shared float part[ROWS * INDEXER_WORKGROUP];
-
-uint visible_keys(Row row) {
-    uint visible = min((row.position + 1u) / 4u, a.scores_stride);
-    return visible <= a.k ? 0u : visible;
-}
-
-/* sums[r]: weighted sum over the slice's heads for row t + r and the key at codes, scales. */
-void multiply(uint t, uint slice, uvec2 codes, uvec2 scales, out float sums[MAX_ROWS]) {
+void multiply(uint t, uint slice, uint lane, uvec2 codes, uvec2 scales, out float sums[MAX_ROWS]) {
     uvec2 iq[MAX_ROWS];
     Floats weights[MAX_ROWS];
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
@@ -76,38 +48,3 @@ void multiply(uint t, uint slice, uvec2 codes, uvec2 scales, out float sums[MAX_
     }
 }
 
-/* Rows t + first .. t + last - 1, which are of one sequence. */
-void score(uint t, uint first, uint last, uint slice, uint lane, Row row) {
-    uint visible = visible_keys(row), key = gl_WorkGroupID.x * KEYS + lane, capacity = a.page_tokens / 4u;
-    if (gl_WorkGroupID.x * KEYS >= visible) /* the grid is for the longest row there may be */
-        return;
-    uint near = min(key, visible - 1u);
-    uvec2 store = add_bytes(Addrs(Seqs(a.seqs).v[row.sequence].pages).v[near / capacity], a.page_offset);
-    float sums[MAX_ROWS];
-    multiply(t, slice, key_codes(store, near % capacity), key_scales(store, capacity, near % capacity), sums);
-    barrier(); /* part may still be read */
-    [[unroll]] for (uint r = 0u; r < ROWS; r++)
-        part[(r * SLICES + slice) * KEYS + lane] = sums[r];
-    barrier();
-    for (uint r = first + slice; r < last; r += SLICES) {
-        if (key >= visible_keys(Rows(a.rows).v[t + r]))
-            continue;
-        precise float sum = part[r * SLICES * KEYS + lane];
-        [[unroll]] for (uint s = 1u; s < SLICES; s++)
-            sum += part[(r * SLICES + s) * KEYS + lane];
-        sum *= a.scale;
-        FloatsOut(add_product(a.scores, t + r, a.scores_stride * 4u)).v[key] = sum;
-        atomicAdd(WordsInOut(add_product(a.bins, t + r, TOPK_BINS_WORDS * 4u)).v[order_key(sum) >> 21], 1u);
-    }
-}
-
-void main() {
-    /* A slice is whole subgroups, and the minimum says so: the queries' addresses are the same in each of them. */
-    uint slice = SLICES == 1u ? 0u : subgroupMin(gl_LocalInvocationIndex / KEYS), lane = gl_LocalInvocationIndex % KEYS;
-    uint t = gl_WorkGroupID.y * ROWS, rows = min(ROWS, a.n - t);
-    for (uint first = 0u, last; first < rows; first = last) {
-        uint sequence = Rows(a.rows).v[t + first].sequence;
-        for (last = first + 1u; last < rows && Rows(a.rows).v[t + last].sequence == sequence; last++);
-        score(t, first, last, slice, lane, Rows(a.rows).v[t + last - 1u]); /* of a sequence's rows the last one sees the most */
-    }
-}

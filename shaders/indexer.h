@@ -7,8 +7,8 @@
 #define INDEXER_CONSTANT_INDEX_DIM 0
 #define INDEXER_CONSTANT_NATIVE 1
 #define INDEXER_CONSTANT_ROWS 2
-#define INDEXER_CONSTANT_HEADS 3
-#define INDEXER_CONSTANT_SLICES 4
+#define INDEXER_CONSTANT_SLICES 3
+#define INDEXER_CONSTANT_HEADS 4 /* indexer.comp alone */
 
 #define INDEXER_WORKGROUP 256   /* invocations: keys times slices of the heads */
 #define INDEXER_SLICES 4        /* so that the keys of a slice fill the widest subgroup */

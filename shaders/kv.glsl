@@ -108,6 +108,27 @@ void key_load32(uvec2 codes, uvec2 scales, uint block, out vec4 v[8]) {
         v[i] *= scale;
 }
 
+/* The e2m1 codes in the low nibbles of four bytes, as signed bytes of twice their values: 0, 1, 2, 3, 4, 6, 8, 12. All four at once: no
+ * byte's sum leaves it, as the sign is applied to 128 + value, whose top bit then turns over. */
+uint e2m1_bytes(uint codes) {
+    const uint high = codes >> 2 & 0x01010101u;         /* codes of 4 and more: low is what they are above 4 */
+    const uint low = codes & high * 3u;
+    const uint size = (codes & 0x07070707u) + low + (low & low << 1 & 0x02020202u);
+    const uint negative = ((codes & 0x08080808u) << 5) - ((codes & 0x08080808u) >> 3); /* 0xff or 0 */
+    return (0x80808080u + size - ((size & negative) << 1)) ^ 0x80808080u;
+}
+
+/* A block of 32 values of a native key as bytes: of eight values in turn those with even numbers, then those with odd ones, four in a
+ * word, twice their values without the scale of their block. */
+void key_bytes32(uvec2 codes, uint block, out uint bytes[8]) {
+    const uvec4 w = Words4(codes).v[block];
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        bytes[2u * i] = e2m1_bytes(w[i]);
+        bytes[2u * i + 1u] = e2m1_bytes(w[i] >> 4);
+    }
+}
+float key_bytes_scale(uvec2 scales, uint block) { return 0.5 * ue8m0((Words(scales).v[block >> 2] >> ((block & 3u) * 8u)) & 0xffu); }
+
 /* Four values as e2m1 nibbles, the first lowest; `scale` is the ue8m0 byte of their block of 32. */
 uint key_nibbles4(vec4 v, uint scale) {
     vec4 q = v * exp2_int(127 - int(scale));

@@ -6,11 +6,12 @@
 #define QUANT_INDEX_CONSTANT_NATIVE 0
 #define QUANT_INDEX_CONSTANT_INDEX_DIM 1
 #define QUANT_INDEX_CONSTANT_ROPE_DIM 2
+#define QUANT_INDEX_CONSTANT_BYTES 3
 
 struct quant_index_args {
     ADDR rows;  /* dsvk_row [n] */
     ADDR table; /* RoPE pages */
-    ADDR iq;    /* f32 [n, iq_stride] */
+    ADDR iq;    /* f32 [n, iq_stride], then as BYTES says */
     U32 n_heads, iq_stride;
 };
 

@@ -14,6 +14,7 @@ layout(constant_id = ROPE_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512u;
 layout(constant_id = ROPE_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
 #define INDEX_DIM 128u
 #define NATIVE false
+#define BYTES false
 #include "rope.glsl"
 #include "kv.glsl"
 #include "line.glsl"

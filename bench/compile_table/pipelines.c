@@ -71,6 +71,7 @@ static dsvk_status build(dsvk_device *device, const char *path, bool native, dsv
     m.mtp = m.config.n_mtp_layers > 0;
     DSVK_GOTO(describe_weights(&m, err));
     DSVK_GOTO(dsvk_cache_layout_make(&m.layout, &m.config, native, m.options.page_tokens, m.mtp, err));
+    m.layout.format.byte_queries = dsvk_byte_queries(device, &m.layout.format);
     DSVK_GOTO(dsvk_cmd_create(device, &m.cmd, err));
     for (uint32_t v = 0; v < n_variants; v++) {
         dsvk_device_set_matmul(device, variants[v]);

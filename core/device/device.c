@@ -282,6 +282,23 @@ static void set_limits(dsvk_device *device, uint64_t max_allocation) {
         limits->max_allocation = max_allocation;
 }
 
+/* What dsvk_device_options.indexer means. */
+static dsvk_status choose_indexer(dsvk_device *device, const char *wanted, dsvk_error *err) {
+    const dsvk_physical *p = &device->physical;
+    const bool automatic = !wanted || !*wanted || strcmp(wanted, "auto") == 0, bytes = !automatic && strcmp(wanted, "bytes") == 0;
+    char shown[64];
+    if (!automatic && !bytes && strcmp(wanted, "floats") != 0)
+        return dsvk_fail(err, DSVK_INVALID, "indexer \"%s\" is not among auto, floats, bytes",
+                         dsvk_escape(shown, sizeof shown, wanted, strlen(wanted)));
+    if (bytes && !p->has_byte_products)
+        return dsvk_fail(err, DSVK_UNSUPPORTED, "indexer \"bytes\": %s has no shaderIntegerDotProduct", p->properties.deviceName);
+    device->byte_products =
+        bytes || (automatic && p->has_byte_products && p->v13.integerDotProduct4x8BitPackedSignedAccelerated);
+    return DSVK_OK;
+}
+
+bool dsvk_device_byte_products(const dsvk_device *device) { return device->byte_products; }
+
 static void free_device(dsvk_device *device);
 
 dsvk_status dsvk_device_open(dsvk_device **out, const dsvk_device_options *given, dsvk_error *err) {
@@ -308,6 +325,7 @@ dsvk_status dsvk_device_open(dsvk_device **out, const dsvk_device_options *given
     DSVK_GOTO(options.host ? take_device(device, &options, err) : make_device(device, &options, err));
     set_limits(device, options.max_allocation);
     DSVK_GOTO(dsvk_matmul_open(device, options.matmul, err));
+    DSVK_GOTO(choose_indexer(device, options.indexer, err));
     DSVK_GOTO(create_timeline(device, err));
     DSVK_GOTO(dsvk_pools_open(device, &options, err));
     DSVK_GOTO(dsvk_pipelines_open(device, err));
@@ -368,6 +386,7 @@ dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *e
         json_object_set_new(root, "validation", json_boolean(device->vk.validation != NULL));
         json_object_set_new(root, "cache_dir", json_string(device->cache_dir));
         json_object_set_new(root, "matmul", json_string(dsvk_matmul_name(dsvk_device_matmul(device), matmul)));
+        json_object_set_new(root, "indexer", json_string(device->byte_products ? "bytes" : "floats"));
     }
     return dsvk_json_text(root, json, err);
 }

@@ -60,6 +60,9 @@ void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
 void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
 const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
 
+/* Index scores are to be made of packed integer products (ops.h, byte queries). */
+bool dsvk_device_byte_products(const dsvk_device *device);
+
 /* ---- memory: sub-allocated from few large blocks per purpose (DSVK_WEIGHTS ... in dsvk.h) ---- */
 
 typedef struct dsvk_buffer {

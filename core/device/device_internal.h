@@ -37,6 +37,7 @@ typedef struct dsvk_physical {
     dsvk_matmul_variant shapes[DSVK_MATMUL_SHAPES]; /* [n_shapes] of f16 to f32 products of a subgroup; the KHR ones first */
     uint32_t n_shapes;
     uint32_t matrix_subgroup;      /* the subgroup size to ask for with them */
+    bool has_byte_products;  /* dot products of four signed bytes in a word */
     bool has_statistics;     /* VK_KHR_pipeline_executable_properties */
     bool usable;
     char reason[256]; /* why not */
@@ -177,6 +178,7 @@ struct dsvk_device {
 
     atomic_uint matmul; /* the dsvk_matmul_variant in use, as one word */
     atomic_uint matmul_source; /* a dsvk_matmul_source */
+    bool byte_products; /* dsvk_device_byte_products */
 
     bool statistics; /* pipelines are built with VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR */
     VkPipelineLayout layout;

@@ -9,11 +9,12 @@
 #include "device_internal.h"
 
 /* For what: everything, or what a flag of dsvk_physical stands for. */
-typedef enum need { NEEDED, BUDGET, MATRIX, FLEXIBLE, STATISTICS } need;
+typedef enum need { NEEDED, BUDGET, MATRIX, FLEXIBLE, BYTES, STATISTICS } need;
 static const size_t FLAGS[] = {
     [BUDGET] = offsetof(dsvk_physical, has_budget),
     [MATRIX] = offsetof(dsvk_physical, has_cooperative_matrix),
     [FLEXIBLE] = offsetof(dsvk_physical, has_flexible_matrix),
+    [BYTES] = offsetof(dsvk_physical, has_byte_products),
     [STATISTICS] = offsetof(dsvk_physical, has_statistics),
 };
 
@@ -51,6 +52,8 @@ static const feature FEATURES[] = { /* those of one struct behind each other */
     { "cooperativeMatrix", MATRIX, .own = IN(COOPERATIVE_MATRIX_FEATURES_KHR, CooperativeMatrixFeaturesKHR, cooperativeMatrix) },
     { "cooperativeMatrixFlexibleDimensions", FLEXIBLE,
       .own = IN(COOPERATIVE_MATRIX_2_FEATURES_NV, CooperativeMatrix2FeaturesNV, cooperativeMatrixFlexibleDimensions) },
+    { "shaderIntegerDotProduct", BYTES, IN_13(shaderIntegerDotProduct),
+      IN(SHADER_INTEGER_DOT_PRODUCT_FEATURES, ShaderIntegerDotProductFeatures, shaderIntegerDotProduct) },
     { "pipelineExecutableInfo", STATISTICS, /* whoever has the extension has it */
       .own = IN(PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR, PipelineExecutablePropertiesFeaturesKHR, pipelineExecutableInfo) },
 };
@@ -173,7 +176,7 @@ static uint8_t *add_record(added *a, VkDeviceCreateInfo *info, VkStructureType t
 
 dsvk_status dsvk_features_add(const dsvk_physical *p, bool statistics, VkDeviceCreateInfo *info, void **memory, dsvk_error *err) {
     const bool wanted[] = { [NEEDED] = true, [BUDGET] = p->has_budget, [MATRIX] = p->has_cooperative_matrix,
-                            [FLEXIBLE] = p->has_flexible_matrix, [STATISTICS] = statistics };
+                            [FLEXIBLE] = p->has_flexible_matrix, [BYTES] = p->has_byte_products, [STATISTICS] = statistics };
     const size_t bytes = sizeof(added) + (info->enabledExtensionCount + DSVK_COUNT(EXTENSIONS)) * sizeof(char *);
     const VkBool32 on = VK_TRUE;
     added *a = *memory = dsvk_alloc_zero(1, bytes);

@@ -144,6 +144,7 @@ static dsvk_status read_device(const dsvk_vk *vk, VkPhysicalDevice handle, const
     if (info && p->usable)
         DSVK_TRY(dsvk_features_restrict(p, info, err));
     dsvk_matmul_survey(vk, p);
+    p->has_byte_products = p->f13.shaderIntegerDotProduct;
     return DSVK_OK;
 }
 

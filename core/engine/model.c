@@ -164,6 +164,7 @@ static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) 
     DSVK_TRY(load(m, path, err));
     DSVK_TRY(dsvk_cache_layout_make(&m->layout, &m->config, m->options.cache == DSVK_CACHE_NATIVE, m->options.page_tokens,
                                     m->mtp, err));
+    m->layout.format.byte_queries = dsvk_byte_queries(m->device, &m->layout.format);
     DSVK_TRY(dsvk_rope_table_open(&m->rope[0], m->device, &m->config, false, err));
     DSVK_TRY(dsvk_rope_table_open(&m->rope[1], m->device, &m->config, true, err));
     DSVK_TRY(open_constants(m, err));

@@ -50,6 +50,7 @@ void dsvk_attn_query(dsvk_cmd *cmd, const dsvk_attn_query_params *p) {
     constants[ATTN_QUERY_CONSTANT_RING_CAPACITY] = p->ratio ? p->ring_capacity : 1;
     constants[ATTN_QUERY_CONSTANT_PAGE_CAPACITY] = p->ratio ? p->page_tokens / p->ratio : 1;
     constants[ATTN_QUERY_CONSTANT_EPS] = dsvk_float_bits(p->eps);
+    constants[ATTN_QUERY_CONSTANT_BYTES] = f->byte_queries;
     const struct attn_query_args args = { .rows = p->rows,
                                           .seqs = p->seqs,
                                           .table = p->rope,

@@ -11,6 +11,10 @@ static uint32_t slices_of(dsvk_cmd *cmd) {
     return dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max > 8 ? INDEXER_SLICES : 1;
 }
 
+bool dsvk_byte_queries(const dsvk_device *device, const dsvk_row_format *f) {
+    return f->native && f->index_dim <= DSVK_BYTE_QUERY_DIM && dsvk_device_byte_products(device);
+}
+
 uint32_t dsvk_indexer_keys(dsvk_cmd *cmd) { return INDEXER_WORKGROUP / slices_of(cmd); }
 
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
@@ -21,6 +25,11 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
                       "indexer: %u rows, %u heads of %u values in queries of stride %u and weights of stride %u; at most "
                       "65535 rows, heads are multiples of 32, the queries' stride of 4",
                       p->n, p->n_heads, f->index_dim, p->iq_stride, p->weights_stride);
+        return;
+    }
+    if (f->byte_queries && (!f->native || f->index_dim > DSVK_BYTE_QUERY_DIM)) {
+        dsvk_cmd_fail(cmd, DSVK_INVALID, "indexer: byte queries of %u values with %s keys; they have at most %u, and native keys",
+                      f->index_dim, f->native ? "native" : "f32", DSVK_BYTE_QUERY_DIM);
         return;
     }
     if (p->max_visible > p->scores_stride || p->page_tokens < 4 || p->page_tokens % 4 != 0 || p->page_offset % 16 != 0) {
@@ -55,14 +64,14 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
                                    [INDEXER_CONSTANT_NATIVE] = f->native,
                                    [INDEXER_CONSTANT_ROWS] = tile,
-                                   [INDEXER_CONSTANT_HEADS] = heads,
-                                   [INDEXER_CONSTANT_SLICES] = slices };
+                                   [INDEXER_CONSTANT_SLICES] = slices,
+                                   [INDEXER_CONSTANT_HEADS] = heads };
     const uint64_t keys = (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "indexer",
-                           .shader = "indexer",
+                           .shader = f->byte_queries ? "indexer_bytes" : "indexer",
                            .constants = constants,
-                           .n_constants = DSVK_COUNT(constants),
+                           .n_constants = f->byte_queries ? INDEXER_CONSTANT_HEADS : DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, keys_each), (uint32_t)dsvk_ceil_div(p->n, tile), 1 },

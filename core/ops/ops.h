@@ -50,11 +50,17 @@ uint64_t dsvk_matrix_bytes(dsvk_weight_type type, uint32_t n_out, uint32_t n_in)
  * A store of `capacity` rows of head_dim values, RoPE tail last. Native: codes e4m3 [head_dim - rope_dim] then BF16
  * [rope_dim], then after all rows the scales: one ue8m0 byte per 64 codes, padded to 4 bytes per row (spec 1.7).
  * f32: head_dim floats, no scales.   row r: codes at base + r * code_bytes, scales at base + capacity * code_bytes + r *
- * scale_bytes. An index key store holds index_dim values per row: native e2m1 pairs + one ue8m0 byte per 32; f32 plain. */
+ * scale_bytes. An index key store holds index_dim values per row: native e2m1 pairs + one ue8m0 byte per 32; f32 plain.
+ * Byte queries: an index query [index_dim] whose first index_dim / 4 words hold twice its e2m1 values as signed bytes, of eight values
+ * in turn those with even numbers, then those with odd ones; behind them half the scale of each block of 32, f32; the rest means
+ * nothing. Native only, index_dim at most DSVK_BYTE_QUERY_DIM, and where dsvk_device_byte_products. */
+#define DSVK_BYTE_QUERY_DIM 256u
 typedef struct dsvk_row_format {
     bool native;
     uint32_t head_dim, rope_dim, index_dim;
+    bool byte_queries;
 } dsvk_row_format;
+bool dsvk_byte_queries(const dsvk_device *device, const dsvk_row_format *f); /* whether the device wants them and the format has them */
 uint32_t dsvk_row_code_bytes(const dsvk_row_format *f);
 uint32_t dsvk_row_scale_bytes(const dsvk_row_format *f);
 uint32_t dsvk_key_code_bytes(const dsvk_row_format *f);
@@ -168,7 +174,7 @@ typedef struct dsvk_quant_row_params {
 void dsvk_quant_row(dsvk_cmd *cmd, const dsvk_quant_row_params *p);
 
 /* 4.7: index queries. RoPE on the last rope_dim values of each index head, Hadamard, FQ4 (native format only), in place as
- * f32 values. */
+ * f32 values or byte queries. */
 typedef struct dsvk_quant_index_params {
     dsvk_addr rows;  /* dsvk_row [n] */
     dsvk_addr rope;
@@ -280,7 +286,7 @@ void dsvk_ring_store(dsvk_cmd *cmd, const dsvk_ring_store_params *p);
  * k visible keys need no scores and get none. topk follows: it finds the scores counted in `bins`. */
 typedef struct dsvk_indexer_params {
     dsvk_addr rows, seqs;
-    dsvk_addr iq;       /* f32 [n, iq_stride] */
+    dsvk_addr iq;       /* f32 [n, iq_stride] or byte queries; the scores are the same bits */
     dsvk_addr weights;  /* f32 [n, weights_stride]: n_heads values */
     dsvk_addr scores;   /* f32 [n, scores_stride] out */
     dsvk_addr bins;     /* dsvk_topk_bins_bytes(n) of zeros before; topk leaves zeros again */

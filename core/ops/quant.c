@@ -72,7 +72,8 @@ void dsvk_quant_index(dsvk_cmd *cmd, const dsvk_quant_index_params *p) {
         .rows = p->rows, .table = p->rope, .iq = p->iq, .n_heads = p->n_heads, .iq_stride = p->iq_stride};
     const uint32_t constants[] = {[QUANT_INDEX_CONSTANT_NATIVE] = f->native,
                                   [QUANT_INDEX_CONSTANT_INDEX_DIM] = f->index_dim,
-                                  [QUANT_INDEX_CONSTANT_ROPE_DIM] = f->rope_dim};
+                                  [QUANT_INDEX_CONSTANT_ROPE_DIM] = f->rope_dim,
+                                  [QUANT_INDEX_CONSTANT_BYTES] = f->byte_queries};
     const uint64_t values = (uint64_t)p->n_heads * f->index_dim;
     if (p->n == 0 || !dsvk_key_format_check(cmd, "quant_index", f))
         return;

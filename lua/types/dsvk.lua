@@ -11,6 +11,7 @@
 ---@class dsvk.DeviceOptions
 ---@field cache_dir? string folder for compiled pipelines, "" for none
 ---@field matmul? string how prefill multiplies, one of info().matmul_variants; nil: the fastest
+---@field indexer? "floats"|"bytes" how index scores are multiplied, with the same bits; nil: bytes where the device has instructions for it
 ---@field validation? boolean turn on the Khronos validation layer
 ---@field max_allocation? integer bytes; pretend the driver allows no larger allocation
 ---@field budgets? table<dsvk.Purpose, integer> bytes

@@ -1,6 +1,6 @@
 /* attn_query against matmul, rope, quant_index, quant_row and kv_compress, bit for bit.
  * Edges: rows of FUSED_ROWS in one sequence and in several; ratio 0, 4, 128; native and f32 formats; entries completed by the first,
- * by a middle and by no row, from rows of the step and of the rings; heads of 128 and 512; Flash widths. */
+ * by a middle and by no row, from rows of the step and of the rings; f32 and byte queries; heads of 128 and 512; Flash widths. */
 #include "harness_fused.h"
 
 typedef struct shape {
@@ -17,8 +17,9 @@ static uint32_t entry_bytes(const dsvk_row_format *f, uint32_t ratio) {
 }
 
 static void check(test *t, const shape *s, uint32_t ratio, bool native, const test_span *spans, uint32_t n_spans) {
-    const dsvk_row_format f = { native, s->head_dim, s->rope_dim, s->index_dim };
-    test_case(t, "%u sequences, %u heads of %u, ratio %u, native=%d", n_spans, s->n_heads, s->head_dim, ratio, native);
+    const dsvk_row_format f = { native, s->head_dim, s->rope_dim, s->index_dim, .byte_queries = native && n_spans > 2 };
+    test_case(t, "%u sequences, %u heads of %u, ratio %u, native=%d%s", n_spans, s->n_heads, s->head_dim, ratio, native,
+              f.byte_queries ? ", byte queries" : "");
     const test_step step = test_make_step(t, spans, n_spans);
     fused z = fused_begin(t);
     const uint32_t n = step.n, heads = s->n_heads * s->head_dim, index = ratio == 4 ? s->index_heads * s->index_dim : 0;

@@ -7,7 +7,7 @@
 
 typedef struct shape {
     uint32_t n_heads, index_dim, page_tokens;
-    bool native;
+    bool native, bytes; /* bytes: byte queries too, whose scores are the same bits */
 } shape;
 
 typedef struct sequence {
@@ -51,11 +51,28 @@ static sequence make_sequence(test *t, const shape *s, uint32_t length) {
     return q;
 }
 
+/* Random e2m1 values with a scale per block, and the same as byte queries (ops.h). */
+static void make_queries(test *t, const shape *s, uint32_t n, uint32_t stride, float *iq, uint32_t *packed) {
+    for (uint32_t i = 0; i < n * s->n_heads; i++) {
+        const size_t at = (size_t)(i / s->n_heads) * stride + i % s->n_heads * s->index_dim;
+        for (uint32_t d = 0; d < s->index_dim; d++) {
+            static const int8_t DOUBLES[8] = { 0, 1, 2, 3, 4, 6, 8, 12 };
+            float *half_scale = (float *)&packed[at + s->index_dim / 4 + d / 32];
+            if (d % 32 == 0)
+                *half_scale = ldexpf(1, (int)test_below(t, 9) - 5);
+            const int value = DOUBLES[test_below(t, 8)] * (test_below(t, 2) ? 1 : -1);
+            iq[at + d] = (float)value * *half_scale;
+            ((int8_t *)&packed[at + d / 8 * 2 + d % 2])[d % 8 / 2] = (int8_t)value;
+        }
+    }
+}
+
 typedef struct step {
     dsvk_indexer_params p;
     struct dsvk_row *rows;
     dsvk_buffer scores, bins;
     const float *iq, *weights;
+    const uint32_t *packed; /* the queries as bytes, or NULL */
 } step;
 
 static dsvk_buffer test_zeros(test *t, size_t bytes) {
@@ -86,7 +103,12 @@ static step make_step(test *t, const shape *s, const sequence *sequences, const 
             max_visible = sequences[i].length / 4;
     }
     const uint32_t iq_stride = s->n_heads * s->index_dim + 8, weights_stride = s->n_heads + 3;
-    st.iq = test_normals(t, (size_t)n * iq_stride, 1.0f);
+    float *iq = test_normals(t, (size_t)n * iq_stride, 1.0f);
+    uint32_t *packed = s->bytes ? test_alloc(t, (size_t)n * iq_stride * 4) : NULL;
+    if (packed)
+        make_queries(t, s, n, iq_stride, iq, packed);
+    st.iq = iq;
+    st.packed = packed;
     st.weights = test_normals(t, (size_t)n * weights_stride, 1.0f);
     const uint32_t scores_stride = (uint32_t)dsvk_align(max_visible, 4) + 4;
     st.scores = test_output(t, (size_t)n * scores_stride * 4);
@@ -136,6 +158,22 @@ static void check_bins(test *t, const uint32_t *bins, const float *scores, uint3
         want[scores[j] == 0 ? 1024 : u >> 31 ? 2047 - (u >> 21) : 1024 + (u >> 21)]++;
     }
     test_compare_words(t, "bins", bins, want, dsvk_topk_bins_bytes(1) / 4);
+}
+
+/* Byte queries give the bits that f32 queries gave. */
+static void check_bytes(test *t, const step *st, const float *scores, const uint32_t *bins) {
+    dsvk_indexer_params p = st->p;
+    const size_t words = (size_t)p.n * p.scores_stride;
+    const dsvk_buffer got = test_output(t, words * 4), counts = test_zeros(t, dsvk_topk_bins_bytes(p.n));
+    p.iq = test_upload(t, st->packed, (size_t)p.n * p.iq_stride * 4).addr;
+    p.format.byte_queries = true;
+    p.scores = got.addr;
+    p.bins = counts.addr;
+    dsvk_indexer(t->cmd, &p);
+    if (!test_run(t))
+        return;
+    test_compare_words(t, "scores of byte queries", test_download(t, &got), scores, words);
+    test_compare_words(t, "their bins", test_download(t, &counts), bins, dsvk_topk_bins_bytes(p.n) / 4);
 }
 
 /* Rows with at most k visible keys are left alone. */
@@ -193,15 +231,21 @@ static void check(test *t, shape s, const uint32_t *lengths, const uint32_t *row
     if (p->n > 1)
         check_alone(t, &st, p->n - 1, got);
     check_k(t, &st, (st.rows[0].position + 1) / 4);
+    if (st.packed)
+        check_bytes(t, &st, got, bins);
 }
 
 static void record(dsvk_cmd *cmd, void *params) { dsvk_indexer(cmd, params); }
 
 static void bench(test *t, uint32_t length, uint32_t n) {
-    const shape s = { 64, 128, 4096, true };
+    const shape s = { 64, 128, 4096, true, true };
     test_case(t, "heads=64 dim=128 keys=%u rows=%u", length / 4, n);
     const sequence q = make_sequence(t, &s, length);
     step st = make_step(t, &s, &q, &n, 1); /* tokens of one sequence; bins grow, which costs nothing */
+    test_bench(t, record, &st.p);
+    test_case(t, "heads=64 dim=128 keys=%u rows=%u, byte queries", length / 4, n);
+    st.p.iq = test_upload(t, st.packed, (size_t)n * st.p.iq_stride * 4).addr;
+    st.p.format.byte_queries = true;
     test_bench(t, record, &st.p);
 }
 
@@ -212,14 +256,14 @@ int main(int argc, char **argv) {
     static const uint32_t lengths[] = { 9, 130, 1031, 516 }, rows[] = { 9, 5, 12, 1 };
     for (uint32_t i = 0; i < DSVK_COUNT(heads); i++)
         for (int native = 0; native < 2; native++)
-            check(&t, (shape){ heads[i], 128, 128, native }, lengths, rows, 4);
-    check(&t, (shape){ 5, 32, 128, true }, lengths, rows, 4);
-    check(&t, (shape){ 5, 256, 64, true }, lengths, rows, 4);
-    check(&t, (shape){ 2, 64, 4, false }, lengths, rows, 4);
-    check(&t, (shape){ 8, 128, 128, true }, lengths, (uint32_t[]){ 1, 1, 1, 1 }, 4);
-    check(&t, (shape){ 8, 128, 128, true }, lengths, (uint32_t[]){ 6, 2, 7, 1 }, 4);
-    check(&t, (shape){ 64, 128, 4096, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 2 }, 1);
-    check(&t, (shape){ 2, 32, 65536, true }, (uint32_t[]){ 1048576 }, (uint32_t[]){ 5 }, 1);
+            check(&t, (shape){ heads[i], 128, 128, native, native && i % 3 != 0 }, lengths, rows, 4);
+    check(&t, (shape){ 5, 32, 128, true, true }, lengths, rows, 4);
+    check(&t, (shape){ 5, 256, 64, true, true }, lengths, rows, 4);
+    check(&t, (shape){ 2, 64, 4, false, false }, lengths, rows, 4);
+    check(&t, (shape){ 8, 128, 128, true, true }, lengths, (uint32_t[]){ 1, 1, 1, 1 }, 4);
+    check(&t, (shape){ 8, 128, 128, true, true }, lengths, (uint32_t[]){ 6, 2, 7, 1 }, 4);
+    check(&t, (shape){ 64, 128, 4096, true, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 2 }, 1);
+    check(&t, (shape){ 2, 32, 65536, true, false }, (uint32_t[]){ 1048576 }, (uint32_t[]){ 5 }, 1);
 
     test_case(&t, "shapes");
     dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .index_dim = 100 }, .n = 1, .n_heads = 4, .iq_stride = 400 });
@@ -227,6 +271,9 @@ int main(int argc, char **argv) {
     dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .index_dim = 128 }, .n = 1, .n_heads = 4, .iq_stride = 512,
                                                 .weights_stride = 4, .max_visible = 9, .scores_stride = 8, .page_tokens = 128 });
     test_run_fails(&t, "9 keys visible in scores of stride 8");
+    dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .native = true, .index_dim = 512, .byte_queries = true }, .n = 1, .n_heads = 1,
+                                                .iq_stride = 512, .weights_stride = 1 });
+    test_run_fails(&t, "byte queries of 512 values with native keys; they have at most 256");
 
     if (t.bench) {
         bench(&t, 16384, 1);

@@ -139,9 +139,19 @@ static void check_golden_row(test *t) {
 
 /* ---- quant_index ---- */
 
+/* Byte queries (ops.h) become the values they stand for. */
+static void unpack_queries(const dsvk_row_format *f, uint32_t n_heads, float *row) {
+    float values[512];
+    for (uint32_t h = 0; h < n_heads; h++, row += f->index_dim) {
+        for (uint32_t d = 0; d < f->index_dim; d++)
+            values[d] = (float)((const int8_t *)&row[d / 8 * 2 + d % 2])[d % 8 / 2] * row[f->index_dim / 4 + d / 32];
+        memcpy(row, values, f->index_dim * sizeof *row);
+    }
+}
+
 static void check_queries(test *t, const dsvk_row_format *f, uint32_t n_heads, uint32_t n_spans) {
-    test_case(t, "queries native=%d heads=%u index_dim=%u rope_dim=%u spans=%u", f->native, n_heads, f->index_dim,
-              f->rope_dim, n_spans);
+    test_case(t, "queries native=%d%s heads=%u index_dim=%u rope_dim=%u spans=%u", f->native, f->byte_queries ? " bytes" : "", n_heads,
+              f->index_dim, f->rope_dim, n_spans);
     const test_step step = test_make_step(t, SPANS, n_spans);
     const uint32_t n = step.n, width = n_heads * f->index_dim, stride = width + 4;
     float *iq = test_alloc(t, (size_t)n * stride * 4), *want = test_alloc(t, (size_t)n * stride * 4);
@@ -171,8 +181,14 @@ static void check_queries(test *t, const dsvk_row_format *f, uint32_t n_heads, u
     dsvk_quant_index(t->cmd, &p);
     if (!test_run(t))
         return;
-    test_compare(t, "queries", download(t, &buffer, (size_t)n * stride * 4), want, (size_t)n * stride, 0, 0);
-    test_compare(t, "last row alone", download(t, &alone, stride * 4), want + (size_t)(n - 1) * stride, stride, 0, 0);
+    float *got = download(t, &buffer, (size_t)n * stride * 4), *last = download(t, &alone, stride * 4);
+    if (f->byte_queries) {
+        for (uint32_t r = 0; r < n; r++)
+            unpack_queries(f, n_heads, got + (size_t)r * stride);
+        unpack_queries(f, n_heads, last);
+    }
+    test_compare(t, "queries", got, want, (size_t)n * stride, 0, 0);
+    test_compare(t, "last row alone", last, want + (size_t)(n - 1) * stride, stride, 0, 0);
 }
 
 /* One head at position 0, where RoPE turns by nothing. */
@@ -282,6 +298,11 @@ int main(int argc, char **argv) {
             check_queries(&t, &(dsvk_row_format){native, 0, 32, 32}, 3, spans);
             check_queries(&t, &(dsvk_row_format){native, 0, 64, 128}, spans == 2 ? 5 : spans == 3 ? 16 : 1, spans);
             check_queries(&t, &(dsvk_row_format){native, 0, 64, 512}, 2, spans);
+            if (native) {
+                check_queries(&t, &(dsvk_row_format){true, 0, 32, 32, true}, 3, spans);
+                check_queries(&t, &(dsvk_row_format){true, 0, 64, 128, true}, spans == 2 ? 5 : 16, spans);
+                check_queries(&t, &(dsvk_row_format){true, 0, 64, 256, true}, 2, spans);
+            }
         }
     check_queries(&t, &(dsvk_row_format){true, 0, 64, 128}, 64, 3); /* Flash and Pro */
     check_bad_shapes(&t);

@@ -289,6 +289,21 @@ def test_ways_to_multiply_agree(folders):
         dsvk.Device(matmul="no such way")
 
 
+def test_index_scores_of_floats_and_of_bytes_are_the_same_bits():
+    """In chunks and in single steps, behind more entries than are chosen."""
+    found = {}
+    for way in ("floats", "bytes"):
+        with dsvk.Device(indexer=way) as own, dsvk.Model("nano", device=own) as model, model.session() as s:
+            assert own.info["indexer"] == way
+            s.sync(tokens(21, 2000, 300).tolist())
+            chunk = np.asarray(s.logits()).copy()
+            found[way] = chunk.tobytes(), s.decode(3, temperature=0), np.asarray(s.logits()).tobytes()
+            found[way] += (bytes(model.trace(tokens(21, 2000, 200).tolist())["layers.4.indexer.scores"]),)
+    assert found["floats"] == found["bytes"]
+    with pytest.raises(dsvk.InvalidError, match='indexer "ints" is not among auto, floats, bytes'):
+        dsvk.Device(indexer="ints")
+
+
 def test_plan_is_what_is_allocated(folders, device, models):
     model = models("tiny", "native")
     plan = dsvk.plan(folders["tiny"], context=256)
