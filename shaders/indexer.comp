@@ -13,12 +13,11 @@ layout(constant_id = INDEXER_CONSTANT_HEADS) const uint HEADS = 1u;
 const uint MAX_PRODUCTS = INDEXER_MAX_PRODUCTS;
 
 void multiply(uint t, uint slice, uint lane, uvec2 codes, uvec2 scales, out float sums[MAX_ROWS]) {
-    uvec2 iq[MAX_ROWS];
-    Floats weights[MAX_ROWS];
+    uvec2 iq[MAX_ROWS], weights[MAX_ROWS]; /* not Floats: SwiftShader loses half of an address in an array */
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
         uint row = min(t + r, a.n - 1u);
         iq[r] = add_product(a.iq, row, a.iq_stride * 4u);
-        weights[r] = Floats(add_product(a.weights, row, a.weights_stride * 4u));
+        weights[r] = add_product(a.weights, row, a.weights_stride * 4u);
         sums[r] = 0.0;
     }
     uint last = (slice + 1u) * a.n_heads / SLICES;
@@ -44,7 +43,7 @@ void multiply(uint t, uint slice, uint lane, uvec2 codes, uvec2 scales, out floa
         [[unroll]] for (uint h = 0u; h < HEADS; h++)
             if (begin + h >= first && begin + h < last)
                 [[unroll]] for (uint r = 0u; r < ROWS; r++)
-                    sums[r] = fma(weights[r].v[begin + h], max(dot[r * HEADS + h], 0.0), sums[r]);
+                    sums[r] = fma(Floats(weights[r]).v[begin + h], max(dot[r * HEADS + h], 0.0), sums[r]);
     }
 }
 
