@@ -65,6 +65,7 @@ typedef struct py_session {
     py_model *model;    /* owned; the library keeps the weights even when this one is closed */
     Py_ssize_t n_vocab; /* width of a row of logits */
     PyObject *progress; /* owned callable, or NULL */
+    py_constraint *constraint; /* of what poll does, or NULL */
 } py_session;
 
 typedef struct py_chat_parser {
@@ -199,6 +200,8 @@ void py_constraint_free_all(py_constraint **list);
 int py_constraint_visit(py_constraint *list, visitproc visit, void *arg);
 dsvk_status py_constraint_mask(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,
                                dsvk_error *err); /* a dsvk_mask_fn */
+dsvk_status py_session_mask(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,
+                            dsvk_error *err); /* one for calls of sessions */
 
 /* py_chat.c */
 PyObject *py_chat_encode(PyObject *module, PyObject *args);

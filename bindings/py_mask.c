@@ -1,6 +1,6 @@
-/* A mask function in Python: the `constraint` of a request, an object with a method mask(choice, ids). The library calls in the
- * thread that steps, without the lock, which is taken back for it. What it raises becomes the sentence of an error, which ends its
- * request and no other. */
+/* A mask function in Python: the `constraint` of a request or of a session's call, an object with a method mask(choice, ids). The
+ * library calls in the thread that steps, without the lock, which is taken back for it. What it raises becomes the sentence of an error,
+ * which ends its request and no other; a session's call raises it. */
 #include <string.h>
 
 #include "py_dsvk.h"
@@ -113,6 +113,15 @@ static bool call_mask(py_constraint *c, uint32_t choice, const int32_t *tokens, 
     Py_XDECREF(ids);
     c->told[choice] = n;
     return ok;
+}
+
+dsvk_status py_session_mask(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,
+                            dsvk_error *err) {
+    (void)err; /* py_call_end finds the exception */
+    py_call_enter();
+    const bool ok = !PyErr_Occurred() && PyErr_CheckSignals() == 0 && call_mask(user, choice, tokens, n, words, n_words);
+    py_call_leave();
+    return ok ? DSVK_OK : DSVK_CANCELLED;
 }
 
 dsvk_status py_constraint_mask(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,

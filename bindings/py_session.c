@@ -61,18 +61,19 @@ static int session_traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->model);
     Py_VISIT(self->progress);
-    return 0;
+    return py_constraint_visit(self->constraint, visit, arg);
 }
 
 static int session_clear(PyObject *object) {
     Py_CLEAR(((py_session *)object)->progress);
-    return 0;
+    return 0; /* a constraint may still be asked: it goes with the session */
 }
 
 static void session_dealloc(PyObject *object) {
     py_session *self = (py_session *)object;
     PyObject_GC_UnTrack(object);
     dsvk_session_close(self->handle);
+    py_constraint_free(self->constraint);
     Py_CLEAR(self->progress);
     Py_CLEAR(self->model);
     py_object_free(object);
@@ -216,18 +217,30 @@ static PyObject *session_evaluate(PyObject *object, PyObject *args, PyObject *kw
 
 /* ---- decoding ---- */
 
-/* Keyword arguments of decode into options; options->stop is PyMem memory of ours. */
-static bool sample_options(PyObject *kwargs, dsvk_sample_options *options) {
-    static char *names[] = {"temperature", "top_p", "min_p", "top_k", "seed", "stop", NULL};
-    memset(options, 0, sizeof *options);
+/* What decode was told: options->stop and ->bias are PyMem memory of ours. */
+typedef struct decode_arguments {
+    dsvk_sample_options options;
+    PyObject *object;          /* borrowed, or NULL */
+    py_constraint *constraint; /* of it */
+} decode_arguments;
+
+/* Keyword arguments of decode. */
+static bool decode_parse(PyObject *kwargs, decode_arguments *a) {
+    static char *names[] = {"temperature", "top_p", "min_p", "top_k", "seed", "stop", "frequency_penalty", "presence_penalty",
+                            "logit_bias", "constraint", "generated_from", NULL};
+    memset(a, 0, sizeof *a);
+    dsvk_sample_options *options = &a->options;
     options->size = sizeof *options;
-    PyObject *top_k = NULL, *seed = NULL, *stop = NULL, *empty = PyTuple_New(0);
+    PyObject *top_k = NULL, *seed = NULL, *stop = NULL, *bias = NULL, *from = NULL, *empty = PyTuple_New(0);
+    dsvk_logit_bias *biases = NULL;
     if (empty == NULL)
         return false;
-    bool ok = PyArg_ParseTupleAndKeywords(empty, kwargs, "|fffOOO:decode", names, &options->temperature, &options->top_p,
-                                          &options->min_p, &top_k, &seed, &stop);
+    bool ok = PyArg_ParseTupleAndKeywords(empty, kwargs, "|fffOOOffOOO:decode", names, &options->temperature, &options->top_p,
+                                          &options->min_p, &top_k, &seed, &stop, &options->frequency_penalty,
+                                          &options->presence_penalty, &bias, &a->object, &from);
     Py_DECREF(empty);
-    if (!ok || !py_u32(top_k, "top_k", &options->top_k) || !py_u64(seed, "seed", &options->seed))
+    if (!ok || !py_u32(top_k, "top_k", &options->top_k) || !py_u64(seed, "seed", &options->seed) ||
+        !py_u64(from, "generated_from", &options->generated_from))
         return false;
     if (stop != NULL && stop != Py_None) {
         int32_t *ids;
@@ -237,12 +250,33 @@ static bool sample_options(PyObject *kwargs, dsvk_sample_options *options) {
         options->stop = ids;
         options->n_stop = (size_t)n;
     }
-    return true;
+    ok = py_logit_bias(bias, &biases, &options->n_bias);
+    options->bias = biases;
+    return ok;
 }
 
-static void sample_options_free(dsvk_sample_options *options) {
-    PyMem_Free((void *)options->stop);
-    options->stop = NULL;
+/* The constraint, if there is one, for choice `choice` of a timeline of n tokens. Its attribute `after` is the id of a token behind which
+ * it begins. */
+static bool decode_constrain(decode_arguments *a, uint32_t choice, size_t n) {
+    if (a->object == NULL || a->object == Py_None)
+        return true;
+    PyObject *after = PyObject_GetAttrString(a->object, "after");
+    const long id = after ? PyLong_AsLong(after) : -1;
+    Py_XDECREF(after);
+    if (PyErr_Occurred())
+        return false;
+    a->constraint = py_constraint_new(a->object, choice + 1, n);
+    a->options.mask = py_session_mask;
+    a->options.mask_user = a->constraint;
+    a->options.mask_after = (int32_t)id;
+    return a->constraint != NULL;
+}
+
+static void decode_free(decode_arguments *a) {
+    PyMem_Free((void *)a->options.stop);
+    PyMem_Free((void *)a->options.bias);
+    py_constraint_free(a->constraint);
+    memset(a, 0, sizeof *a);
 }
 
 static int32_t *decode_space(size_t rows, uint64_t n) {
@@ -257,7 +291,8 @@ static int32_t *decode_space(size_t rows, uint64_t n) {
 }
 
 PyDoc_STRVAR(decode_doc,
-             "decode($self, /, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
+             "decode($self, /, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(), frequency_penalty=0.0,\n"
+             "       presence_penalty=0.0, logit_bias=None, constraint=None, generated_from=0)\n--\n\n"
              "Appends up to n sampled tokens in one uninterruptible call and returns their ids; dsvk.Session.decode is the\n"
              "one to use.");
 
@@ -265,27 +300,30 @@ static PyObject *session_decode(PyObject *object, PyObject *args, PyObject *kwar
     py_session *self = (py_session *)object;
     PyObject *count, *result = NULL;
     uint64_t n;
-    dsvk_sample_options options = {0};
-    if (!PyArg_ParseTuple(args, "O:decode", &count) || !py_u64(count, "n", &n) || !sample_options(kwargs, &options))
-        return NULL;
-    int32_t *out = decode_space(1, n);
-    if (out != NULL && PY_ENTER(self, "the session")) {
+    decode_arguments a = {0};
+    int32_t *out = NULL;
+    if (!PyArg_ParseTuple(args, "O:decode", &count) || !py_u64(count, "n", &n) || !decode_parse(kwargs, &a) ||
+        (out = decode_space(1, n)) == NULL || !PY_ENTER(self, "the session"))
+        goto done;
+    if (decode_constrain(&a, 0, (size_t)dsvk_session_position(self->handle))) {
         size_t n_out = 0;
         dsvk_error err = {0};
         py_call call;
         py_call_begin(&call, self->progress);
-        dsvk_status status = dsvk_session_decode(self->handle, (size_t)n, &options, out, &n_out, &err);
+        dsvk_status status = dsvk_session_decode(self->handle, (size_t)n, &a.options, out, &n_out, &err);
         if (py_call_end(&call, self->state, status, &err))
             result = py_token_list(out, n_out);
-        self->users--;
     }
+    self->users--;
+done:
     PyMem_Free(out);
-    sample_options_free(&options);
+    decode_free(&a);
     return result;
 }
 
 PyDoc_STRVAR(begin_doc,
-             "begin($self, /, tokens, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=())\n--\n\n"
+             "begin($self, /, tokens, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(), frequency_penalty=0.0,\n"
+             "      presence_penalty=0.0, logit_bias=None, constraint=None, generated_from=0)\n--\n\n"
              "States a goal for poll: be at the prefix tokens, then append up to n sampled tokens. It computes nothing, and\n"
              "replaces an earlier goal. Raises LimitError when they are more than the context.");
 
@@ -293,24 +331,25 @@ static PyObject *session_begin(PyObject *object, PyObject *args, PyObject *kwarg
     py_session *self = (py_session *)object;
     PyObject *tokens, *count;
     uint64_t n_decode;
-    int32_t *ids;
+    int32_t *ids = NULL;
     Py_ssize_t n;
-    dsvk_sample_options options = {0};
-    if (!PyArg_ParseTuple(args, "OO:begin", &tokens, &count) || !py_u64(count, "n", &n_decode) ||
-        !sample_options(kwargs, &options))
-        return NULL;
+    decode_arguments a = {0};
     bool ok = false;
-    if (py_tokens(tokens, "tokens", &ids, &n)) {
-        if (PY_ENTER(self, "the session")) { /* the lock stays: poll reads what this replaces */
-            dsvk_error err = {0};
-            ok = dsvk_session_begin(self->handle, ids, (size_t)n, (size_t)n_decode, &options, &err) == DSVK_OK;
-            if (!ok)
-                py_raise(self->state, &err);
-            self->users--;
+    if (PyArg_ParseTuple(args, "OO:begin", &tokens, &count) && py_u64(count, "n", &n_decode) && decode_parse(kwargs, &a) &&
+        py_tokens(tokens, "tokens", &ids, &n) && decode_constrain(&a, 0, (size_t)n) && PY_ENTER(self, "the session")) {
+        dsvk_error err = {0}; /* the lock stays: poll reads what this replaces */
+        ok = dsvk_session_begin(self->handle, ids, (size_t)n, (size_t)n_decode, &a.options, &err) == DSVK_OK;
+        if (ok) {
+            py_constraint *old = self->constraint;
+            self->constraint = a.constraint;
+            a.constraint = old;
+        } else {
+            py_raise(self->state, &err);
         }
-        PyMem_Free(ids);
+        self->users--;
     }
-    sample_options_free(&options);
+    PyMem_Free(ids);
+    decode_free(&a);
     return ok ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -342,7 +381,8 @@ typedef struct batch {
     py_session **sessions; /* borrowed from `list`; the first n_entered of them are marked as used */
     size_t n_entered;
     dsvk_session **handles;
-    dsvk_sample_options *options;
+    decode_arguments *arguments;
+    dsvk_sample_options *options; /* of these */
     int32_t *out;  /* [n_sessions, n] */
     size_t *n_out; /* [n_sessions] */
 } batch;
@@ -350,10 +390,11 @@ typedef struct batch {
 static void batch_free(batch *b) {
     for (size_t i = 0; i < b->n_entered; i++)
         b->sessions[i]->users--;
-    for (size_t i = 0; b->options != NULL && i < b->n_sessions; i++)
-        sample_options_free(&b->options[i]);
+    for (size_t i = 0; b->arguments != NULL && i < b->n_sessions; i++)
+        decode_free(&b->arguments[i]);
     PyMem_Free(b->sessions);
     PyMem_Free(b->handles);
+    PyMem_Free(b->arguments);
     PyMem_Free(b->options);
     PyMem_Free(b->out);
     PyMem_Free(b->n_out);
@@ -368,9 +409,10 @@ static bool batch_fill(batch *b, const py_state *state, PyObject *list, PyObject
     }
     b->sessions = PyMem_Calloc(b->n_sessions + 1, sizeof *b->sessions);
     b->handles = PyMem_Calloc(b->n_sessions + 1, sizeof *b->handles);
+    b->arguments = PyMem_Calloc(b->n_sessions + 1, sizeof *b->arguments);
     b->options = PyMem_Calloc(b->n_sessions + 1, sizeof *b->options);
     b->n_out = PyMem_Calloc(b->n_sessions + 1, sizeof *b->n_out);
-    if (b->sessions == NULL || b->handles == NULL || b->options == NULL || b->n_out == NULL) {
+    if (b->sessions == NULL || b->handles == NULL || b->arguments == NULL || b->options == NULL || b->n_out == NULL) {
         PyErr_NoMemory();
         return false;
     }
@@ -383,10 +425,13 @@ static bool batch_fill(batch *b, const py_state *state, PyObject *list, PyObject
             return false;
         }
         b->sessions[i] = (py_session *)item;
-        if (!sample_options(keywords, &b->options[i]) || !PY_ENTER(b->sessions[i], "a session of the batch"))
+        if (!decode_parse(keywords, &b->arguments[i]) || !PY_ENTER(b->sessions[i], "a session of the batch"))
             return false;
         b->n_entered = i + 1;
         b->handles[i] = b->sessions[i]->handle;
+        if (!decode_constrain(&b->arguments[i], (uint32_t)i, (size_t)dsvk_session_position(b->handles[i])))
+            return false;
+        b->options[i] = b->arguments[i].options;
     }
     b->out = decode_space(b->n_sessions ? b->n_sessions : 1, n);
     return b->out != NULL;

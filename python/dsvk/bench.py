@@ -24,7 +24,7 @@ from .chart import Bars, svg
 from .device import Device, op_figures, op_table, sums_by
 from .model import Model, plan
 from .progress import Progress, Shown
-from .session import Session, sampling
+from .session import Session
 from .synthetic import FAMILIES, Synthetic, write_config, write_weights
 from .tables import html_table, size, text_table
 
@@ -96,9 +96,8 @@ class Bench:
 
     def decode(self, sessions: list[Session], n: int) -> float:
         """Appends the most likely n tokens to each; seconds."""
-        options = [sampling(0.0, 1.0, 0, 0.0, 0, ()) for _ in sessions]
         start = time.perf_counter()
-        _dsvk.decode_batch(sessions, n, options)
+        _dsvk.decode_batch(sessions, n, [{} for _ in sessions])
         return time.perf_counter() - start
 
     def position(self, i: int) -> int:

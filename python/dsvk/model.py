@@ -14,7 +14,7 @@ from .device import Device
 from .generation import Generation, Prompt
 from .plans import Plan
 from .progress import Progress, Shown
-from .session import Pace, Session, room_for, sampling
+from .session import Options, Pace, Session, room_for
 from .tables import html_table, size
 from .trace import Trace
 
@@ -93,13 +93,15 @@ class Model(_dsvk.Model):
 
     def generate(self, prompt: Prompt, max_tokens: int = 256, stream: bool = False, *, temperature: float = 1.0,
                  top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0, seed: int | None = None,
-                 stop: str | int | Iterable[str | int] = (), bos: bool = True) -> str | Generation:
+                 stop: str | int | Iterable[str | int] = (), bos: bool = True, **further: Any) -> str | Generation:
         """Continues a text: str, or with stream=True an iterator of pieces of it, whole characters only.
 
         prompt: text (special tokens in it stay ordinary text), or ids. temperature 1 and top_p 1 are what the model card
         recommends; 0 takes the most likely token. seed: None draws one. stop: texts or ids that end the generation and are
-        not part of the result; the model's own end token always does. Raises LimitError when the prompt is more than the
-        context; a context that fills up ends the text.
+        not part of the result; the model's own end token always does. further: penalties, logit_bias and constraint of
+        Session.decode; dsvk.constrain makes constraints, of JSON
+        schemas among others. Raises LimitError when the
+        prompt is more than the context; a context that fills up ends the text.
         """
         stops = [stop] if isinstance(stop, (str, int)) else list(stop)
         config, tokens = self.config, self.prompt_tokens(prompt, bos)
@@ -113,7 +115,7 @@ class Model(_dsvk.Model):
             raise _dsvk.LimitError(f"{len(tokens)} tokens are more than the context of {largest}")
         max_tokens = max(0, min(max_tokens, largest - len(tokens)))
         options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
-                   "seed": secrets.randbits(64) if seed is None else seed}
+                   "seed": secrets.randbits(64) if seed is None else seed, **further}
         generation = Generation(self.session(context=len(tokens) + max_tokens), tokenizer.decoder(), tokens, max_tokens,
                                 options, end_ids(config) + [s for s in stops if isinstance(s, int)],
                                 [s for s in stops if isinstance(s, str)])
@@ -144,26 +146,23 @@ class Model(_dsvk.Model):
         tokenizer = self.tokenizer
         return Trace(entries, ids, [tokenizer.decode([id]) for id in ids] if tokenizer else [], self.config)
 
-    def decode(self, sessions: Sequence[Session], n: int, *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,
-               min_p: float = 0.0, seed: int | Sequence[int] = 0, stop: Iterable[int] = ()) -> list[list[int]]:
+    def decode(self, sessions: Sequence[Session], n: int, *, stop: Iterable[int] = (), **options: Any) -> list[list[int]]:
         """Session.decode for many different sessions of this model at once, one row each per step, which costs little
-        more than one of them alone. seed: one for all, or one per session. Returns a list of ids per session."""
-        sessions = list(sessions)
-        seeds = [seed] * len(sessions) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(sessions):
-            raise _dsvk.InvalidError(f"seed: expected one per session, {len(sessions)}, got {len(seeds)}")
-        stop = list(stop)
+        more than one of them alone. options: those of Session.decode; seed: one for all, or one per session. Returns a list of ids per
+        session."""
+        sessions, stop = list(sessions), list(stop)
+        told = Options([session.position for session in sessions], stop=stop, **options)
         for session in sessions:
             room_for(session, n)
         rows: list[list[int]] = [[] for _ in sessions]
         running, pace = list(range(len(sessions))), Pace()
         while n > 0 and running:
             wanted = min(n, pace.tokens)
-            options = [sampling(temperature, top_p, top_k, min_p, seeds[i], stop) for i in running]
             start = time.perf_counter()
-            new = _dsvk.decode_batch([sessions[i] for i in running], wanted, options)
+            new = _dsvk.decode_batch([sessions[i] for i in running], wanted, [told.of(i) for i in running])
             pace.measured(wanted, time.perf_counter() - start)
             for i, ids in zip(running, new):
+                told.decoded(i, ids)
                 rows[i] += ids
             running = [i for i, ids in zip(running, new) if len(ids) == wanted and ids[-1] not in stop]
             n -= wanted

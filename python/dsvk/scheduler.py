@@ -7,25 +7,15 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Mapping, Protocol
+from typing import Iterable, Iterator, Mapping
 
 from . import _dsvk
 from .generation import Prompt
 from .model import Model, end_ids
+from .session import Constraint
 
 ERRORS = {error.status: error for error in vars(_dsvk).values()
           if isinstance(error, type) and issubclass(error, _dsvk.Error)}
-
-
-class Constraint(Protocol):
-    """What Scheduler.submit takes as constraint. after: the id of a token behind which it begins, at full speed until then;
-    0: with the first token."""
-    after: int
-
-    def mask(self, choice: int, ids: list[int]) -> bytes | None:
-        """Called in the scheduler's thread before each token of each choice. ids: those generated since the last call for this
-        choice. A bit for every token that may come next, in 32-bit words: (vocab_size + 31) // 32 * 4 bytes; None: every one."""
-        ...
 
 
 @dataclass

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator, Mapping, Protocol, Sequence
 
 from . import _dsvk
 from .tables import html_table, size
@@ -22,8 +22,58 @@ class Pace:
         self.tokens = max(1, min(fitting, 2 * self.tokens, SLICE_TOKENS))
 
 
-def sampling(temperature: float, top_p: float, top_k: int, min_p: float, seed: int, stop: Iterable[int]) -> dict:
-    return {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed, "stop": list(stop)}
+class Constraint(Protocol):
+    """What Session.decode, Model.generate and Scheduler.submit take as constraint. after: the id of a token behind which it begins, at
+    full speed until then; 0: with the first token."""
+    after: int
+
+    def mask(self, choice: int, ids: list[int]) -> bytes | None:
+        """Called before each token, in the thread that decodes (a scheduler's own). choice: of a request, or the session's index in
+        Model.decode. ids: those generated since the last call for this choice. A bit for every token that may come next, in 32-bit
+        words: (vocab_size + 31) // 32 * 4 bytes; None: every one."""
+        ...
+
+
+class Options:
+    """What decoding is told for some timelines, slice by slice: the keyword arguments of Session.decode, and which ids are generated.
+    begun: where each timeline stands."""
+
+    def __init__(self, begun: Sequence[int], *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0,
+                 seed: int | Sequence[int] = 0, stop: Iterable[int] = (), frequency_penalty: float = 0.0, presence_penalty: float = 0.0,
+                 logit_bias: Mapping[int, float] | None = None, constraint: Constraint | None = None):
+        self.stop = list(stop)
+        self.seeds = [seed] * len(begun) if isinstance(seed, int) else list(seed)
+        if len(self.seeds) != len(begun):
+            raise _dsvk.InvalidError(f"seed: expected one per session, {len(begun)}, got {len(self.seeds)}")
+        self.shared = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "stop": self.stop,
+                       "frequency_penalty": frequency_penalty, "presence_penalty": presence_penalty, "logit_bias": logit_bias}
+        self.parts = [Part(constraint, i) if constraint else None for i in range(len(begun))]
+        self.begun = begun
+
+    def of(self, i: int) -> dict[str, Any]:
+        """For the next slice of timeline i."""
+        return {**self.shared, "seed": self.seeds[i], "generated_from": self.begun[i], "constraint": self.parts[i]}
+
+    def decoded(self, i: int, ids: list[int]) -> None:
+        """What that slice gave."""
+        part = self.parts[i]
+        if part:
+            part.untold += ids[part.told:]
+            part.told = 0
+
+
+class Part:
+    """A constraint's choice. The library tells of the ids of one slice; those behind the last question of earlier slices come first."""
+
+    def __init__(self, constraint: Constraint, choice: int):
+        self.constraint, self.choice, self.after = constraint, choice, constraint.after
+        self.untold: list[int] = []
+        self.told = 0
+
+    def mask(self, _: int, ids: list[int]) -> bytes | None:
+        new, self.untold = self.untold + ids, []
+        self.told += len(ids)
+        return self.constraint.mask(self.choice, new)
 
 
 def room_for(session: _dsvk.Session, n: int) -> None:
@@ -41,32 +91,35 @@ class Session(_dsvk.Session):
     and decoding; an exception it raises stops the call. One call at a time: a second one raises BusyError.
     """
 
-    def stream(self, n: int, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0,
-               seed: int = 0, stop: Iterable[int] = ()) -> Iterator[list[int]]:
-        """decode, as an iterator of lists of the ids that are new."""
-        options = sampling(temperature, top_p, top_k, min_p, seed, stop)
+    def stream(self, n: int, **options: Any) -> Iterator[list[int]]:
+        """decode, as an iterator of lists of the ids that are new. options: its keyword arguments."""
+        told, pace = Options([self.position], **options), Pace()
         room_for(self, n)
-        pace = Pace()
         while n > 0:
             wanted = min(n, pace.tokens)
             start = time.perf_counter()
-            ids = super().decode(wanted, **options)
+            ids = super().decode(wanted, **told.of(0))
             pace.measured(wanted, time.perf_counter() - start)
+            told.decoded(0, ids)
             yield ids
             n -= wanted
-            if len(ids) < wanted or ids[-1] in options["stop"]:
+            if len(ids) < wanted or ids[-1] in told.stop:
                 return
 
     def decode(self, n: int, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,  # type: ignore[override]
-               min_p: float = 0.0, seed: int = 0, stop: Iterable[int] = ()) -> list[int]:
+               min_p: float = 0.0, seed: int = 0, stop: Iterable[int] = (), **options: Any) -> list[int]:
         """Appends up to n sampled tokens and returns their ids.
 
         temperature 0 takes the most likely token (the lowest id on ties). top_p 1, top_k 0, min_p 0: off. The same seed
         after the same prefix gives the same tokens, whoever else is decoding. An id in `stop` ends decoding and is the
-        last one returned. Raises StateError when the timeline is empty, LimitError before anything is computed when n
-        more tokens are more than the context. After Ctrl-C the tokens decoded so far are in `tokens`.
+        last one returned. Further: frequency_penalty and presence_penalty (taken off the logits of what was generated here), logit_bias
+        ({id: what is added to its logit}), constraint (says before each token which may come: dsvk.constrain makes some; what it raises
+        is raised here); with any of them a token takes a submit of its own. Raises StateError when the timeline is empty, LimitError
+        before anything is computed when n more tokens are more than the context. After Ctrl-C the tokens decoded so far are in
+        `tokens`.
         """
-        return [id for ids in self.stream(n, temperature, top_p, top_k, min_p, seed, stop) for id in ids]
+        return [id for ids in self.stream(n, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, stop=stop,
+                                          **options) for id in ids]
 
     def __repr__(self) -> str:
         return "<dsvk.Session closed>" if self.closed else f"<dsvk.Session {self.position} of {self.context} tokens>"

@@ -367,6 +367,52 @@ def test_a_mask_sleeps_until_its_token(nano):
     assert again == ids[:at] + [77] * (30 - at) and constraint.told[0] == (0, ids[:at]) and len(constraint.told) == 30 - at
 
 
+def test_sessions_keep_to_them_too(nano):
+    """What a request gives, decoded in slices, in a batch, by polling and as text; a mask wakes in a later slice."""
+    prompt, allowed = nano.prompt_tokens("JULIET:\n"), list(range(300, 330))
+    options = {"temperature": 1.0, "top_p": 0.9, "seed": 9}
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        want = outcome(scheduler.submit(prompt, max_tokens=40, constraint=Only(allowed), **options))[0][0]
+        free = outcome(scheduler.submit(prompt, max_tokens=40, temperature=0))[0][0]
+        wake = next(id for i, id in enumerate(free) if i > 20 and id not in free[:i])
+        awake = outcome(scheduler.submit(prompt, max_tokens=40, temperature=0, constraint=Only([77], after=wake)))[0][0]
+        penal = {"frequency_penalty": 0.25, "presence_penalty": 0.5, "logit_bias": {300: 1.5}}
+        penalised = outcome(scheduler.submit(prompt, max_tokens=40, temperature=0, **penal))[0][0]
+    one, two, three = Only(allowed), Only([77], after=wake), Only(allowed)
+    with nano.session() as session, nano.session() as other:
+        session.sync(prompt)
+        slices = list(session.stream(40, constraint=one, **options))
+        assert sum(slices, []) == want and len(slices) > 1
+        assert one.told == [(0, [])] + [(0, [id]) for id in want[:-1]]
+        session.sync(prompt)
+        assert session.decode(40, constraint=two) == awake and two.told[0][1] == free[:free.index(wake) + 1]
+        session.sync(prompt)
+        assert session.decode(40, **penal) == penalised
+        session.sync(prompt)
+        other.sync(prompt[:-1])
+        rows = nano.decode([session, other], 9, constraint=three, temperature=1.0, top_p=0.9, seed=[9, 3])
+        assert rows[0] == want[:9] and set(rows[1]) <= set(allowed) and {choice for choice, _ in three.told} == {0, 1}
+        four = Only(allowed)
+        session.begin(prompt, 40, temperature=1.0, top_p=0.9, seed=9, constraint=four)
+        polled, done = [], False
+        while not done:
+            ids, done = session.poll(1000)
+            polled += ids
+        assert polled == want and four.told == one.told
+        session.sync(prompt)
+        with pytest.raises(LookupError, match="no such rule"):
+            session.decode(5, constraint=Failing([]))
+        with pytest.raises(dsvk.InvalidError, match="allows no token"):
+            session.decode(5, constraint=Only([]))
+        with pytest.raises(AttributeError, match="after"):
+            session.decode(5, constraint=object())
+        assert session.tokens == prompt and session.decode(2, temperature=0) == free[:2]
+    text = nano.generate("Give me name and age as JSON: Mira is 30 years old.", 100, temperature=0,
+                         constraint=constrain.Grammars(nano).json({"type": "object", "additionalProperties": False, "required": ["name"],
+                                                                   "properties": {"name": {"type": "string", "maxLength": 20}}}))
+    assert list(json.loads(text)) == ["name"]
+
+
 def test_penalties_and_biases_change_the_choice_as_openai_says(nano):
     numpy = pytest.importorskip("numpy")
     prompt, bias = nano.prompt_tokens("ROMEO:\n"), {300: 1.5, 5: -100.0}
