@@ -552,16 +552,16 @@ def filler_lines(text):
 # ---------------------------------------------------------------------------------------------------------------
 
 def example(rng, split, skill, filler, size=1):
-    """One example. size 0: short; 1: hundreds of tokens; 2: up to thousands; 3: thousands, as agents send them."""
+    """One example. size 0: short; 1: hundreds of tokens; 2: up to thousands."""
     if skill == "tool":
         made = tool_conversation(rng, split, filler, min(size, 2))
     elif skill == "recall":
-        made = recall_conversation(rng, split, filler, min(size, 2))
+        made = recall_conversation(rng, split, filler, size)
     elif skill == "json":
         made = json_conversation(rng, split, filler)
     else:
         made = short_conversation(rng, split, skill, filler)
-    return lengthened(rng, made, filler, (10, 100)[size - 2]) if size >= 2 else made
+    return lengthened(rng, made, filler, 10) if size == 2 else made
 
 
 def examples(split, seed, filler, skills=SKILLS, size=1):
@@ -576,7 +576,7 @@ def main():
     parser.add_argument("text", help="a text file, for prose between what matters")
     parser.add_argument("--split", choices=("train", "held-out"), default="train")
     parser.add_argument("--skill", choices=SKILLS)
-    parser.add_argument("--size", type=int, choices=(0, 1, 2, 3), default=1)
+    parser.add_argument("--size", type=int, choices=(0, 1, 2), default=1)
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -177,7 +177,7 @@ class Nano:
         self.weights = blank_weights(config)
         for name, w in self.weights.items():
             w.requires_grad_(not name.endswith(("tid2eid", "e_score_correction_bias")))
-        self.quantised, self.select_all = False, False
+        self.quantised, self.select_all, self.near_rows = False, False, config["sliding_window"]
         self.index_losses, self.expert_load = [], {}
 
     def parameters(self):
@@ -202,12 +202,12 @@ class Nano:
         return angle.cos(), angle.sin()
 
     @functools.lru_cache(maxsize=64)
-    def biases(self, n, ratio):
-        """Of window rows [n / W, W, 1, 2W], and of compressed rows [n, 1, m]: 0, or NEVER."""
+    def biases(self, n, ratio, near_rows):
+        """Of window rows [n / W, W, 1, 2W], of which the nearest are seen, and of compressed rows [n, 1, m]: 0, or NEVER."""
         W = self.config["sliding_window"]
         at = torch.arange(n).view(-1, W, 1)
         seen = at.view(-1, W)[:, :1, None] - W + torch.arange(2 * W)
-        near = torch.where((seen >= 0) & (seen <= at) & (at - seen < W), 0.0, NEVER).unsqueeze(2)
+        near = torch.where((seen >= 0) & (seen <= at) & (at - seen < near_rows), 0.0, NEVER).unsqueeze(2)
         if not ratio:
             return near, None
         return near, torch.where(torch.arange(n // ratio) < (torch.arange(n).unsqueeze(1) + 1) // ratio, 0.0, NEVER).unsqueeze(1)
@@ -229,7 +229,7 @@ class Nano:
         blocks = kv.view(B, n // W, W, dh)
         rows = torch.cat([F.pad(blocks[:, :-1], (0, 0, 0, 0, 1, 0)), blocks], 2).view(-1, 2 * W, dh)
         near = (q.view(-1, W * H, dh) @ rows.mT).view(B, n // W, W, H, 2 * W)
-        near_bias, far_bias = self.biases(n, ratio)
+        near_bias, far_bias = self.biases(n, ratio, self.near_rows)
         far = compressed = None
         if ratio:
             compressed = self.compress(x, shape, p + "compressor.", ratio)

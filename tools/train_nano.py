@@ -5,9 +5,12 @@
 
 It learns from conversations that chat_corpus.py generates, endless and all different, and from TEXT (plain English prose, about a
 megabyte), whose last tenth is held out. A byte-level BPE vocabulary is made of both; the model (nano_model.py) is trained on rows
-of four lengths, longer ones more often as time goes on; from --quantise-from on, every forward pass sees the weights and cache
+of three lengths, longer ones more often as time goes on; from --quantise-from on, every forward pass sees the weights and cache
 rows as the FP8/FP4 checkpoint will hold them; the result is exported. DIRECTORY then holds config.json, generation_config.json,
 tokenizer.json, tokenizer_config.json, model.safetensors and README.md, the model card.
+
+In a share of the steps the window is a few rows: whatever is further back then has to be found among the compressed rows, which a
+model that can see it nearby never learns to use.
 
 What an answer consists of counts fully, the prompt before it a little. Ctrl-C (or SIGTERM) saves the training state; --resume goes
 on from it, --from MODEL begins with the weights and the vocabulary of an exported model. Needs dsvk, torch, tokenizers,
@@ -55,7 +58,7 @@ SPLITS = [              # the family's three pre-tokeniser patterns, applied one
 FINE_SPLIT = r"\p{N}|\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
 SPACED = 192            # frequent words that get a token with the space before them all the same; none that answers copy
 
-LENGTHS = (256, 1024, 4096, 16384)                          # tokens of a row; chat_corpus sizes 0 to 3
+LENGTHS = (256, 1024, 4096)                                 # tokens of a row; chat_corpus sizes 0, 1, 2
 POOL = 8                # conversations to choose from when a row is filled
 SKILL_SHARES = dict(greet=4, fact=8, sum=17, tool=23, json=18, recall=26, decline=4)        # of the examples
 
@@ -383,7 +386,8 @@ class Training:
                 group["lr"] = rate * group.get("rate", 1.0)
         model.select_all = done < args.select_from
         late = min(1, done / args.mixed_from)
-        size = self.rows.rng.choices(range(len(LENGTHS)), (1 - 0.6 * late, 0.3 + 0.25 * late, 0.04 * late, 0.01 * late))[0]
+        size = self.rows.rng.choices(range(len(LENGTHS)), (1 - 0.6 * late, 0.3 + 0.26 * late, 0.04 * late))[0]
+        model.near_rows = args.near_rows if self.rows.rng.random() < args.near_share else model.config["sliding_window"]
         with model.as_exported(done >= args.quantise_from):
             loss, index, mtp, answer, tokens = self.losses(size, done >= args.mtp_from)
             (loss + args.index_weight * index + args.mtp_weight * mtp).backward()
@@ -538,6 +542,9 @@ def arguments():
     data.add_argument("--mtp-weight", type=float, default=0.2)
     data.add_argument("--index-weight", type=float, default=0.2)
     data.add_argument("--balance", type=float, default=3e-3, help="step of the router bias")
+    data.add_argument("--near-share", type=float, default=0.5, help="share of the steps in which the window is short, so that "
+                      "what is further back has to come from compressed rows")
+    data.add_argument("--near-rows", type=int, default=16, help="that short")
     data.add_argument("--mixed-from", type=float, default=0.3, help="share of the training until which rows grow longer")
     data.add_argument("--select-from", type=float, default=0.5, help="share of the training in which attention sees every entry")
     data.add_argument("--mtp-from", type=float, default=0.6, help="share of the training without the MTP block")
