@@ -66,7 +66,7 @@ class Constraint:
         self._begun = list(begun)
 
     def mask(self, choice: int, ids: list[int]) -> bytes | None:
-        """See dsvk.scheduler.Constraint."""
+        """See dsvk.session.Constraint."""
         matcher = self._matchers.get(choice)
         if matcher is None:
             ids = self.since_begin(choice, ids)

@@ -4,7 +4,8 @@ from __future__ import annotations
 import time
 from typing import Any, Iterator, Mapping, Sequence
 
-from . import _dsvk, chat
+from . import _dsvk, chat, constrain
+from .dsml import Tool
 from .model import Model, end_ids
 from .scheduler import Request, Scheduler
 
@@ -25,13 +26,15 @@ class Conversation:
     """Conversation(model, scheduler): `messages` so far, and ask() and go_on() for the next answer.
 
     thinking: whether the model thinks first; effort: how much, None for the format's default, see chat.encode; system: a text
-    in front of everything; tools: that the model may call. All may change between turns. max_tokens: of an answer, 0 for what the
+    in front of everything; tools: that the model may call, and with llguidance installed it calls no others, strict ones with arguments
+    of their schema. All may change between turns. max_tokens: of an answer, 0 for what the
     context holds. sampling: as in Scheduler.submit. Raises InvalidError for an effort or revision that is none.
     """
 
     def __init__(self, model: Model, scheduler: Scheduler, *, thinking: bool = True, effort: str | None = None, system: str = "",
                  tools: Sequence[Mapping[str, Any]] = (), revision: str | None = None, max_tokens: int = 0, **sampling: Any):
-        self.tokenizer, self.scheduler = model.tokenizer, scheduler
+        self.tokenizer, self.scheduler, self._model = model.tokenizer, scheduler, model
+        self._grammars: constrain.Grammars | None = None
         if self.tokenizer is None:
             raise _dsvk.UnsupportedError("the model has no tokenizer.json, which a conversation needs")
         self.thinking, self.effort, self.system, self.tools, self.revision = thinking, effort, system, list(tools), revision
@@ -74,11 +77,22 @@ class Conversation:
         self.messages += new
         try:
             prompt, options = self._prompt()
-            request = self.scheduler.submit(prompt, self.max_tokens, choices=1, **self.sampling)
+            request = self.scheduler.submit(prompt, self.max_tokens, choices=1, constraint=self._constraint(), **self.sampling)
         except BaseException:
             del self.messages[before:]
             raise
         return Answer(self, request, prompt, options, before)
+
+    def _constraint(self) -> constrain.Constraint | None:
+        if not self.tools:
+            return None
+        try:
+            self._grammars = self._grammars or constrain.Grammars(self._model)
+        except _dsvk.UnsupportedError:      # free, as well as the model does it
+            return None
+        functions = [tool["function"] for tool in self.tools]
+        return self._grammars.answer([Tool(f["name"], f.get("parameters") if f.get("strict") else None, place=f"tools: {f['name']}")
+                                      for f in functions])
 
     def _prompt(self) -> tuple[list[int], dict[str, Any]]:
         """The last turns' ids exactly as they were sampled, with what is new behind them; or everything written anew, where the

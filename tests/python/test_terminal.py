@@ -119,6 +119,33 @@ def test_tool_calls_and_their_results(nano, script):
     assert chat.encode(talk.request("nano")["messages"], tools=talk.tools)      # /save: what a server reads
 
 
+def test_calls_are_of_the_tools_there_are(nano, script, monkeypatch):
+    """Behind the token that calls are written with, only a call of a tool there is may come; without tools everything may."""
+    pytest.importorskip("llguidance")
+    talk = Conversation(nano, script, thinking=False, tools=tools_of([WEATHER]))
+    script.say("Look." + CALL, "Well.", "Fine.")
+    list(talk.ask("Bern?"))
+    talk.take_back_calls()
+    assert script.options[0]["constraint"].after
+    called, other = (nano.tokenizer.encode(text, special=True) for text in (CALL, CALL.replace("weather", "whether")))
+    for ids, right in ((called, True), (other, False)):
+        constraint = talk._constraint()
+        told, allowed = 0, True
+        for at in range(ids.index(constraint.after) + 1, len(ids)):
+            mask = constraint.mask(0, ids[told:at])
+            told, allowed = at, mask is None or mask[ids[at] // 8] >> ids[at] % 8 & 1
+            if not allowed:
+                break
+        assert right == bool(allowed)
+    talk.tools = []
+    list(talk.ask("And?"))
+    assert script.options[1]["constraint"] is None
+    monkeypatch.setattr("dsvk.conversation.constrain.Grammars", lambda model: (_ for _ in ()).throw(dsvk.UnsupportedError("none")))
+    bare = Conversation(nano, script, tools=tools_of([WEATHER]))
+    list(bare.ask("Bern?"))
+    assert script.options[2]["constraint"] is None
+
+
 def test_calls_that_get_no_result_are_taken_back(nano, script):
     talk = Conversation(nano, script, thinking=False, tools=tools_of([WEATHER]))
     script.say("Look." + CALL, "Well.")
@@ -219,7 +246,8 @@ from dsvk.conversation import Conversation
 from dsvk.terminal import Chat, line_editing
 from serving import Script
 tokenizer = dsvk.Tokenizer(dsvk.locate("nano"))
-model = types.SimpleNamespace(tokenizer=tokenizer, config=json.loads((dsvk.locate("nano") / "config.json").read_text()))
+model = types.SimpleNamespace(tokenizer=tokenizer, config=json.loads((dsvk.locate("nano") / "config.json").read_text()),
+                              vocab_size=2048)
 script = Script(tokenizer)
 script.say(*json.loads(sys.argv[1]))
 with line_editing(None):
