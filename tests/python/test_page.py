@@ -157,7 +157,7 @@ def ask(page, text):
 
 def until(page, condition):
     """Playwright's own wait_for_function needs eval, which the page's policy forbids."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
         page.wait_for_timeout(20)
