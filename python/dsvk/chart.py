@@ -24,7 +24,7 @@ class Picture(str):
 @dataclass
 class Bars:
     title: str
-    rows: list[tuple[str, float]]
+    rows: Sequence[tuple[str, float]]
 
 
 def number(value: float) -> str:

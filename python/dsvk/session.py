@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 from . import _dsvk
 from .tables import html_table, size
@@ -14,7 +14,7 @@ SLICE_TOKENS = 64
 class Pace:
     """How many tokens fit into a slice, from the time the last ones took."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tokens = 1
 
     def measured(self, tokens: int, seconds: float) -> None:
@@ -22,7 +22,7 @@ class Pace:
         self.tokens = max(1, min(fitting, 2 * self.tokens, SLICE_TOKENS))
 
 
-def sampling(temperature: float, top_p: float, top_k: int, min_p: float, seed: int, stop: Iterable[int]) -> dict:
+def sampling(temperature: float, top_p: float, top_k: int, min_p: float, seed: int, stop: Iterable[int]) -> dict[str, Any]:
     return {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed, "stop": list(stop)}
 
 
