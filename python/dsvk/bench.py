@@ -279,7 +279,8 @@ class Report(dict[str, Any]):
                                     Bars("% of the measured copy bandwidth", bandwidth)])
 
 
-def report_of(model: Model, name: str, found: dict[str, Any], peaks: dict[str, Any], planned: dict[str, Any], synthetic: Synthetic | None) -> Report:
+def report_of(model: Model, name: str, found: dict[str, Any], peaks: dict[str, Any], planned: dict[str, Any],
+              synthetic: Synthetic | None) -> Report:
     info, case = model.device.info, found["decode"][0]
     described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup", "matmul")}
     return Report(
