@@ -17,6 +17,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
+LIBRARIES = "jansson", "pcre2"  # linked by the extension; auditwheel puts them into a wheel for others
 
 
 def version() -> str:
@@ -36,6 +37,16 @@ def build(target: str, configuration: str = "release") -> Path:
     return folder
 
 
+def add_licences(folder: Path) -> None:
+    """Writes the libraries' licences, as their Debian package or the one of Fedora and its like has them. Where there is none the wheel
+    is for this machine alone: tools/try_packages refuses one that has a library without its licence."""
+    for name in LIBRARIES:
+        texts = sorted({*Path("/usr/share").glob(f"doc/lib{name}-dev/copyright"), *Path("/usr/share").glob(f"licenses/{name}*/*")})
+        if texts:
+            folder.mkdir(exist_ok=True)
+            (folder / f"{name}.txt").write_bytes(b"\n".join(text.read_bytes() for text in texts))
+
+
 class CMakeBuild(build_ext):
     user_options = build_ext.user_options + [("configuration=", None, "debug, release or sanitize (release)")]
 
@@ -47,6 +58,8 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(build("_dsvk", self.configuration) / "_dsvk.abi3.so", target)
+        if not self.inplace:
+            add_licences(target.parent / "licenses")
 
 
 class SourceDistribution(sdist):

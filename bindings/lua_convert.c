@@ -98,6 +98,14 @@ void ld_push_numbers(lua_State *L, const float *numbers, size_t n) {
     }
 }
 
+void ld_push_shape(lua_State *L, const uint64_t *shape, uint32_t rank) {
+    lua_createtable(L, (int)rank, 0);
+    for (uint32_t i = 0; i < rank; i++) {
+        lua_pushinteger(L, (lua_Integer)shape[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+}
+
 const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n) {
     arg = lua_absindex(L, arg);
     if (!lua_istable(L, arg))

@@ -23,6 +23,48 @@ static void budgets(lua_State *L, int arg, uint64_t out[DSVK_PURPOSE_COUNT]) {
     lua_pop(L, 1);
 }
 
+/* ---- the log ---- */
+
+static int call_log(lua_State *L) { /* function, line */
+    lua_pushvalue(L, 1);
+    lua_pushstring(L, lua_touserdata(L, 2));
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+/* Lines come from whichever call, in a coroutine or in none, and from finalizers: so the function has a thread of its own. What it
+ * raises becomes a warning, as what finalizers raise. */
+static void tell(void *user, const char *line) {
+    ld_device *self = user;
+    lua_State *L = self->log;
+    lua_pushcfunction(L, call_log); /* neither this nor what follows allocates */
+    lua_pushvalue(L, 1);
+    lua_pushlightuserdata(L, (void *)line);
+    self->users++; /* it cannot be closed from inside */
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+        lua_warning(L, "error in a log (", 1);
+        lua_warning(L, lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error object is not a string", 1);
+        lua_warning(L, ")", 0);
+    }
+    self->users--;
+    lua_settop(L, 1);
+}
+
+/* Option log, to the device on top of the stack. */
+static void take_log(lua_State *L, int arg, ld_device *self, dsvk_device_options *options) {
+    const int device = lua_gettop(L), function = ld_option_function(L, arg, "log", "(line)");
+    if (function != 0) {
+        lua_State *thread = lua_newthread(L);
+        lua_pushvalue(L, function);
+        lua_xmove(L, thread, 1);
+        lua_setiuservalue(L, device, 1);
+        self->log = thread;
+        options->log = tell;
+        options->user = self;
+    }
+    lua_settop(L, device);
+}
+
 dsvk_status ld_device_new(lua_State *L, int choice, int arg, dsvk_error *err) {
     dsvk_device_options options = {.size = sizeof options};
     budgets(L, arg, options.budget);
@@ -36,12 +78,13 @@ dsvk_status ld_device_new(lua_State *L, int choice, int arg, dsvk_error *err) {
             luaL_error(L, "device: expected an index, a UUID, a part of a name, or nil, got %s", luaL_typename(L, choice));
         options.device = luaL_tolstring(L, choice, NULL);
     }
-    ld_device *self = ld_new(L, sizeof *self, 0, LD_DEVICE);
+    ld_device *self = ld_new(L, sizeof *self, 1, LD_DEVICE);
+    take_log(L, arg, self, &options);
     return dsvk_device_open(&self->handle, &options, err);
 }
 
 int ld_device_open(lua_State *L) {
-    static const char *const names[] = {"cache_dir", "matmul", "indexer", "validation", "max_allocation", "budgets", NULL};
+    static const char *const names[] = {"cache_dir", "matmul", "indexer", "validation", "max_allocation", "budgets", "log", NULL};
     dsvk_error err = {0};
     lua_settop(L, 2);
     ld_options(L, 2, names);

@@ -27,10 +27,12 @@
 #define LD_TOKENIZER "dsvk.Tokenizer"
 #define LD_DECODER "dsvk.Decoder"
 #define LD_TENSOR "dsvk.Tensor"
+#define LD_TRACE "dsvk.Trace"
 
-typedef struct ld_device {
+typedef struct ld_device { /* user value 1: the thread of its log, or nil */
     dsvk_device *handle;
     int users;
+    lua_State *log; /* that thread, with the function as its first value; NULL: nothing is told */
 } ld_device;
 
 typedef struct ld_model { /* user value 1: its Device */
@@ -99,6 +101,7 @@ void ld_add_box_type(lua_State *L);
 int ld_json(lua_State *L, dsvk_status status, ld_box *text, const dsvk_error *err);
 void ld_push_ids(lua_State *L, const int32_t *ids, size_t n);
 void ld_push_numbers(lua_State *L, const float *numbers, size_t n);
+void ld_push_shape(lua_State *L, const uint64_t *shape, uint32_t rank);
 /* Token ids of argument `arg`: an array of integers, or text, encoded by `tokenizer` as ordinary text. Pushes what holds them.
  * Text that cannot be encoded returns NULL and fills *err. */
 const int32_t *ld_tokens(lua_State *L, int arg, const dsvk_tokenizer *tokenizer, size_t *n, dsvk_error *err);
@@ -134,12 +137,14 @@ void ld_add_model(lua_State *L);
 void ld_add_session(lua_State *L);
 void ld_add_tokenizer(lua_State *L);
 void ld_add_tensor(lua_State *L);
+void ld_add_trace(lua_State *L);
 int ld_device_open(lua_State *L);
 int ld_model_open(lua_State *L);
 int ld_session_open(lua_State *L);
 int ld_tokenizer_open(lua_State *L);
 int ld_tokenizer_of(lua_State *L); /* model:tokenizer() */
 int ld_tensor_open(lua_State *L);
+int ld_trace_open(lua_State *L); /* model:trace(ids, options) */
 int ld_op(lua_State *L);
 int ld_op_table(lua_State *L);
 

@@ -126,7 +126,7 @@ static int model_device(lua_State *L) {
 static const luaL_Reg functions[] = {
     {"config", model_config},   {"report", model_report},     {"vocab_size", model_vocab_size}, {"has_mtp", model_has_mtp},
     {"device", model_device},   {"tokenizer", ld_tokenizer_of}, {"session", ld_session_open},   {"decode", ld_decode_batch},
-    {"close", model_close},     {"closed", model_closed},     {NULL, NULL},
+    {"trace", ld_trace_open},   {"close", model_close},       {"closed", model_closed},         {NULL, NULL},
 };
 
 void ld_add_model(lua_State *L) { ld_add_type(L, LD_MODEL, functions, model_collect, model_close); }

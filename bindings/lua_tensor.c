@@ -165,11 +165,7 @@ static int tensor_info(lua_State *L) {
     lua_setfield(L, -2, "dtype");
     lua_pushinteger(L, (lua_Integer)info.device_bytes);
     lua_setfield(L, -2, "device_bytes");
-    lua_createtable(L, (int)info.rank, 0);
-    for (uint32_t i = 0; i < info.rank; i++) {
-        lua_pushinteger(L, (lua_Integer)info.shape[i]);
-        lua_rawseti(L, -2, (lua_Integer)i + 1);
-    }
+    ld_push_shape(L, info.shape, info.rank);
     lua_setfield(L, -2, "shape");
     return 1;
 }

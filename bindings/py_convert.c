@@ -54,12 +54,12 @@ bool py_u64(PyObject *value, const char *name, uint64_t *out) {
     return ok;
 }
 
-bool py_callable(PyObject *value, const char *name, PyObject **out) {
+bool py_callable(PyObject *value, const char *name, const char *takes, PyObject **out) {
     *out = NULL;
     if (value == NULL || value == Py_None)
         return true;
     if (!PyCallable_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected a callable (stage, done, total) or None, got %R", name, value);
+        PyErr_Format(PyExc_TypeError, "%s: expected a callable %s or None, got %R", name, takes, value);
         return false;
     }
     *out = value;

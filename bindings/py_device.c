@@ -39,14 +39,27 @@ static int device_open(py_device *self, const dsvk_device_options *options) {
     return 0;
 }
 
+static int device_traverse(PyObject *object, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((py_device *)object)->log);
+    return 0;
+}
+
+static int device_clear(PyObject *object) {
+    Py_CLEAR(((py_device *)object)->log);
+    return 0;
+}
+
 static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", "matmul", "indexer", NULL};
+    static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", "matmul", "indexer", "log", NULL};
     py_device *self = (py_device *)object;
     PyObject *choice = NULL, *cache_dir = NULL, *budgets = NULL, *max_allocation = NULL, *text = NULL, *folder = NULL;
+    PyObject *listener = NULL, *log;
     const char *matmul = NULL, *indexer = NULL;
     int validation = 0, result = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOzz:Device", names, &choice, &cache_dir, &budgets, &validation,
-                                     &max_allocation, &matmul, &indexer))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOzzO:Device", names, &choice, &cache_dir, &budgets, &validation,
+                                     &max_allocation, &matmul, &indexer, &listener) ||
+        !py_callable(listener, "log", "(line)", &log))
         return -1;
     if (self->handle != NULL) {
         py_raise_status(self->state, DSVK_STATE, "the device is already open");
@@ -64,7 +77,14 @@ static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
             goto done;
         options.cache_dir = PyBytes_AsString(folder);
     }
+    if (log != NULL) {
+        self->log = Py_NewRef(log);
+        options.log = py_log;
+        options.user = self;
+    }
     result = device_open(self, &options);
+    if (result < 0)
+        device_clear(object);
 done:
     Py_XDECREF(text);
     Py_XDECREF(folder);
@@ -72,7 +92,10 @@ done:
 }
 
 static void device_dealloc(PyObject *object) {
-    dsvk_device_close(((py_device *)object)->handle);
+    py_device *self = (py_device *)object;
+    PyObject_GC_UnTrack(object);
+    dsvk_device_close(self->handle);
+    device_clear(object);
     py_object_free(object);
 }
 
@@ -86,10 +109,10 @@ static PyObject *device_close(PyObject *object, PyObject *nothing) {
         return py_raise_status(self->state, DSVK_BUSY, "the device is in use by another call");
     dsvk_device *handle = self->handle;
     self->handle = NULL;
-    Py_BEGIN_ALLOW_THREADS
+    py_call call;
+    py_call_begin(&call, NULL); /* the last user of a device may have a line for its log */
     dsvk_device_close(handle);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return py_call_end(&call, self->state, DSVK_OK, NULL) ? Py_NewRef(Py_None) : NULL;
 }
 
 typedef dsvk_status (*report_fn)(dsvk_device *device, char **json, dsvk_error *err);
@@ -194,24 +217,26 @@ static PyGetSetDef device_getset[] = {
 };
 
 PyDoc_STRVAR(device_doc,
-             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0, matmul=None, indexer=None)\n--\n\n"
+             "Device(choice=None, cache_dir=None, budgets=None, validation=False, max_allocation=0, matmul=None, indexer=None,\n"
+             "       log=None)\n--\n\n"
              "Opens a Vulkan device. choice: an index, a UUID or part of a name that fits one device; None for the best.\n"
              "cache_dir: folder for compiled pipelines, '' for none. budgets: bytes by purpose, for instance\n"
              "{'weights': 8 << 30}. validation: turn on the Khronos validation layer. matmul: how prefill multiplies, one of\n"
              "info['matmul_variants'], 'coopmat' for the first shape of matrix units; None for the fastest, found out once per\n"
              "driver. indexer: how index scores are multiplied, with the same bits: 'floats', or 'bytes' by packed integer\n"
-             "products; None for bytes where the device has instructions for it. Raises NoDeviceError, InvalidError,\n"
-             "UnsupportedError.");
+             "products; None for bytes where the device has instructions for it. log: called with lines worth telling that are no\n"
+             "failure of a call, in the thread whose call it is; what it raises goes to sys.unraisablehook. Raises NoDeviceError,\n"
+             "InvalidError, UnsupportedError.");
 
 static PyType_Slot device_slots[] = {
     {Py_tp_doc, (void *)device_doc}, {Py_tp_new, device_new},         {Py_tp_init, device_init},
     {Py_tp_dealloc, device_dealloc}, {Py_tp_methods, device_methods}, {Py_tp_getset, device_getset},
-    {0, NULL},
+    {Py_tp_traverse, device_traverse}, {Py_tp_clear, device_clear},   {0, NULL},
 };
 
 PyType_Spec py_device_spec = {
     .name = "dsvk._dsvk.Device",
     .basicsize = sizeof(py_device),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = device_slots,
 };

@@ -32,6 +32,7 @@ typedef struct py_device {
     py_state *state; /* lives as long as the type, which lives as long as the object */
     dsvk_device *handle;
     int users;
+    PyObject *log; /* owned callable, or NULL; called until the device's last model has gone */
 } py_device;
 
 typedef struct py_model {
@@ -120,7 +121,7 @@ PyObject *py_raise_status(const py_state *state, dsvk_status status, const char 
  * callable taking stage, done, total, or NULL) and pending signals are served from py_call_progress, which the library
  * calls in the same thread. */
 typedef struct py_call {
-    PyThreadState *thread;
+    PyThreadState *thread; /* NULL while the lock is held inside */
     PyObject *progress;
     struct py_call *outer;
 } py_call;
@@ -132,13 +133,16 @@ bool py_call_running(void); /* true inside a progress callback: this thread is i
 /* Around Python code that the library calls from inside a call of this thread. */
 void py_call_enter(void);
 void py_call_leave(void);
+void py_log(void *user, const char *line); /* a dsvk_log_fn; user: the py_device */
 
 /* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot. */
 PyObject *py_json(const py_state *state, char *json);       /* releases json */
 PyObject *py_text(const char *text, size_t n);              /* UTF-8 with U+FFFD for what is none */
 bool py_u32(PyObject *value, const char *name, uint32_t *out);
 bool py_u64(PyObject *value, const char *name, uint64_t *out);
-bool py_callable(PyObject *value, const char *name, PyObject **out); /* borrowed; None -> NULL */
+/* *out: borrowed; None -> NULL. takes: "(stage, done, total)", for the message. */
+bool py_callable(PyObject *value, const char *name, const char *takes, PyObject **out);
+#define PY_PROGRESS_TAKES "(stage, done, total)"
 /* ids from a sequence of integers or a contiguous buffer of int32 or int64; PyMem_Free them. */
 bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n);
 PyObject *py_token_list(const int32_t *ids, size_t n);

@@ -24,7 +24,7 @@ bool py_model_options(const py_model_arguments *from, dsvk_model_options *option
     return py_u32(from->threads, "threads", &options->threads) &&
            py_u32(from->max_chunk, "max_chunk", &options->max_chunk) &&
            py_u32(from->page_tokens, "page_tokens", &options->page_tokens) &&
-           py_callable(from->progress, "progress", progress);
+           py_callable(from->progress, "progress", PY_PROGRESS_TAKES, progress);
 }
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -102,10 +102,10 @@ static PyObject *model_close(PyObject *object, PyObject *nothing) {
         return py_raise_status(self->state, DSVK_BUSY, "the model is in use by another call");
     dsvk_model *handle = self->handle;
     self->handle = NULL;
-    Py_BEGIN_ALLOW_THREADS
+    py_call call;
+    py_call_begin(&call, NULL); /* the last user of a device may have a line for its log */
     dsvk_model_close(handle);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return py_call_end(&call, self->state, DSVK_OK, NULL) ? Py_NewRef(Py_None) : NULL;
 }
 
 /* ---- tracing ---- */
@@ -146,7 +146,7 @@ static PyObject *model_trace(PyObject *object, PyObject *args, PyObject *kwargs)
     int32_t *ids;
     Py_ssize_t n;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:trace", names, &tokens, &progress_object) ||
-        !py_callable(progress_object, "progress", &progress) || !py_tokens(tokens, "tokens", &ids, &n))
+        !py_callable(progress_object, "progress", PY_PROGRESS_TAKES, &progress) || !py_tokens(tokens, "tokens", &ids, &n))
         return NULL;
     if (PY_ENTER(self, "the model")) {
         dsvk_trace *trace = NULL;

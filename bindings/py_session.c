@@ -51,7 +51,7 @@ static int session_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         return -1;
     }
     dsvk_session_options options = {.size = sizeof options, .mtp = (uint32_t)mtp, .progress = py_call_progress};
-    if (!py_u64(context, "context", &options.context) || !py_callable(progress_or_none, "progress", &progress))
+    if (!py_u64(context, "context", &options.context) || !py_callable(progress_or_none, "progress", PY_PROGRESS_TAKES, &progress))
         return -1;
     return session_open(self, (py_model *)model, &options, progress);
 }
@@ -98,10 +98,10 @@ static PyObject *session_close(PyObject *object, PyObject *nothing) {
     }
     dsvk_session *handle = self->handle;
     self->handle = NULL;
-    Py_BEGIN_ALLOW_THREADS
+    py_call call;
+    py_call_begin(&call, NULL); /* the last user of a device may have a line for its log */
     dsvk_session_close(handle);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return py_call_end(&call, self->state, DSVK_OK, NULL) ? Py_NewRef(Py_None) : NULL;
 }
 
 /* ---- being at a prefix, and numbers there ---- */

@@ -276,10 +276,10 @@ static PyObject *tensor_close(PyObject *object, PyObject *nothing) {
         return py_raise_status(self->state, DSVK_BUSY, "the tensor is in use by an array or another call");
     dsvk_tensor *handle = self->handle;
     self->handle = NULL;
-    Py_BEGIN_ALLOW_THREADS
+    py_call call;
+    py_call_begin(&call, NULL); /* the last user of a device may have a line for its log */
     dsvk_tensor_close(handle);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return py_call_end(&call, self->state, DSVK_OK, NULL) ? Py_NewRef(Py_None) : NULL;
 }
 
 /* ---- numbers that go out ---- */

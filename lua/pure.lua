@@ -198,6 +198,38 @@ function Model.generate(model, prompt, options)
   return table.concat(all)
 end
 
+-- ---- traces ----
+
+local trace = Model.trace
+
+--- Runs a prompt (text, or ids) from nothing and keeps what the forward pass goes through, as a dsvk.Trace.
+function Model.trace(model, tokens, options)
+  if type(tokens) == "string" then
+    local config, tokenizer, message, code
+    config, message, code = model:config()
+    if not config then return nil, message, code end
+    tokenizer, message, code = model:tokenizer()
+    if not tokenizer then return nil, message, code end
+    tokens, message, code = prompt_tokens(config, tokenizer, tokens)
+    if not tokens then return nil, message, code end
+  end
+  return trace(model, tokens, options)
+end
+
+--- How many of the tokens chose each expert: a list for each layer, of expert i at i + 1.
+function dsvk.Trace.expert_load(self)
+  local loads = {}
+  while true do
+    local layer = ("layers.%d.router."):format(#loads)
+    local chosen = self:read(layer .. "experts")
+    if not chosen then return loads end
+    local counts = {}
+    for i = 1, self:info(layer .. "logits").shape[2] do counts[i] = 0 end
+    for _, expert in ipairs(chosen) do counts[expert + 1] = counts[expert + 1] + 1 end
+    loads[#loads + 1] = counts
+  end
+end
+
 -- ---- ops ----
 
 --- dsvk.ops.NAME { x = tensor, ... }: every op of dsvk.op_table() as a function of its arguments, on their device.

@@ -22,7 +22,7 @@ typedef struct traced {
 } traced;
 
 struct dsvk_trace {
-    dsvk_model *model;
+    dsvk_model *model;   /* while it is made, NULL afterwards */
     uint64_t n;
     traced *list;
     size_t n_list, capacity;
@@ -36,8 +36,8 @@ void dsvk_trace_close(dsvk_trace *t) {
         return;
     for (size_t i = 0; i < t->n_list; i++)
         dsvk_free((void *)t->list[i].entry.data);
-    dsvk_buffer_destroy(t->model->device, &t->readback);
-    dsvk_model_close(t->model);
+    if (t->model)
+        dsvk_buffer_destroy(t->model->device, &t->readback);
     dsvk_free(t->list);
     dsvk_free(t->places);
     dsvk_free(t);
@@ -247,7 +247,7 @@ dsvk_status dsvk_model_trace(dsvk_trace **trace, dsvk_model *model, const int32_
         status = dsvk_fail_nomem(err, sizeof *t);
         goto fail;
     }
-    t->model = dsvk_model_retain(model);
+    t->model = model;
     t->n = n;
     watcher w = { progress, user, 0, n };
     DSVK_GOTO(make_list(t, err));
@@ -255,6 +255,7 @@ dsvk_status dsvk_model_trace(dsvk_trace **trace, dsvk_model *model, const int32_
     DSVK_GOTO(run(t, session, tokens, &w, err));
     DSVK_GOTO(read_pages(t, session, err));
     dsvk_buffer_destroy(model->device, &t->readback);
+    t->model = NULL;
     *trace = t;
 fail:
     if (status != DSVK_OK)

@@ -15,6 +15,7 @@
 ---@field validation? boolean turn on the Khronos validation layer
 ---@field max_allocation? integer bytes; pretend the driver allows no larger allocation
 ---@field budgets? table<dsvk.Purpose, integer> bytes
+---@field log? fun(line: string) what is worth telling and no failure of a call; an error in it becomes a warning
 
 ---@class dsvk.PlanOptions
 ---@field cache? "native"|"f32"
@@ -118,10 +119,47 @@ function dsvk.Model:decode(sessions, n, options) end
 ---@param options? {max_tokens: integer?, stream: boolean?, temperature: number?, top_p: number?, top_k: integer?, min_p: number?, seed: integer?, stop: string|integer|(string|integer)[]|nil, bos: boolean?, frequency_penalty: number?, presence_penalty: number?, logit_bias: table<integer, number>?, mask: dsvk.Mask?, mask_after: integer?}
 ---@return string|fun(): string?|nil text, string? message, dsvk.Code? code
 function dsvk.Model:generate(prompt, options) end
+---Runs a prompt from nothing and keeps what the forward pass goes through; text gets the begin token in front.
+---@param tokens dsvk.Tokens
+---@param options? {progress: dsvk.Progress?} in tokens
+---@return dsvk.Trace? trace, string? message, dsvk.Code? code
+function dsvk.Model:trace(tokens, options) end
 ---@return true
 function dsvk.Model:close() end
 ---@return boolean
 function dsvk.Model:closed() end
+
+---Arrays of one forward pass over n tokens, by name. Layers are numbered from 0; D hidden size, A experts of a token of E, r the
+---layer's compression ratio:
+---    embedding, layers.L.streams                 [n, 4, D]  the streams that enter the first layer, that leave layer L
+---    layers.L.attn.input, layers.L.ffn.input     [n, D]     a sublayer's normalised input
+---    layers.L.attn.post, .attn.comb, .ffn. ...   [n, 4], [n, 4, 4]  hyper-connection coefficients that end the site
+---    layers.L.router.logits                      [n, E]
+---    layers.L.router.experts, .weights           [n, A]     integers; their weights
+---    layers.L.compressed                         [n // r, head_dim]  cache rows, decoded
+---    layers.L.indexer.keys                       [n // 4, index_dim]
+---    layers.L.indexer.selected                   [n, min(k, n // 4)] integers, ascending, -1 for none
+---    layers.L.indexer.scores                     [n, n // 4]  -inf where none was needed: all visible entries were taken
+---    logits                                      [n, vocabulary]
+---A name is missing where a text is too short for an entry.
+---@class dsvk.Trace
+dsvk.Trace = {}
+---@return string[] names in the order of the pass
+function dsvk.Trace:names() end
+---@param name string
+---@return {dtype: "F32"|"I32", shape: integer[]}? info, string? message, dsvk.Code? code
+function dsvk.Trace:info(name) end
+---@param name string
+---@return number[]|integer[]|nil numbers, string? message, dsvk.Code? code row by row
+function dsvk.Trace:read(name) end
+---@return integer[] ids it is of
+function dsvk.Trace:tokens() end
+---@return integer[][] loads how many of the tokens chose each expert: a list for each layer, of expert i at i + 1
+function dsvk.Trace:expert_load() end
+---@return true
+function dsvk.Trace:close() end
+---@return boolean
+function dsvk.Trace:closed() end
 
 ---@class dsvk.Session
 dsvk.Session = {}

@@ -68,7 +68,8 @@ class Tensor:
 class Device:
     def __init__(self, choice: str | int | None = None, cache_dir: _Path | None = None,
                  budgets: dict[str, int] | None = None, validation: bool = False, max_allocation: int = 0,
-                 matmul: str | None = None, indexer: str | None = None) -> None: ...
+                 matmul: str | None = None, indexer: str | None = None,
+                 log: Callable[[str], object] | None = None) -> None: ...
     @property
     def info(self) -> dict[str, Any]: ...
     @property

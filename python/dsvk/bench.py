@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Any, Callable
 
 from . import _dsvk
 from .chart import Bars, svg
@@ -51,18 +51,19 @@ QUICK = Workload(contexts=(64,), batches=(1, 4), seconds=0.2)
 
 # ---- what a profile says, per token or step ----
 
-def profiled(device: Device, work: Callable[[], object]) -> dict:
+def profiled(device: Device, work: Callable[[], object]) -> dict[str, Any]:
     with device.profile() as report:
         work()
     return dict(report)
 
 
-def step_counts(short: dict, long: dict, n: int, layers: dict[str, int]) -> dict:
+def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dict[str, int]) -> dict[str, Any]:
     """Of profiles of n and of 2 n steps."""
     fewer, more = sums_by("part", short["ops"]), sums_by("part", long["ops"])
 
     def extra(part: str) -> float:
-        return (more[part]["calls"] - fewer[part]["calls"]) / n
+        calls: int = more[part]["calls"] - fewer[part]["calls"]
+        return calls / n
     return {"dispatches": (long["dispatches"] - short["dispatches"]) / n,
             **{key: long[key] / (2 * n) for key in ("submits", "host_us", "device_us")},
             "layer_dispatches": {kind: extra(kind) / count for kind, count in layers.items()},
@@ -76,17 +77,18 @@ def step_counts(short: dict, long: dict, n: int, layers: dict[str, int]) -> dict
 class Bench:
     """One model, and sessions that grow from context to context."""
     model: Model
+    device: Device
     work: Workload
-    peaks: dict
+    peaks: dict[str, Any]
     say: Callable[[str], None]
-    sessions: list[Session] = field(default_factory=list)
-    skipped: list[dict] = field(default_factory=list)
+    sessions: list[_dsvk.Session] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def new_session(self) -> Session:
         largest = self.model.config["max_positions"]
         return self.model.session(context=largest, progress=lambda *_: None)   # called back, it serves Ctrl-C
 
-    def extend(self, session: Session, context: int) -> float:
+    def extend(self, session: _dsvk.Session, context: int) -> float:
         """Prefills up to a context, with any ids that are not all the same; tokens/s."""
         before, vocab = session.position, self.model.vocab_size
         tokens = session.tokens + [(7919 * i + 13) % vocab for i in range(before, context)]
@@ -94,7 +96,7 @@ class Bench:
         session.sync(tokens)
         return (context - before) / (time.perf_counter() - start)
 
-    def decode(self, sessions: list[Session], n: int) -> float:
+    def decode(self, sessions: list[_dsvk.Session], n: int) -> float:
         """Appends the most likely n tokens to each; seconds."""
         start = time.perf_counter()
         _dsvk.decode_batch(sessions, n, [{} for _ in sessions])
@@ -111,7 +113,7 @@ class Bench:
             self.skipped.append({"context": context, "batch": batch, "reason": reason})
         return seconds <= self.work.limit
 
-    def warm_up(self, context: int) -> tuple[float, list[dict]]:
+    def warm_up(self, context: int) -> tuple[float, list[dict[str, Any]]]:
         """Prefills three times: to compile, to time, and with every dispatch timed. Tokens/s, and the ops of the last time."""
         rates, report = [], {}
         for i, what in enumerate(("to warm up", "timed", "every dispatch timed")):
@@ -120,7 +122,7 @@ class Bench:
                 if i < 2:
                     rates.append(self.extend(session, context))
                 else:
-                    report = profiled(self.model.device, lambda: self.extend(session, context))
+                    report = profiled(self.device, lambda: self.extend(session, context))
         return rates[1], op_figures(report["ops"], 1, self.peaks)
 
     def prefill(self, context: int, batch: int) -> list[float]:
@@ -134,9 +136,9 @@ class Bench:
                 rates.append(self.extend(self.sessions[i], context))
         return rates
 
-    def decode_case(self, context: int, batch: int, layers: dict[str, int]) -> dict:
+    def decode_case(self, context: int, batch: int, layers: dict[str, int]) -> dict[str, Any]:
         """One step is one token of each session of the batch."""
-        sessions, device = self.sessions[:batch], self.model.device
+        sessions, device = self.sessions[:batch], self.device
         self.say(f"decode at {context} tokens, batch {batch}")
         first = sessions[0].position
         once = min(self.decode(sessions, 1) for _ in range(2))   # the first one compiles
@@ -152,7 +154,7 @@ class Bench:
                 "step_us": 1e6 * best, **step_counts(short, long, counted, layers),
                 "ops": op_figures(long["ops"], 2 * counted, self.peaks)}
 
-    def run(self, layers: dict[str, int]) -> dict:
+    def run(self, layers: dict[str, int]) -> dict[str, Any]:
         contexts, batches = sorted(set(self.work.contexts)), sorted(set(self.work.batches))
         rate, prefill_ops = self.warm_up(contexts[0])
         prefill, decode = [], []
@@ -175,12 +177,12 @@ class Bench:
 
 # ---- from some layers to the whole model ----
 
-def layer_counts(planned: dict) -> dict[str, int]:
+def layer_counts(planned: dict[str, Any]) -> dict[str, int]:
     kinds = [layer["kind"] for layer in planned["layers"]]
     return {kind: kinds.count(kind) for kind in KINDS if kind in kinds}
 
 
-def extrapolate(synthetic: Synthetic, decode: list[dict], measured: dict[str, int]) -> list[dict]:
+def extrapolate(synthetic: Synthetic, decode: list[dict[str, Any]], measured: dict[str, int]) -> list[dict[str, Any]]:
     """The whole model's decode of one sequence, from so many measured layers of each kind. Batches are left out: they would find
     their experts among fewer than there are. Empty where a kind of layer was not measured, or with fewer experts than a token
     takes."""
@@ -211,13 +213,13 @@ def extrapolate(synthetic: Synthetic, decode: list[dict], measured: dict[str, in
 
 # ---- the report ----
 
-class Report(dict):
+class Report(dict[str, Any]):
     """What run() measured. dispatches_per_layer, dispatches_per_token, submits_per_token, host_us_per_token, decode_tokens_per_s
     and ops (one decoded step) are of the first context and the smallest batch, prefill_tokens_per_s is of the last context.
     decode and prefill have every case, prefill_ops is the whole prefill to the first context, skipped what was left out and
     why, extrapolation the whole model where layers of it were measured; device has the measured peaks."""
 
-    def case_table(self) -> list[dict]:
+    def case_table(self) -> list[dict[str, Any]]:
         prefill = {case["context"]: round(case["tokens_per_s"], 1) for case in self["prefill"]}
         return [{"context": case["context"], "batch": case["batch"], "decode tokens/s": round(case["tokens_per_s"], 2),
                  "step ms": round(case["step_us"] / 1e3, 3), "device ms": round(case["device_us"] / 1e3, 3),
@@ -225,12 +227,12 @@ class Report(dict):
                  "host us": round(case["host_us"], 1), "prefill tokens/s": prefill.get(case["context"])}
                 for case in self["decode"]]
 
-    def layer_table(self) -> list[dict]:
+    def layer_table(self) -> list[dict[str, Any]]:
         case = self["decode"][0]
         return [{"layer": kind, "count": count, "dispatches": round(case["layer_dispatches"][kind], 2),
                  "us": round(case["layer_us"][kind], 1)} for kind, count in self["model"]["layers"].items()]
 
-    def tables(self) -> list[tuple[str, list[dict]]]:
+    def tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
         case = self["decode"][0]
         step = f"a decoded step at {case['context']} tokens, batch {case['batch']}"
         return [("One step is a token of every sequence of the batch:", self.case_table()),
@@ -270,13 +272,14 @@ class Report(dict):
         total = sum(op["us"] for op in self["ops"]) or 1
         shown = [op for op in self["ops"] if op["us"] >= 0.002 * total]
         shares = [(op["name"], 100 * op["us"] / total) for op in shown]
-        bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0)) for op in shown]
+        bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0.0)) for op in shown]
         return svg(self.summary(), [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
                                     Bars("% of a decoded step's time", shares),
                                     Bars("% of the measured copy bandwidth", bandwidth)])
 
 
-def report_of(model: Model, name: str, found: dict, peaks: dict, planned: dict, synthetic: Synthetic | None) -> Report:
+def report_of(model: Model, name: str, found: dict[str, Any], peaks: dict[str, Any], planned: dict[str, Any],
+              synthetic: Synthetic | None) -> Report:
     info, case = model.device.info, found["decode"][0]
     described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup", "matmul")}
     return Report(
@@ -290,7 +293,7 @@ def report_of(model: Model, name: str, found: dict, peaks: dict, planned: dict, 
         **found, extrapolation=extrapolate(synthetic, found["decode"], layer_counts(planned)) if synthetic else [])
 
 
-def open_model(model: str, synthetic: Synthetic | None, device: Device, progress: Progress) -> tuple[Model, dict]:
+def open_model(model: str, synthetic: Synthetic | None, device: Device, progress: Progress) -> tuple[Model, dict[str, Any]]:
     """The model and its plan. A synthetic one lies in a folder for as long as it is being loaded."""
     if synthetic is None:
         opened = Model(model, device=device, progress=progress)
@@ -324,7 +327,7 @@ def run(model: str = "nano", device: Device | str | int | None = None, synthetic
         for context in work.contexts:
             if not 1 <= context <= largest - ROOM:
                 raise _dsvk.InvalidError(f"contexts: {context}; this model has {largest} positions, {ROOM} are for decoding")
-        bench = Bench(opened, work, peaks, say)
+        bench = Bench(opened, device, work, peaks, say)
         try:
             found = bench.run(layer_counts(planned))
         finally:

@@ -24,7 +24,7 @@ class Picture(str):
 @dataclass
 class Bars:
     title: str
-    rows: list[tuple[str, float]]
+    rows: Sequence[tuple[str, float]]
 
 
 def number(value: float) -> str:
@@ -65,8 +65,8 @@ def svg(heading: list[str], charts: list[Bars]) -> Picture:
 # ---- shades in a grid ----
 
 def shade(part: float) -> str:
-    """From near white to the first colour and on to a dark one, for 0 .. 1."""
-    stops = ((240, 245, 250), (59, 110, 165), (16, 34, 66))
+    """From a light one to the first colour and on to a dark one, for 0 .. 1."""
+    stops = ((222, 232, 243), (59, 110, 165), (16, 34, 66))
     at = 2 * min(max(part, 0.0), 1.0)
     low, rest = (stops[0:2], at) if at < 1 else (stops[1:3], at - 1)
     return "#" + "".join(f"{round(a + (b - a) * rest):02x}" for a, b in zip(*low))
@@ -78,9 +78,9 @@ def thinned(n: int, most: int) -> list[int]:
     return list(range(0, n, step))
 
 
-def heat_map(title: str, rows: Sequence[Sequence[float | None]], across: str, down: str) -> Picture:
-    """A cell for each number, darker for larger, none for None; from 0 to the largest. Large grids are shown by the largest of
-    neighbouring cells."""
+def heat_map(title: str, rows: Sequence[Sequence[float | None]], across: str, down: str, scale: str) -> Picture:
+    """A cell for each number, darker for larger, none for None; from 0 to the largest, and without a scale where there is nothing else
+    than 0. Large grids are shown by the largest of neighbouring cells. scale: what the numbers are."""
     most_cells = 400
     tall, wide = (max(1, -(-n // most_cells)) for n in (len(rows), max((len(row) for row in rows), default=1)))
     blocks = [[max((v for row in rows[i:i + tall] for v in row[j:j + wide] if v is not None), default=None)
@@ -89,7 +89,7 @@ def heat_map(title: str, rows: Sequence[Sequence[float | None]], across: str, do
     left, top, room = 70, 3 * LINE, WIDTH - 70 - 110
     width = min(36.0, room / max(columns, 1))
     height = max(min(24.0, 480 / max(len(blocks), 1)), 1.0)
-    most = max((v for row in blocks for v in row if v is not None), default=0) or 1
+    most = max((v for row in blocks for v in row if v is not None), default=0)
     parts = [text(10, LINE, title, 'font-weight="bold"')]
     right, bottom = left + width * columns, top + height * len(blocks)
     parts.append(f'<rect x="{left}" y="{top}" width="{right - left:.1f}" height="{bottom - top:.1f}" fill="none" stroke="#ccc"/>')
@@ -97,18 +97,32 @@ def heat_map(title: str, rows: Sequence[Sequence[float | None]], across: str, do
         for j, value in enumerate(row):
             if value is not None:
                 parts.append(f'<rect x="{left + j * width:.2f}" y="{top + i * height:.2f}" width="{width + 0.2:.2f}" '
-                             f'height="{height + 0.2:.2f}" fill="{shade(value / most)}"/>')
+                             f'height="{height + 0.2:.2f}" fill="{shade(value / (most or 1))}"/>')
     for i in thinned(len(blocks), max(2, int(len(blocks) * height / LINE))):
         parts.append(text(left - 6, top + (i + 0.5) * height + 4, str(i * tall), 'text-anchor="end" fill="#555"'))
     for j in thinned(columns, max(2, int(columns * width / 34))):
         parts.append(text(left + (j + 0.5) * width, bottom + 15, str(j * wide), 'text-anchor="middle" fill="#555"'))
     parts.append(text((left + right) / 2, bottom + 2 * LINE - 2, across, 'text-anchor="middle"'))
     parts.append(f'<text transform="translate(20 {(top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(down)}</text>')
-    for i in range(5):
+    if most:
+        parts.append(text(right + 24, top - 8, scale, 'fill="#555"'))
+    for i in range(5 if most else 0):
         y = top + i * LINE
         parts.append(f'<rect x="{right + 24:.1f}" y="{y}" width="14" height="{LINE}" fill="{shade(1 - i / 4)}"/>')
         parts.append(text(right + 44, y + 13, number(most * (1 - i / 4))))
     return document(parts, max(bottom, top + 5 * LINE) + 2.5 * LINE)
+
+
+def spread(wanted: Sequence[float], step: float, low: float, high: float) -> list[float]:
+    """Places for labels, in this order, as near to where they are wanted as their distance and the limits let them be."""
+    places: list[float] = []
+    for at in wanted:
+        places.append(max(at, places[-1] + step if places else low))
+    limit = high
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], limit)
+        limit = places[i] - step
+    return places
 
 
 # ---- lines and points on two axes ----

@@ -24,11 +24,13 @@ import signal
 import socket
 import sys
 import time
+from typing import Any, Callable
 
 import dsvk
 from dsvk import _dsvk, bench as benchmark
 from dsvk.connect import AGENTS, connect as connect_agent
 from dsvk.conversation import Conversation
+from dsvk.generation import Generation
 from dsvk.model import end_ids
 from dsvk.plans import Plan, layer_kinds
 from dsvk.synthetic import Synthetic
@@ -73,8 +75,8 @@ def rate(tokens: int, seconds: float) -> str:
     return f"{tokens} tokens in {seconds:.2f} s" + (f" ({tokens / seconds:.1f} tokens/s)" if seconds > 0 else "")
 
 
-def summary(device: dsvk.Device, load_seconds: float, prefill: tuple[int, float], decode: tuple[int, float],
-            session_memory: dict) -> None:
+def summary(device: _dsvk.Device, load_seconds: float, prefill: tuple[int, float], decode: tuple[int, float],
+            session_memory: dict[str, Any]) -> None:
     """What newcomers ask: on what, how fast, how much memory."""
     memory = {name: entry for name, entry in device.memory().items() if "used" in entry}
     peak = ", ".join(f"{name} {size(entry['peak'])}" for name, entry in memory.items())
@@ -89,7 +91,7 @@ def summary(device: dsvk.Device, load_seconds: float, prefill: tuple[int, float]
         note(f"session  {size(session_bytes)}")
 
 
-def generate_ids(model: dsvk.Model, args: argparse.Namespace, options: dict, load_seconds: float) -> None:
+def generate_ids(model: dsvk.Model, args: argparse.Namespace, options: dict[str, Any], load_seconds: float) -> None:
     """Token ids in, token ids out: for checkpoints without a tokenizer."""
     prompt = numbers(args.prompt)
     ends = end_ids(model.config)
@@ -106,10 +108,11 @@ def generate_ids(model: dsvk.Model, args: argparse.Namespace, options: dict, loa
                 session.memory)
 
 
-def generate_text(model: dsvk.Model, args: argparse.Namespace, options: dict, load_seconds: float) -> None:
+def generate_text(model: dsvk.Model, args: argparse.Namespace, options: dict[str, Any], load_seconds: float) -> None:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    with model.generate(prompt, max_tokens=args.max_tokens, stream=True, stop=args.stop, bos=not args.no_bos,
-                        **options) as generation:
+    generation = model.generate(prompt, max_tokens=args.max_tokens, stream=True, stop=args.stop, bos=not args.no_bos, **options)
+    assert isinstance(generation, Generation)
+    with generation:
         try:
             if args.echo:
                 out(prompt, end="")
@@ -287,7 +290,7 @@ def synthetic(text: str) -> Synthetic:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def new_file(ending: str):
+def new_file(ending: str) -> Callable[[str], str]:
     """A place for results, looked at before the long work; "-" is stdout. `dsvk bench --json nano` means something else."""
     def check(text: str) -> str:
         if text == "-":
@@ -304,7 +307,7 @@ def new_file(ending: str):
 class Saying:
     """One line of stderr that says what is being done, where somebody watches."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.shown = sys.stderr.isatty()
 
     def __call__(self, text: str) -> None:
@@ -348,7 +351,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text")
 
 
-def sampling(args: argparse.Namespace) -> dict:
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
     return {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p, "seed": args.seed}
 
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Callable
 
@@ -148,9 +149,8 @@ def put(path: Path, text: str) -> Path | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     copy = None
     if path.exists():
-        n = 1
-        while (copy := path.with_name(f"{path.name}.before-dsvk{'' if n == 1 else f'-{n}'}")).exists():
-            n += 1
+        names = (path.with_name(f"{path.name}.before-dsvk{'' if n == 1 else f'-{n}'}") for n in count(1))
+        copy = next(name for name in names if not name.exists())
         copy.write_bytes(path.read_bytes())
         copy.chmod(path.stat().st_mode & 0o7777)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)

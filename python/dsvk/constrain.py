@@ -60,7 +60,8 @@ class Constraint:
 
     def __init__(self, matcher: Any, words: int, after: int = 0, begun: Sequence[int] = (), ends: dsml.Ends | None = None):
         self.after, self._bytes = after, 4 * words
-        self._ends, self._ends_of = ends, {}
+        self._ends = ends
+        self._ends_of: dict[int, dsml.Ends] = {}
         self._matcher = matcher
         self._matchers: dict[int, Any] = {}
         self._begun = list(begun)
@@ -69,21 +70,21 @@ class Constraint:
         """See dsvk.session.Constraint."""
         matcher = self._matchers.get(choice)
         if matcher is None:
-            ids = self.since_begin(choice, ids)
-            if ids is None:
+            begun = self.since_begin(choice, ids)
+            if begun is None:
                 return None
             matcher = self._matchers[choice] = self._matcher.deep_copy()
-            ids = self._begun + ids
+            ids = self._begun + begun
         if ids and not matcher.consume_tokens(ids):
             raise ValueError(self.error(matcher) or "a token that the grammar has not")
         bits = matcher.compute_bitmask()
         if matcher.is_error():
             raise ValueError(self.error(matcher))
-        return bits[:self._bytes] if self._ends is None else self.ended(choice, ids, bits)
+        return bits[:self._bytes] if self._ends is None else self.ended(self._ends, choice, ids, bits)
 
-    def ended(self, choice: int, ids: list[int], bits: bytes) -> bytes:
+    def ended(self, begun: dsml.Ends, choice: int, ids: list[int], bits: bytes) -> bytes:
         """The mask without the marker where it would end a value too early."""
-        ends = self._ends_of.setdefault(choice, copy(self._ends))
+        ends = self._ends_of.setdefault(choice, copy(begun))
         for id in ids:
             ends.push(id)
         left = bytearray(bits[:self._bytes])
@@ -97,7 +98,8 @@ class Constraint:
 
     @staticmethod
     def error(matcher: Any) -> str:
-        return matcher.get_error().strip().partition("\n")[0]
+        said: str = matcher.get_error()
+        return said.strip().partition("\n")[0]
 
 
 class CallConstraint(Constraint):
@@ -105,7 +107,8 @@ class CallConstraint(Constraint):
 
     def __init__(self, matcher: Any, words: int, after: int, tokens: Sequence[bytes], ends: dsml.Ends | None):
         super().__init__(matcher, words, after, ends=ends)
-        self._tokens, self._tails = tokens, {}
+        self._tokens = tokens
+        self._tails: dict[int, bytes] = {}
 
     def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
         tail = self._tails.get(choice, b"")
@@ -249,7 +252,7 @@ class Grammars:
         ids = self.tokenizer.encode(begun)
         if ids and not matcher.deep_copy().consume_tokens(ids):
             raise GrammarError("what was begun of the answer is no beginning of what is asked for", place)
-        return Constraint(matcher, self.words, self.tokenizer.id("</think>") if thinking else 0, ids, ends)
+        return Constraint(matcher, self.words, thinking and self.tokenizer.id("</think>") or 0, ids, ends)
 
     @property
     def marker(self) -> int:

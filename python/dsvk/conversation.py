@@ -33,11 +33,12 @@ class Conversation:
 
     def __init__(self, model: Model, scheduler: Scheduler, *, thinking: bool = True, effort: str | None = None, system: str = "",
                  tools: Sequence[Mapping[str, Any]] = (), revision: str | None = None, max_tokens: int = 0, **sampling: Any):
+        if model.tokenizer is None:
+            raise _dsvk.UnsupportedError("the model has no tokenizer.json, which a conversation needs")
         self.tokenizer, self.scheduler, self._model = model.tokenizer, scheduler, model
         self._grammars: constrain.Grammars | None = None
-        if self.tokenizer is None:
-            raise _dsvk.UnsupportedError("the model has no tokenizer.json, which a conversation needs")
-        self.thinking, self.effort, self.system, self.tools, self.revision = thinking, effort, system, list(tools), revision
+        self.thinking, self.effort, self.system, self.revision = thinking, effort, system, revision
+        self.tools: Sequence[Mapping[str, Any]] = list(tools)
         chat.encode([], reasoning_effort=effort, revision=revision)
         self.max_tokens, self.sampling = max_tokens, sampling
         self.messages: list[dict[str, Any]] = []
@@ -141,7 +142,8 @@ class Answer:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        return self.message.get("tool_calls", [])
+        calls: list[dict[str, Any]] = self.message.get("tool_calls", [])
+        return calls
 
     @property
     def rate(self) -> float:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Iterator
 
 from . import _dsvk
-from .chart import COLOURS, LINE, Axes, Picture, document, text
+from .chart import COLOURS, LINE, Axes, Picture, document, spread, text
 from .tables import html_table, size, text_table
 
 
@@ -97,13 +97,15 @@ def roofline(bandwidth: float, levels: dict[str, float], points: list[tuple[floa
         parts.append(text(x - 4, y - 6, f"{name}: {rate(level)}/s", f'text-anchor="end" fill="{colour}"'))
     by_height = sorted(points, key=lambda point: -point[1])
     step = min(LINE, axes.tall / max(len(points), 1))
-    for i, (x, y, op) in enumerate(by_height):
-        (at_x, at_y), label = axes.place(x, y), axes.top + (i + 0.5) * step
+    labels = spread([axes.place(x, y)[1] for x, y, _ in by_height], step, axes.top, axes.top + axes.tall)
+    for (x, y, op), label in zip(by_height, labels):
+        (at_x, at_y), share = axes.place(x, y), 100 * op["us"] / us
+        words = f"{op['name']} {f'{share:.0f}' if share >= 0.5 else '<1'} %"
         parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="{3 + 14 * math.sqrt(op["us"] / us):.1f}" fill="{COLOURS[0]}" '
                      f'fill-opacity="0.6"><title>{op["name"]}: {op["us"]:.0f} us</title></circle>')
         parts.append(f'<line x1="{at_x:.1f}" y1="{at_y:.1f}" x2="{axes.left + axes.wide + 16}" y2="{label:.1f}" stroke="#bbb" '
                      'stroke-width="0.5"/>')
-        parts.append(text(axes.left + axes.wide + 20, label + 4, f"{op['name']} {100 * op['us'] / us:.0f} %", 'font-size="11"'))
+        parts.append(text(axes.left + axes.wide + 20, label + 4, words, 'font-size="11"'))
     return document(parts, axes.height())
 
 

@@ -103,12 +103,8 @@ def parts(schema: Any, root: Any) -> tuple[list[dict[str, Any]], list[Any]]:
         others = [one for one in kind if one != "string"]
         return [{**schema, "type": "string"}], [{**schema, "type": others}] if others else []
     if asserted(schema) == {"anyOf"}:
-        texts, others = [], []
-        for one in schema["anyOf"]:
-            found = parts(one, root)
-            texts += found[0]
-            others += found[1]
-        return texts, others
+        found = [parts(one, root) for one in schema["anyOf"]]
+        return [text for texts, _ in found for text in texts], [other for _, others in found for other in others]
     return [], [schema]
 
 
@@ -192,7 +188,7 @@ class Rules:
 
     def argument(self, name: str, key: str, schema: Any, root: dict[str, Any]) -> str:
         strings, others = parts(schema, root)
-        texts = []
+        texts: list[str] = []
         for one in strings:
             terminal = text_terminal(one)
             if terminal is None:
@@ -249,7 +245,8 @@ class Ends:
 
 def regex_in_lark(pattern: str) -> str:
     import llguidance
-    return llguidance.regex_to_lark(pattern, "")
+    written: str = llguidance.regex_to_lark(pattern, "")
+    return written
 
 
 def grammar(marker: int, tools: Sequence[Tool], parallel: bool, answer: Any, free: bool, must_call: bool) -> str:

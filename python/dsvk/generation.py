@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import time
-from typing import Generator, Iterator, Sequence, Union
+from typing import Any, Generator, Iterator, Sequence, Union
 
+from . import _dsvk
 from .session import Session
 
 Prompt = Union[str, bytes, Sequence[int]]
@@ -33,14 +34,14 @@ class Generation:
     iterator ends or is closed, and can be asked for its memory until then.
     """
 
-    def __init__(self, session: Session, decoder, prompt_tokens: list[int], max_tokens: int, options: dict,
+    def __init__(self, session: Session, decoder: _dsvk.Decoder, prompt_tokens: list[int], max_tokens: int, options: dict[str, Any],
                  end_ids: Sequence[int], stop_texts: Sequence[str]):
         self.session = session
         self.prompt_tokens = prompt_tokens
         self.tokens: list[int] = []
         self.prefill_seconds = self.decode_seconds = 0.0
         self.finish: str | None = None
-        self.memory: dict = {}
+        self.memory: dict[str, Any] = {}
         self._decoder = decoder
         self._max_tokens = max_tokens
         self._options = options
@@ -62,7 +63,7 @@ class Generation:
     def __enter__(self) -> "Generation":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _slices(self) -> Iterator[list[int]]:

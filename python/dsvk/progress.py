@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Callable, Union
+from typing import Any, Callable, TextIO, Union
 
 from .tables import size
 
@@ -13,9 +13,9 @@ Progress = Union[None, bool, Callback]
 class Line:
     """A callback (stage, done, total) that keeps one line of stderr up to date."""
 
-    def __init__(self, stream=None):
+    def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
-        self.last = None
+        self.last: tuple[str, int] | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         percent = 100 * done // total if total else 0
@@ -31,8 +31,9 @@ class Line:
 class Bar:
     """The same with tqdm, which knows notebooks too."""
 
-    def __init__(self, tqdm):
-        self.tqdm, self.bar, self.stage = tqdm, None, None
+    def __init__(self, tqdm: Any):
+        self.tqdm, self.stage = tqdm, ""
+        self.bar: Any = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage != self.stage:
@@ -62,6 +63,6 @@ class Shown:
             self.display = Line() if sys.stderr.isatty() else None
         return self.display
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.display is not None:
             self.display.close()

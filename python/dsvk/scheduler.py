@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from . import _dsvk
 from .generation import Prompt
@@ -46,7 +46,7 @@ class Event:
     error: _dsvk.Error | None
 
 
-def event_of(fields: dict) -> Event:
+def event_of(fields: dict[str, Any]) -> Event:
     status, message = fields.pop("status"), fields.pop("message")
     del fields["request"]
     return Event(error=ERRORS[status](message) if status else None, **fields)
@@ -69,7 +69,7 @@ class Request:
         self._events: deque[Event] = deque()
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future] | None = None
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     @property
     def finished(self) -> bool:
@@ -140,13 +140,13 @@ class Request:
     def __enter__(self) -> "Request":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.cancel()
 
     async def __aenter__(self) -> "Request":
         return self
 
-    async def __aexit__(self, *exception) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         self.cancel()
 
 
@@ -162,7 +162,7 @@ class Driver:
         self.closing = False
         self.thread: threading.Thread | None = None
 
-    def submit(self, request: Request, options: dict) -> None:
+    def submit(self, request: Request, options: dict[str, Any]) -> None:
         with self.changed:
             if self.closing:
                 raise _dsvk.StateError("the scheduler is closed")
@@ -296,7 +296,7 @@ class Scheduler:
         return request
 
     @property
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         """Counts of sequences (waiting, running, finished, preempted), tokens, and the cache of kept prefixes."""
         return self._driver.core.report
 
@@ -312,7 +312,7 @@ class Scheduler:
     def __enter__(self) -> "Scheduler":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

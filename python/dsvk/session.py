@@ -14,7 +14,7 @@ SLICE_TOKENS = 64
 class Pace:
     """How many tokens fit into a slice, from the time the last ones took."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tokens = 1
 
     def measured(self, tokens: int, seconds: float) -> None:

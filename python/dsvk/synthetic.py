@@ -17,7 +17,7 @@ import random
 import shutil
 from array import array
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 from . import _dsvk
 from .progress import Callback
@@ -60,7 +60,7 @@ class Synthetic:
             raise _dsvk.InvalidError(f"{word!r}: expected layers=N, experts=N, vocab=N or ratios=0/4/128")
         return name, value
 
-    def cut(self, options: dict[str, str]) -> dict:
+    def cut(self, options: dict[str, str]) -> dict[str, Any]:
         whole = self.family_config
         ratios = whole["compress_ratios"][:whole["num_hidden_layers"]]
         if "ratios" in options:
@@ -81,7 +81,9 @@ class Synthetic:
 
 # ---- names and shapes ----
 
-def layer_tensors(c: dict, p: str, ratio: int, hashed: bool) -> list[tuple]:
+Tensor = tuple[str, str, tuple[int, ...]]      # name, kind, shape
+
+def layer_tensors(c: dict[str, Any], p: str, ratio: int, hashed: bool) -> list[Tensor]:
     """[(name, kind, shape)] of one block; kinds FP8 and FP4 stand for a `.weight` and a `.scale`, shape [out, in]."""
     D, H, dh, Rq = c["hidden_size"], c["num_attention_heads"], c["head_dim"], c["q_lora_rank"]
     G, Ro, E, I = c["o_groups"], c["o_lora_rank"], c["n_routed_experts"], c["moe_intermediate_size"]
@@ -89,12 +91,12 @@ def layer_tensors(c: dict, p: str, ratio: int, hashed: bool) -> list[tuple]:
     experts = c["expert_dtype"].upper()
     a, f = p + "attn.", p + "ffn."
 
-    def compressor(q, d):
+    def compressor(q: str, d: int) -> list[Tensor]:
         width = 2 * d if ratio == 4 else d
         return [(q + "ape", "F32", (ratio, width)), (q + "wkv.weight", "BF16", (width, D)),
                 (q + "wgate.weight", "BF16", (width, D)), (q + "norm.weight", "BF16", (d,))]
 
-    t = [(p + "attn_norm.weight", "BF16", (D,)), (p + "ffn_norm.weight", "BF16", (D,))]
+    t: list[Tensor] = [(p + "attn_norm.weight", "BF16", (D,)), (p + "ffn_norm.weight", "BF16", (D,))]
     for site in ("attn", "ffn"):
         t += [(f"{p}hc_{site}_fn", "F32", (24, 4 * D)), (f"{p}hc_{site}_base", "F32", (24,)),
               (f"{p}hc_{site}_scale", "F32", (3,))]
@@ -116,15 +118,15 @@ def layer_tensors(c: dict, p: str, ratio: int, hashed: bool) -> list[tuple]:
     return t + [(s + "w1", "FP8", (I, D)), (s + "w2", "FP8", (D, I)), (s + "w3", "FP8", (I, D))]
 
 
-def head_tensors(p: str, D: int) -> list[tuple]:
+def head_tensors(p: str, D: int) -> list[Tensor]:
     return [(p + "norm.weight", "BF16", (D,)), (p + "hc_head_fn", "F32", (4, 4 * D)), (p + "hc_head_base", "F32", (4,)),
             (p + "hc_head_scale", "F32", (1,))]
 
 
-def model_tensors(c: dict) -> list[tuple]:
+def model_tensors(c: dict[str, Any]) -> list[Tensor]:
     """layer_tensors of every layer, the embedding, the head, the MTP blocks: what a checkpoint of this configuration holds."""
     D, V = c["hidden_size"], c["vocab_size"]
-    t = [("embed.weight", "BF16", (V, D))]
+    t: list[Tensor] = [("embed.weight", "BF16", (V, D))]
     for l in range(c["num_hidden_layers"]):
         t += layer_tensors(c, f"layers.{l}.", c["compress_ratios"][l], l < c["num_hash_layers"])
     t += head_tensors("", D) + [("head.weight", "BF16", (V, D))]
@@ -144,7 +146,7 @@ NORMALS = 1 << 15                # normal numbers
 E4M3_RMS, E2M1_RMS = 120, 2.9    # of uniformly drawn codes
 
 
-def stored(tensors: list[tuple]) -> Iterator[tuple]:
+def stored(tensors: list[Tensor]) -> Iterator[tuple[str, str, tuple[int, ...], tuple[Any, ...]]]:
     """(name, dtype, shape, content) as they lie in a file: a quantised matrix becomes its codes and its scales. content: what
     Blocks.of takes, so that matrices have about unit gain and norms are one."""
     for name, kind, shape in tensors:
@@ -162,12 +164,12 @@ def stored(tensors: list[tuple]) -> Iterator[tuple]:
 class Blocks:
     """One block of bytes for each kind of content, made when it is first asked for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.random = random.Random(1)
         self.normals = [self.random.gauss(0, 1) for _ in range(NORMALS)]
-        self.made: dict[tuple, bytes] = {}
+        self.made: dict[tuple[Any, ...], bytes] = {}
 
-    def of(self, content: tuple) -> bytes:
+    def of(self, content: tuple[Any, ...]) -> bytes:
         if content not in self.made:
             self.made[content] = getattr(self, content[0])(*content[1:])
         return self.made[content]
@@ -189,7 +191,7 @@ class Blocks:
         floats = array("f", values)
         return (floats if dtype == "F32" else array("H", floats.tobytes())[1::2]).tobytes()   # BF16: the upper half
 
-    def pieces(self, content: tuple, size: int) -> Iterator[bytes | memoryview]:
+    def pieces(self, content: tuple[Any, ...], size: int) -> Iterator[bytes | memoryview]:
         block = self.of(content)
         for at in range(0, size, len(block)):
             yield memoryview(block)[:size - at]

@@ -28,7 +28,7 @@ DIM, BOLD, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 class Screen:
     """Where text goes, and how it looks there: plain unless a terminal shows it and NO_COLOR is not set."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asking = sys.stdin.isatty()      # somebody types
         self.shown, self.results_shown = sys.stderr.isatty(), sys.stdout.isatty()
         self.colors = self.shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

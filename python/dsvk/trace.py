@@ -49,7 +49,7 @@ class Trace(dict[str, _dsvk.Array]):
         """A row for each layer, a column for each expert; even routing would be one shade."""
         share = 100 / len(self.tokens)
         return chart.heat_map("Expert load: % of tokens that chose an expert", [[share * n for n in row] for row in self.expert_load()],
-                              "expert", "layer")
+                              "expert", "layer", "% of tokens")
 
     def plot_indexer(self, layer: int) -> chart.Picture:
         """Which compressed entries each token selected: rows are tokens, columns entries of four tokens; the score's shade where the
@@ -65,7 +65,9 @@ class Trace(dict[str, _dsvk.Array]):
                 if j >= 0:
                     line[j] = max(row[j], 0.0)
             cells.append(line)
-        return chart.heat_map(f"Indexer of layer {layer}: entries that tokens selected, by score", cells, "compressed entry", "token")
+        what = "entries that tokens selected, by score" if any(score for line in cells for score in line) else \
+            "every visible entry was taken, for there were no more than it selects"
+        return chart.heat_map(f"Indexer of layer {layer}: {what}", cells, "compressed entry", "token", "score")
 
     def rows(self) -> list[dict[str, object]]:
         """Names, shapes and dtypes; those of layers in one line each."""

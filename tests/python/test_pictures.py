@@ -47,11 +47,20 @@ def test_roofline(nano):
 def test_heat_map_shows_the_largest_of_neighbours():
     rows = [[0.0] * 1000 for _ in range(900)]
     rows[899][999] = 5.0
-    picture = chart.heat_map("T", rows, "x", "y")
+    picture = chart.heat_map("T", rows, "x", "y", "z")
     assert chart.shade(1.0) in picture.split("</text>")[1] or picture.count(chart.shade(1.0)) == 2   # the cell and the scale
-    assert len(picture) < 20e6 and "5" in words_of(picture)
-    assert words_of(chart.heat_map("none", [], "x", "y"))[0] == "none"
-    assert chart.heat_map("gap", [[None, 1.0]], "x", "y").count("<rect") == chart.heat_map("gap", [[1.0, None]], "x", "y").count("<rect")
+    assert len(picture) < 20e6 and {"5", "z"} <= set(words_of(picture))
+    assert words_of(chart.heat_map("none", [], "x", "y", "z"))[0] == "none"
+    assert "z" not in words_of(chart.heat_map("nothing but 0", [[0.0, None]], "x", "y", "z"))
+    left, right = (chart.heat_map("gap", [row], "x", "y", "z") for row in ([None, 1.0], [1.0, None]))
+    assert left.count("<rect") == right.count("<rect")
+
+
+def test_labels_lie_near_what_they_name_and_apart():
+    assert chart.spread([10, 50, 90], 10, 0, 100) == [10, 50, 90]
+    assert chart.spread([10, 12, 13], 10, 0, 100) == [10, 20, 30]
+    assert chart.spread([95, 98, 99], 10, 0, 100) == [80, 90, 100]
+    assert chart.spread([-5, 0, 97], 10, 0, 100) == [0, 10, 97] and chart.spread([], 10, 0, 100) == []
 
 
 def test_everything_has_a_face(nano, session, tmp_path):

@@ -1,10 +1,12 @@
-"""The source distribution carries every kernel compiled, from the sources it carries, and is built without a compiler of kernels.
+"""The source distribution carries every kernel compiled, from the sources it carries, and is built without a compiler of kernels; what a
+wheel carries of others goes with its licence.
 tools/try_packages installs it, the wheel and the others."""
 import shutil
 import subprocess
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,14 @@ def test_kernels_need_no_compiler(source, tmp_path):
     assert done.returncode == 0 and (tmp_path / "spirv/topk.inc").exists(), done.stdout + done.stderr
     clone = run("cmake", "-S", ROOT, "-B", tmp_path / "clone", "-DGLSLANG=OFF")
     assert clone.returncode != 0 and "install glslang" in clone.stderr
+
+
+def test_licences_of_the_libraries_are_installed():
+    """auditwheel puts jansson and PCRE2 into a wheel for others: their licences are in every wheel built where they can be found."""
+    sources = [Path(f"/usr/share/doc/lib{name}-dev/copyright") for name in ("jansson", "pcre2")]
+    if not all(path.exists() for path in sources):
+        pytest.skip("this system keeps no licences where Debian does")
+    for path, owner in zip(sources, ("Petri Lehtinen", "University of Cambridge")):
+        installed = files("dsvk") / "licenses" / f"{path.parent.name.removeprefix('lib').removesuffix('-dev')}.txt"
+        text = installed.read_text(encoding="utf-8")
+        assert owner in text and text == path.read_text(encoding="utf-8")

@@ -46,9 +46,10 @@ def test_stubs_are_the_extensions(tmp_path):
 
 
 def test_a_program_passes_strictly(tmp_path):
-    """Of the modules behind it only those that are new enough are checked as strictly: the rest says no more than that it fits."""
+    """So does the package behind it, server included where what it stands on is installed."""
+    for name in ("starlette", "uvicorn", "pydantic", "prometheus_client"):
+        pytest.importorskip(name)
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
-    modules = [word for name in ("_dsvk", "chart", "device", "hub", "ops", "plans", "tables", "trace") for word in ("-m", f"dsvk.{name}")]
-    result = run("mypy", "--strict", "--follow-imports=silent", "--config-file", str(CONFIGURATION), "-m", "program", *modules,
+    result = run("mypy", "--strict", "--follow-imports=silent", "--config-file", str(CONFIGURATION), "-m", "program", "-p", "dsvk",
                  folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -57,16 +57,21 @@ class Piece:
     logprobs: dict[str, list[Logprob]] = field(default_factory=dict)
 
 
+def value(event: dsvk.Event, i: int) -> float | None:
+    assert event.logprobs is not None
+    return event.logprobs[i]
+
+
 def logprob(event: dsvk.Event, i: int, offset: int) -> Logprob:
-    return Logprob(event.ids[i], event.logprobs[i], event.top[i] if event.top else [], offset)
+    return Logprob(event.ids[i], value(event, i), event.top[i] if event.top else [], offset)
 
 
 def reason(event: dsvk.Event, said: bool) -> str:
     """A finish event's word for Piece.finish; raises what is no answer."""
     if event.finish == "cancelled":
         raise unavailable("the server is shutting down")
-    if event.finish != "error":
-        return event.finish
+    if event.error is None:
+        return event.finish or ""
     if said and isinstance(event.error, OUT_OF):
         return "resource"
     raise of_engine(event.error)
@@ -108,7 +113,7 @@ class PlainChoice:
         return pieces
 
     def prompt(self, scored: list[Scored]) -> list[Piece]:
-        found = [logprob(event, i, self.passed(event.ids[i], unseen=event.logprobs[i] is None and self.job.unseen > 0))
+        found = [logprob(event, i, self.passed(event.ids[i], unseen=value(event, i) is None and self.job.unseen > 0))
                  for event, i in scored]
         return [Piece("prompt", self.index, logprobs={"content": found})] if found else []
 
@@ -181,7 +186,8 @@ class Choice:
 
     def read(self, events: list[chat.Event]) -> list[Piece]:
         pieces: list[Piece] = []
-        for kind, text, call in events:
+        for kind, text, number in events:
+            call = number or 0
             if kind in ("reasoning", "content"):
                 pieces.append(Piece(kind, self.index, text, logprobs=self.taken(kind)))
             elif not self.job.calls or self.ended:
@@ -216,7 +222,7 @@ class Choice:
 
 async def told(running: Running) -> Events:
     """The events of a job's requests, with the request's number, as they come. In the end all are cancelled."""
-    coming: dict[asyncio.Future, int] = {}
+    coming: dict[asyncio.Future[dsvk.Event | None], int] = {}
     try:
         if len(running) == 1:
             async for event in running[0]:
@@ -227,8 +233,8 @@ async def told(running: Running) -> Events:
             done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 i = coming.pop(task)
-                if (event := task.result()) is not None:
-                    yield i, event
+                if (came := task.result()) is not None:
+                    yield i, came
                     coming[asyncio.ensure_future(anext(running[i], None))] = i
     finally:
         running.cancel()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import Callable, Sequence
+from typing import Any, AsyncIterator, Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,7 +30,7 @@ MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/v1", "/anthropic")      # "/" is the page
 
 
-def shape(request: Request) -> Callable[[ApiError], dict]:
+def shape(request: Request) -> Callable[[ApiError], dict[str, Any]]:
     """What writes an error down: the path decides."""
     if request.url.path.startswith(("/anthropic/", "/v1/messages")):
         return lambda error: error.anthropic(request.scope["request_id"])
@@ -66,7 +66,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
     besides the server's own, "https://page.example". body_bytes: most of a request."""
 
-    def generating(dialect):
+    def generating(dialect: Any) -> Callable[[Request], Awaitable[Response]]:
         async def generate(request: Request) -> Response:
             given = body.parse(await body.read(request, body_bytes))
             read = dialect.read(engine, given)
@@ -114,7 +114,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         return Response()
 
     @asynccontextmanager
-    async def lifespan(app):
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         await door.empty(limits.FAREWELL_SECONDS)
         await asyncio.to_thread(engine.close)
@@ -126,7 +126,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     routes += [Route(path, handler) for path, handler in zip(READING, (health, ready, metrics, status, description))]
     routes += [Route(path, page.page) for path in page.FILES]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
-    handlers = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
+    handlers: dict[Any, Any] = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     door = Door(app, failed, keys, hosts, origins)

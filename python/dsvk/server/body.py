@@ -73,7 +73,7 @@ def no_number(text: str) -> None:
 def check(value: Any, location: tuple[str | int, ...] = ()) -> None:
     """Depth, and texts that are Unicode: an escape may be half of a character."""
     if len(location) > JSON_DEPTH:
-        raise bad(location[0], f"nested deeper than {JSON_DEPTH}")
+        raise bad(str(location[0]), f"nested deeper than {JSON_DEPTH}")
     if isinstance(value, str):
         try:
             value.encode()

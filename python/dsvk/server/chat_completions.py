@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: OpenAI's chat format, with thinking as DeepSeek's own API has it."""
 from __future__ import annotations
 
-from typing import Annotated, Any, AsyncIterator
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -101,7 +101,7 @@ def job_of(engine: Engine, body: dict[str, Any], r: ChatRequest) -> Job:
     tools = offered(body, r)
     thinking, effort = r.mode
     schema = r.response_format.schema_of_answer if r.response_format else None
-    told = schema if schema is not None and r.response_format.type == "json_schema" else None
+    told = schema if r.response_format and r.response_format.type == "json_schema" else None
     prompt = history.prompt(engine, r.messages, tools, bool(r.tools), thinking, effort, told)
     inside, last = prompt[-1] == engine.tokenizer.id("<think>"), r.messages[-1]
     constraint = constraint_for(
@@ -164,7 +164,7 @@ class Reply(stream.Reply):
                 return {"tool_calls": [{"index": piece.call, "function": {"arguments": piece.text}}]}
         return {}
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> stream.Events:
         async for piece in self.answer.pieces():
             if piece.kind == "progress":
                 usage = self.answer.usage

@@ -1,7 +1,7 @@
 """POST /v1/completions: a text continued, or filled in between two."""
 from __future__ import annotations
 
-from typing import Annotated, Any, AsyncIterator
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -67,7 +67,7 @@ def prompt_of(engine: Engine, r: CompletionRequest, given: str | list[int]) -> l
             raise bad("prompt", "is empty")
         return prompt
     begin, hole, end = (tokenizer.id(f"<｜fim▁{name}｜>") for name in ("begin", "hole", "end"))
-    if None in (begin, hole, end):
+    if begin is None or hole is None or end is None:
         raise bad("suffix", "the model has no tokens for filling in")
     return [*engine.model.prompt_tokens(""), begin, *tokenizer.encode(given), hole, *tokenizer.encode(r.suffix), end]
 
@@ -109,7 +109,8 @@ class Reply(stream.Reply):
                 "finish_reason": FINISH[finish] if finish else None}
 
     async def whole(self) -> dict[str, Any]:
-        texts, logprobs, finish = [""] * self.n, [[] for _ in range(self.n)], [""] * self.n
+        texts, finish = [""] * self.n, [""] * self.n
+        logprobs: list[list[Logprob]] = [[] for _ in range(self.n)]
         async for piece in self.answer.pieces():
             texts[piece.choice] += self.text(piece)
             logprobs[piece.choice] += piece.logprobs.get("content", [])
@@ -117,7 +118,7 @@ class Reply(stream.Reply):
         return {**self.head, "choices": [self.choice(i, texts[i], logprobs[i], finish[i]) for i in range(self.n)],
                 "usage": usage_of(self.answer.usage)}
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> stream.Events:
         told = {"usage": None} if self.r.stream_options.include_usage else {}
         async for piece in self.answer.pieces():
             text = self.text(piece)

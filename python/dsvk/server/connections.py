@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from . import limits
@@ -20,7 +23,7 @@ LENGTHS = re.compile(rb"^(?:content-length|transfer-encoding)[ \t]*:", re.IGNORE
 class Protocol(H11Protocol):
     """`head` is what has come of a request's head; scope["state"]["abort"]() ends the connection without waiting for its reader."""
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.app_state = {**self.app_state, "abort": self.abort}
         self.head = b""
@@ -29,11 +32,11 @@ class Protocol(H11Protocol):
     def abort(self) -> None:
         self.transport.abort()
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.watch_head()
 
-    def connection_lost(self, reason) -> None:
+    def connection_lost(self, reason: Exception | None) -> None:
         super().connection_lost(reason)
         self.unwatch_head()
 
@@ -90,7 +93,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.told = told
 
-    def handle_exit(self, signal: int, frame) -> None:
+    def handle_exit(self, signal: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self.force_exit = True
         else:
@@ -98,9 +101,10 @@ class Server(uvicorn.Server):
         super().handle_exit(signal, frame)
 
 
-def server(app, drain: float = limits.DRAIN_SECONDS, told: Callable[[], object] = lambda: None) -> Server:
+def server(app: ASGIApp, drain: float = limits.DRAIN_SECONDS, told: Callable[[], object] = lambda: None) -> Server:
     """What serves an application; .run(sockets=[...]) returns when it has been told to end. drain: seconds for what runs then;
     told: called when that begins."""
     return Server(uvicorn.Config(
         app, http=Protocol, ws="none", log_level="warning", access_log=False, server_header=False, limit_concurrency=limits.CONNECTIONS,
-        h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain), told)
+        h11_max_incomplete_event_size=limits.HEAD_BYTES,
+        timeout_graceful_shutdown=drain), told)  # type: ignore[arg-type]  # parts of a second, too

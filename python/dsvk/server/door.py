@@ -11,6 +11,7 @@ from typing import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import page
 from .errors import ApiError
@@ -25,7 +26,7 @@ OPEN = {"/health", *page.FILES}      # without a key
 class Door:
     """failed(request, error): writes an error down. keys, hosts, origins: as in application."""
 
-    def __init__(self, app, failed: Callable[[Request, ApiError], Response], keys: Sequence[str], hosts: Sequence[str],
+    def __init__(self, app: ASGIApp, failed: Callable[[Request, ApiError], Response], keys: Sequence[str], hosts: Sequence[str],
                  origins: Sequence[str]):
         self.app, self.failed = app, failed
         self.keys = [digest(key) for key in keys]
@@ -39,7 +40,7 @@ class Door:
         while self.inside and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -49,13 +50,13 @@ class Door:
         finally:
             self.inside -= 1
 
-    async def enter(self, scope, receive, send) -> None:
+    async def enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["request_id"] = secrets.token_hex(12)
         id = scope["request_id"].encode()
         request = Request(scope, receive)
         shared = self.shared(request)
 
-        async def named(message) -> None:
+        async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id), *shared]
             await send(message)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import dsvk
 from dsvk.constrain import Constraint, Grammars
@@ -27,7 +27,7 @@ class Turns:
     """What was sampled in turns with tool calls, by the id of the first call, so that the next prompt repeats it exactly and
     continues the kept prefix. At most REMEMBERED_TOKENS ids; the least recently used turn goes first."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._turns: OrderedDict[str, list[int]] = OrderedDict()
         self._tokens = 0
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class Job:
     inside: bool = False
     max_tokens: int = 0
     choices: int = 1
-    sampling: dict = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
     stop: list[str] = field(default_factory=list)
     logprobs: int | None = None
     calls: bool = False
@@ -116,9 +116,10 @@ class Engine:
         self._logged: set[str] = set()
         self._grammars: Grammars | None = None
         self._grammars_lock = threading.Lock()
-        self.think_end, self.dsml = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
-        if self.think_end is None or self.dsml is None:
+        think_end, marker = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
+        if think_end is None or marker is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
+        self.think_end, self.dsml = think_end, marker
         self.fingerprint = fingerprint(model)
         self.metrics = Metrics(self)
         self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
@@ -135,7 +136,7 @@ class Engine:
     def ready(self) -> bool:
         return not self.scheduler.closed
 
-    def status(self) -> dict:
+    def status(self) -> dict[str, Any]:
         """What somebody who looks wants to know: the model, its device, memory by purpose in bytes, the scheduler's counts."""
         info, config, memory = self.model.device.info, self.model.config, self.model.device.memory()
         heap = memory.pop("heap", {})
@@ -181,11 +182,15 @@ async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, Runnin
         made = job()
         return made, engine.submit(made)
 
+    def cancel(done: asyncio.Task[tuple[Job, Running]]) -> None:
+        if done.exception() is None:
+            done.result()[1].cancel()
+
     task = asyncio.ensure_future(asyncio.to_thread(begin))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        task.add_done_callback(lambda done: done.exception() or done.result()[1].cancel())
+        task.add_done_callback(cancel)
         raise
 
 

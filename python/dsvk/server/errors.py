@@ -1,6 +1,8 @@
 """What went wrong, as an HTTP status and the fields of the wire formats' error objects."""
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 import dsvk
@@ -21,11 +23,11 @@ class ApiError(Exception):
         self.status, self.message, self.type, self.code, self.param = status, message, type, code, param
         self.headers = headers or {}
 
-    def openai(self) -> dict:
+    def openai(self) -> dict[str, Any]:
         """The error in OpenAI's shape; its status is `status`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
-    def anthropic(self, request_id: str) -> dict:
+    def anthropic(self, request_id: str) -> dict[str, Any]:
         """The error in Anthropic's shape; its status is `anthropic_status`."""
         kind = ANTHROPIC_TYPES.get(self.anthropic_status, "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": self.anthropic_message or self.message}, "request_id": request_id}

@@ -30,7 +30,7 @@ def validated(kind: type[Body], engine: Engine, body: dict[str, Any]) -> Body:
         request = kind.model_validate(body)
     except ValidationError as error:
         raise of_validation(error) from None
-    names.require(engine, request.model)
+    names.require(engine, getattr(request, "model"))
     return request
 
 
@@ -114,12 +114,12 @@ def tool_choice(value: Any) -> ToolChoice:
     if name is not None:
         return ToolChoice("required", (name,))
     allowed = value.get("allowed_tools") if isinstance(value, dict) and value.get("type") == "allowed_tools" else None
-    tools = allowed.get("tools") if isinstance(allowed, dict) else None
-    names = [function_name(tool) for tool in tools] if isinstance(tools, list) else [None]
-    if not names or None in names or allowed.get("mode") not in ("auto", "required"):
-        raise ValueError('expected "none", "auto", "required", {"type": "function", "function": {"name": ...}} or {"type": '
-                         '"allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [functions by name]}}')
-    return ToolChoice(allowed["mode"], tuple(names))
+    if isinstance(allowed, dict) and isinstance(allowed.get("tools"), list) and allowed.get("mode") in ("auto", "required"):
+        names = tuple(name for name in map(function_name, allowed["tools"]) if name is not None)
+        if names and len(names) == len(allowed["tools"]):
+            return ToolChoice(allowed["mode"], names)
+    raise ValueError('expected "none", "auto", "required", {"type": "function", "function": {"name": ...}} or {"type": '
+                     '"allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [functions by name]}}')
 
 
 ToolChoiceField = Annotated[Any, BeforeValidator(tool_choice)]
@@ -216,7 +216,7 @@ class ResponseFormat(Fields):
     def schema_of_answer(self) -> dict[str, Any] | None:
         if self.type == "json_object":
             return {"type": "object"}
-        return self.json_schema.definition if self.type == "json_schema" else None
+        return self.json_schema.definition if self.type == "json_schema" and self.json_schema is not None else None
 
 
 # ---- objects of many kinds, read member by member ----
@@ -228,7 +228,7 @@ def text_in(part: dict[str, Any], name: str, place: str) -> str:
     return value
 
 
-def made(role: str, place: str, **values: Any) -> Message:
+def made(role: Any, place: str, **values: Any) -> Message:
     message = Message(role=role, **values)
     message._place = place
     return message

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, AsyncIterator, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
+
+from dsvk.constrain import Constraint
 
 from . import blocks, history, stream
 from .answer import Answer, Piece, Usage
 from .constraints import constraint_for, tool
-from .engine import Constraint, Engine, Job
+from .engine import Engine, Job
 from .errors import bad, unavailable
 from .fields import Effort, Fields, Sampled, Thinking, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Stops, Tokens
@@ -54,7 +56,10 @@ class MessagesRequest(CountRequest, Sampled):
     metadata: Metadata = Metadata()
 
 
-def read_as(kind: type[CountRequest], engine: Engine, body: dict[str, Any]) -> Any:
+Counted = TypeVar("Counted", bound=CountRequest)
+
+
+def read_as(kind: type[Counted], engine: Engine, body: dict[str, Any]) -> Counted:
     request = validated(kind, engine, body)
     if not request.messages:
         raise bad("messages", "is empty")
@@ -102,7 +107,7 @@ def constraint_of(engine: Engine, r: CountRequest, inside: bool) -> Constraint |
     wanted = r.tool_choice
     return constraint_for(
         engine, [tool(one.name, one.input_schema, one.strict, f"tools[{r.tools.index(one)}].input_schema") for one in known],
-        choice={"auto": "auto", "none": "none"}.get(wanted.type, "required"), names=(wanted.name,) if wanted.type == "tool" else None,
+        choice={"auto": "auto", "none": "none"}.get(wanted.type, "required"), names=(wanted.name or "",) if wanted.type == "tool" else None,
         parallel=not wanted.disable_parallel_tool_use, schema=schema_of(r), inside=inside, begun=begun(r),
         schema_place="output_config.format.schema")
 
@@ -153,10 +158,10 @@ class Reply(stream.Reply):
 
     def __init__(self, engine: Engine, r: MessagesRequest, job: Job, answer: Answer):
         self.answer = answer
-        self.message = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": engine.name,
+        self.message: dict[str, Any] = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": engine.name,
                         "content": [], "stop_reason": None, "stop_sequence": None}
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> stream.Events:
         open_kind, index = "", -1
         async for piece in self.answer.pieces():
             if piece.kind == "start":

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 import dsvk
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -24,7 +24,7 @@ class Counts:
         self.engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        def one(kind, name: str, text: str, value: float) -> Metric:
+        def one(kind: type[GaugeMetricFamily] | type[CounterMetricFamily], name: str, text: str, value: float) -> Metric:
             metric = kind(f"dsvk:{name}", text, labels=["model_name"])
             metric.add_metric([self.engine.name], value)
             return metric
@@ -53,7 +53,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(Counts(engine))
 
-        def made(kind, name: str, text: str, labels: tuple[str, ...] = (), **options):
+        def made(kind: Any, name: str, text: str, labels: tuple[str, ...] = (), **options: Any) -> Any:
             metric = kind(f"dsvk:{name}", text, ["model_name", *labels], registry=self.registry, **options)
             return metric if labels else metric.labels(engine.name)
 
@@ -73,7 +73,8 @@ class Watch:
     """Times one request from here on."""
 
     def __init__(self, metrics: Metrics):
-        self.metrics, self.began, self.last = metrics, time.perf_counter(), {}
+        self.metrics, self.began = metrics, time.perf_counter()
+        self.last: dict[int, float] = {}
 
     def tokens(self, choice: int, n: int) -> None:
         """So many of this choice have come together: each took its share of the time since those before."""

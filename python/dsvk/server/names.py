@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ApiError
 
@@ -27,7 +27,7 @@ def require(engine: Engine, name: str) -> None:
                        param="model")
 
 
-def item(engine: Engine) -> dict:
+def item(engine: Engine) -> dict[str, Any]:
     """One entry for both dialects."""
     made = datetime.fromtimestamp(engine.created, timezone.utc)
     return {"id": engine.name, "object": "model", "created": engine.created, "owned_by": "dsvk", "type": "model",
@@ -35,5 +35,5 @@ def item(engine: Engine) -> dict:
             "max_tokens": engine.most_tokens}
 
 
-def listing(engine: Engine) -> dict:
+def listing(engine: Engine) -> dict[str, Any]:
     return {"object": "list", "data": [item(engine)], "has_more": False, "first_id": engine.name, "last_id": engine.name}

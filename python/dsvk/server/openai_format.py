@@ -26,7 +26,7 @@ def token_bytes(engine: Engine, id: int) -> bytes:
 
 
 def logprobs_of(engine: Engine, found: list[Logprob]) -> list[dict[str, Any]]:
-    def token(id: int, value: float) -> dict[str, Any]:
+    def token(id: int, value: float | None) -> dict[str, Any]:
         text = token_bytes(engine, id)
         return {"token": text.decode(errors="replace"), "bytes": list(text), "logprob": value}
 

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import time
-from typing import Annotated, Any, AsyncIterator, Iterator, Literal
+from typing import Annotated, Any, Iterator, Literal
 
 from pydantic import BeforeValidator, PrivateAttr
 
@@ -167,7 +167,7 @@ class FreeText:
     WHOLE = re.compile(r'(?:[^"\\]|\\(?:[^uU]|u(?![dD][89abAB])[0-9a-fA-F]{4}|u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}))*')
     BEGIN = '{"input": "'
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.json, self.at, self.text = "", len(self.BEGIN), ""
 
     def feed(self, more: str) -> str:
@@ -176,8 +176,9 @@ class FreeText:
         if len(self.json) <= len(self.BEGIN) or not self.json.startswith(self.BEGIN):
             return ""
         found = self.WHOLE.match(self.json, self.at)
+        assert found is not None      # it matches nothing, too
         self.at = found.end()
-        new = json.loads(f'"{found[0]}"', strict=False)
+        new: str = json.loads(f'"{found[0]}"', strict=False)
         self.text += new
         return new
 
@@ -200,8 +201,9 @@ class Reply(stream.Reply):
         self.id, self.created, self.sequence = new_id("resp_"), int(time.time()), 0
         self.names = {tool.name: tool for tool in r._offered}
         self.output: list[dict[str, Any]] = []
-        self.item: dict[str, Any] | None = None      # the one that is being written, of a piece's kind, and what it has
-        self.kind, self.text, self.logprobs = "", "", []
+        self.item: dict[str, Any] = {}      # the one that is being written, of a piece's kind, and what it has; empty: none
+        self.kind = self.text = ""
+        self.logprobs: list[dict[str, Any]] = []
         thinking, effort = r._chat.mode
         format = (r._body.get("text") or {}).get("format")
         self.asked = {
@@ -294,28 +296,30 @@ class Reply(stream.Reply):
         self.item["status"] = status
         yield self.event("output_item.done", output_index=len(self.output), item=self.item)
         self.output.append(self.item)
-        self.item = None
+        self.item = {}
 
     def last(self, status: str) -> dict[str, Any]:
-        ended = {"incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
-                 "failed": {"error": {"code": "server_error", "message": "memory or the device went away"}},
-                 "completed": {"completed_at": int(time.time())}}[status]
-        return self.event(status, response=self.response(status, output=self.output, usage=usage_of(self.answer.usage), **ended))
+        endings: dict[str, dict[str, Any]] = {
+            "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
+            "failed": {"error": {"code": "server_error", "message": "memory or the device went away"}},
+            "completed": {"completed_at": int(time.time())}}
+        return self.event(status, response=self.response(status, output=self.output, usage=usage_of(self.answer.usage),
+                                                  **endings[status]))
 
     def written(self, piece: Piece) -> Iterator[dict[str, Any]]:
         status = ENDED.get(piece.finish, "completed")
-        if self.item is not None and (piece.kind in ("call", "finish") or (piece.kind in TEXTS and piece.kind != self.kind)):
+        if self.item and (piece.kind in ("call", "finish") or (piece.kind in TEXTS and piece.kind != self.kind)):
             yield from self.end("incomplete" if status == "failed" else status, "commentary" if piece.kind == "call" else "final_answer")
         if piece.kind == "finish":
             yield self.last(status)
         elif piece.kind == "call":
             yield from self.begin(piece)
         elif piece.kind != "start":
-            if self.item is None:
+            if not self.item:
                 yield from self.begin(piece)
             yield from self.more(piece)
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> stream.Events:
         yield self.event("created", response=self.response())
         yield self.alive()
         async for piece in self.answer.pieces():
@@ -325,4 +329,5 @@ class Reply(stream.Reply):
     async def whole(self) -> dict[str, Any]:
         async for event in self.events():
             pass
-        return event["response"]
+        response: dict[str, Any] = event["response"]
+        return response

@@ -4,10 +4,11 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing, suppress
-from typing import Any, AsyncGenerator, Awaitable, Callable
+from typing import Any, AsyncGenerator, Callable, Coroutine
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from . import limits
 from .errors import ApiError, internal, unavailable
@@ -15,12 +16,12 @@ from .errors import ApiError, internal, unavailable
 Events = AsyncGenerator[dict[str, Any], None]
 
 
-async def disconnection(receive: Callable[[], Awaitable[dict]]) -> None:
+async def disconnection(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
 
 
-async def while_connected(receive, work) -> Any:
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Any]) -> Any:
     """What the coroutine `work` returns. When the client goes first, it is cancelled and ClientDisconnect raised."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnection(receive))
     try:
@@ -88,13 +89,13 @@ class EventStream(Response):
     """A reply's events as data lines, and signs of life while there are none. An error after the beginning is the last event;
     written(error): as other responses have it. cancel() is called in the end."""
 
-    def __init__(self, reply: Reply, written: Callable[[ApiError], dict], cancel: Callable[[], None]):
+    def __init__(self, reply: Reply, written: Callable[[ApiError], dict[str, Any]], cancel: Callable[[], None]):
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                                   "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self.reply, self.written, self.cancel = reply, written, cancel
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.abort = scope.get("state", {}).get("abort", lambda: None)
         try:
             await while_connected(receive, self.write(send))
@@ -110,7 +111,7 @@ class EventStream(Response):
         event = self.reply.alive()
         return b": keep-alive\n\n" if event is None else self.line(event)
 
-    async def write(self, send) -> None:
+    async def write(self, send: Send) -> None:
         async def put(text: bytes, more: bool = True) -> None:
             try:
                 async with asyncio.timeout(limits.STALLED_SECONDS):
