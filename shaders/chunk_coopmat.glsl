@@ -10,9 +10,9 @@
  *
  * Shared memory holds, per row of x and per output row, 32 halves and a gap that keeps lanes out of each other's banks; afterwards,
  * in the same place, results on their way to finish(). */
-#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
+#include "halves.glsl"
 
 layout(constant_id = CHUNK_M) const uint M = 16u;
 layout(constant_id = CHUNK_N) const uint N = 16u;
@@ -34,31 +34,10 @@ const uint HIGH_AT = 0u, LOW_AT = ROWS * STRIDE, W_AT = 2u * ROWS * STRIDE;
 const uint STAGE = (2u * ROWS + OUTS) * STRIDE, BAND = HIGH * M * (OUTS / 4u); /* uvec4 */
 const uint X_COPIES = ROWS * EIGHTS / INVOCATIONS > 0u ? ROWS * EIGHTS / INVOCATIONS : 1u;
 const uint WORDS8 = 8u >> TYPE; /* 32-bit words that hold eight weights */
-const uint HALF_TOP = 14u;      /* the largest of scaled values is in [2^14, 2^15) */
 
 shared uvec4 memory[STAGE > BAND ? STAGE : BAND];
 shared uint x_most[2u * ROW_MATRICES], w_most[2u * OUT_MATRICES]; /* by the slab's parity: the exponents of largest values */
 shared uint fp4_most[OUTS];                                       /* the largest ue8m0 of each output row */
-
-/* The biased exponent of the largest finite magnitude. */
-uint exponent_of(vec4 v) {
-    uvec4 e = floatBitsToUint(v) >> 23u & 255u;
-    [[unroll]] for (uint i = 0u; i < 4u; i++)
-        e[i] = e[i] == 255u ? 0u : e[i];
-    return max(max(e.x, e.y), max(e.z, e.w));
-}
-
-/* Scaling by 2^-(e - 127 - HALF_TOP) for a largest biased exponent e, and back; both factors are normal numbers. */
-float shrink(uint e) { return uintBitsToFloat(uint(clamp(254 + int(HALF_TOP) - int(e), 1, 254)) << 23); }
-float grow(uint e) { return uintBitsToFloat(uint(clamp(int(e) - int(HALF_TOP), 1, 254)) << 23); }
-
-uvec2 halves(vec4 v) { return uvec2(packFloat2x16(f16vec2(v.xy)), packFloat2x16(f16vec2(v.zw))); }
-
-/* v rounded to the 11 bits of a half, in integers: compilers take a conversion there and back for nothing to do. */
-vec4 half_part(vec4 v) {
-    const uvec4 u = floatBitsToUint(v);
-    return uintBitsToFloat(u + 0xfffu + (u >> 13u & 1u) & 0xffffe000u);
-}
 
 /* ue8m0 bytes of FP4 become powers of two relative to the largest, which becomes 2^12 where the factor it leaves is normal. */
 int fp4_top(uint most) { return min(12, int(most) - 1); }

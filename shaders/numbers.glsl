@@ -9,7 +9,8 @@ vec2 bf16_pair(uint w) { return vec2(uintBitsToFloat(w << 16), uintBitsToFloat(w
 /* e4m3 bytes 1 and 3 of w, times 2^-8: the 7 low bits land on a half's exponent and mantissa, e4m3's bias is 7 and a half's
  * 15, subnormals included (3.2). Bytes 0 and 2: shift w left by 8 first. */
 #define E4M3_UNIT 256.0
-vec2 e4m3_pair(uint w) { return unpackHalf2x16((w & 0x80008000u) | ((w & 0x7f007f00u) >> 1)); }
+uint e4m3_halves(uint w) { return (w & 0x80008000u) | ((w & 0x7f007f00u) >> 1); }
+vec2 e4m3_pair(uint w) { return unpackHalf2x16(e4m3_halves(w)); }
 
 /* Four e4m3 values of a word, times 2^-8, in order. */
 vec4 e4m3_word(uint w) {

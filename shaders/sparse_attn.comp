@@ -12,8 +12,8 @@
  *   3. an invocation owns 4 columns of HEADS / GROUPS heads and adds p * row over the rows, read once more.
  * The workgroup that ends last of the splits adds them up, in order, and makes the result; the only one does it right away. M is
  * an integer, so rescaling is exact.
- * A chunk of a prompt is served the same way: a decoded row serves HEADS queries, and which tokens they are of would change
- * nothing but the masks. */
+ * A chunk of a prompt is served the same way, where matrix units do not (sparse_attn_coopmat.comp): a decoded row serves HEADS queries,
+ * and which tokens they are of would change nothing but the masks. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -25,16 +25,9 @@ layout(local_size_x = 256) in;
 #include "numbers.glsl"
 #include "last.glsl"
 
-layout(constant_id = SPARSE_ATTN_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512;
-layout(constant_id = SPARSE_ATTN_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64;
-layout(constant_id = SPARSE_ATTN_CONSTANT_NATIVE) const bool NATIVE = true;
-layout(constant_id = SPARSE_ATTN_CONSTANT_HEADS) const uint HEADS = 16; /* 4, 8 or 16 */
-layout(constant_id = SPARSE_ATTN_CONSTANT_LANE_ROWS) const uint LANE_ROWS = 1; /* rows of an invocation in step 1: 1 or 2 */
-const uint INDEX_DIM = 128; /* kv.glsl wants one */
-#include "kv.glsl"
-#include "rope.glsl"
+#include "sparse_attn.glsl"
 
-layout(push_constant, scalar) uniform Args { sparse_attn_args a; };
+layout(constant_id = SPARSE_ATTN_CONSTANT_LANE_ROWS) const uint LANE_ROWS = 1; /* rows of an invocation in step 1: 1 or 2 */
 
 const uint LANES = 64;                                 /* that share a slice; a subgroup has at most that many */
 const uint SLICES = 256 / LANES;
@@ -58,36 +51,6 @@ shared float quarters[HEADS * ROWS];                   /* a quarter */
 shared float part_max[SLICE_HEADS * 64], part_sum[SLICE_HEADS * 64]; /* of every subgroup */
 shared int segment_max[HEADS], total_max[HEADS];
 shared float total_sum[HEADS], factor[HEADS], denominator[HEADS];
-
-/* 2^d for d <= 0 */
-float pow2(int d) { return d < -126 ? 0.0 : exp2_int(d); }
-
-/* Where row i of the token's list lies. In the place of one that does not exist stands the token's own row, which every list
- * has: it can be read, and its values times p = 0 change nothing. */
-uvec4 find_row(Row row, Seq seq, uint i, uint window_rows, uint count, uint t, out uint live) {
-    uint entry = i - window_rows;
-    live = uint(i < count);
-    if (i >= window_rows && i < count && a.ratio == 4u) {
-        entry = Words(add_product(a.idx, t, a.k * 4u)).v[entry];
-        live = uint(entry < (row.position + 1u) / 4u); /* -1: none */
-    }
-    uvec2 store;
-    uint capacity, index, position = live == 0u ? row.position : row.position + 1u - window_rows + i;
-    if (live != 0u && i >= window_rows) {
-        capacity = a.page_tokens / a.ratio;
-        store = add_bytes(Addrs(seq.pages).v[entry / capacity], a.page_offset);
-        index = entry % capacity;
-    } else if (position >= seq.start) {
-        store = a.step_store;
-        capacity = a.step_capacity;
-        index = min(row.first + (position - seq.start), capacity - 1u);
-    } else {
-        store = add_bytes(seq.state, a.ring_offset);
-        capacity = a.ring_capacity;
-        index = position % capacity;
-    }
-    return uvec4(row_codes(store, index), row_scale_words(row_scales(store, capacity, index)));
-}
 
 /* total_max and total_sum of `splits` splits, and what each of them is multiplied by: the sums so far by scores[2 * i], its own
  * by scores[2 * i + 1], i = split * HEADS + head. Invocation h follows head h. */
@@ -121,12 +84,7 @@ void main() {
     Row row = Rows(a.rows).v[t];
     Seq seq = Seqs(a.seqs).v[row.sequence];
 
-    uint window_rows = min(row.position + 1u, a.window);
-    uint count = window_rows;
-    if (a.ratio == 4u)
-        count += min((row.position + 1u) / 4u, a.k);
-    else if (a.ratio != 0u)
-        count += (row.position + 1u) / a.ratio;
+    uint window_rows = min(row.position + 1u, a.window), count = list_rows(row, window_rows);
     uint segments = (count + ROWS - 1u) / ROWS;
     uint share = (segments + gl_NumWorkGroups.z - 1u) / gl_NumWorkGroups.z, splits = (segments + share - 1u) / share;
     if (split >= splits)

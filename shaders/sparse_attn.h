@@ -1,4 +1,4 @@
-/* Arguments and constants of sparse_attn.comp. */
+/* Arguments and constants of sparse_attn.comp and sparse_attn_coopmat.comp. */
 #ifndef DSVK_SPARSE_ATTN_ARGS_H
 #define DSVK_SPARSE_ATTN_ARGS_H
 #include "types.h"
@@ -6,8 +6,14 @@
 #define SPARSE_ATTN_CONSTANT_HEAD_DIM 0
 #define SPARSE_ATTN_CONSTANT_ROPE_DIM 1
 #define SPARSE_ATTN_CONSTANT_NATIVE 2
-#define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 4, 8 or 16 */
+#define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 4, 8 or 16; coopmat: a multiple of M up to 32 */
 #define SPARSE_ATTN_CONSTANT_LANE_ROWS 4 /* 1 or 2: segments of 64 or 128 rows */
+#define SPARSE_ATTN_CONSTANTS 5
+#define SPARSE_ATTN_CONSTANT_M 4 /* coopmat: rows, columns and inner size of one matrix product */
+#define SPARSE_ATTN_CONSTANT_N 5
+#define SPARSE_ATTN_CONSTANT_K 6
+#define SPARSE_ATTN_CONSTANT_SUBGROUP 7 /* coopmat: invocations of a subgroup */
+#define SPARSE_ATTN_COOPMAT_CONSTANTS 8
 
 #define SPARSE_ATTN_SEGMENT 64  /* the smallest number of rows that a workgroup works on together */
 #define SPARSE_ATTN_MAX_SPLITS 32 /* the merge holds factors of so many; a split of a longer list is several segments */

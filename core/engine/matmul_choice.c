@@ -1,7 +1,8 @@
 /* Which way to multiply, found out once per driver, when the first model is opened on it: of the ways the device has, those that
- * compute a known product right, and of these the one that is fastest at a product of a prefill's kind. A way that was forced is only
- * checked, one that is remembered is taken as it is. On a CPU only the layout of weights is to be found out, by a product of decode's
- * kind: matrix units and shared memory are emulated there, which costs more than it saves. */
+ * compute a known product right, and on matrix units known attention too, and of these the one that is fastest at a product of a
+ * prefill's kind. A way that was forced is only checked, one that is remembered is taken as it is. On a CPU only the layout of weights
+ * is to be found out, by a product of decode's kind: matrix units and shared memory are emulated there, which costs more than it
+ * saves. */
 #include <string.h>
 #include <time.h>
 
@@ -61,6 +62,86 @@ static dsvk_status multiply_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk
     return DSVK_OK;
 }
 
+/* ---- known attention, which matrix units compute as well ---- */
+
+/* Heads of X, rows of ones at even positions and of 3 / 512 at odd ones, a sink of 0: position t sees t / 2 + 1 and (t + 1) / 2 of
+ * them, with the exponentials of their scores. */
+#define DIM 128u
+#define TAIL 64u
+#define EVEN_EXP 7.392664917 /* e^(2 X) */
+#define ODD_EXP 1.011790578  /* e^(2 X * 3 / 512) */
+#define SMALL (3.0 / 512)
+#define CLOSE 0x1p-18
+
+typedef struct attention {
+    float q[ROWS * DIM], out[ROWS * DIM], angles[ROWS * TAIL], sink[4];
+    uint8_t codes[ROWS][DIM + TAIL], scales[ROWS][4];
+    struct dsvk_row rows[ROWS];
+    struct dsvk_seq seq;
+    dsvk_addr pages;
+} attention;
+
+static void fill_attention(attention *a, dsvk_addr at) {
+    static const uint8_t code[] = { 0x38, 0x03 };
+    static const uint16_t tail[] = { 0x3f80, 0x3bc0 };
+    a->seq.rows = ROWS;
+    a->pages = at + offsetof(attention, angles);
+    memset(a->scales, 127, sizeof a->scales);
+    memset(a->out, 0xff, sizeof a->out);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        a->rows[i].position = i;
+        memset(a->codes[i], code[i % 2], DIM - TAIL);
+        for (uint32_t d = 0; d < TAIL; d++) {
+            memcpy(a->codes[i] + DIM - TAIL + 2 * d, &tail[i % 2], 2);
+            a->angles[i * TAIL + d] = d % 2 == 0;
+        }
+        for (uint32_t d = 0; d < DIM; d++)
+            a->q[i * DIM + d] = X;
+    }
+}
+
+static bool attention_is_right(const attention *a) {
+    for (uint32_t i = 0; i < ROWS * DIM; i++) {
+        const double even = (i / DIM / 2 + 1) * EVEN_EXP, odd = (i / DIM + 1) / 2 * ODD_EXP, want = (even + odd * SMALL) / (even + odd + 1);
+        if (!((double)a->out[i] > want * (1 - CLOSE) && (double)a->out[i] < want * (1 + CLOSE)))
+            return false;
+    }
+    return true;
+}
+
+static dsvk_status attend_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, const dsvk_buffer *buffer,
+                                attention *a, bool *right, dsvk_error *err) {
+    const dsvk_addr at = buffer->addr;
+    fill_attention(a, at);
+    DSVK_TRY(dsvk_buffer_write(device, buffer, 0, a, sizeof *a, err));
+    DSVK_TRY(dsvk_cmd_begin(cmd, err));
+    dsvk_sparse_attn(cmd, &(dsvk_sparse_attn_params){
+        .variant = variant, .rows = at + offsetof(attention, rows), .seqs = at + offsetof(attention, seq),
+        .rope = at + offsetof(attention, pages), .q = at + offsetof(attention, q), .step_store = at + offsetof(attention, codes),
+        .sink = at + offsetof(attention, sink), .out = at + offsetof(attention, out),
+        .format = { .native = true, .head_dim = DIM, .rope_dim = TAIL }, .n = ROWS, .n_heads = 1, .q_stride = DIM,
+        .step_capacity = ROWS, .window = ROWS, .ring_capacity = ROWS, .n_splits = 1, .scale = 2.0f / DIM });
+    DSVK_TRY(dsvk_cmd_run(cmd, err));
+    DSVK_TRY(dsvk_buffer_read(device, buffer, 0, a, sizeof *a, err));
+    *right = attention_is_right(a);
+    return DSVK_OK;
+}
+
+static dsvk_status attends_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, bool *right, dsvk_error *err) {
+    attention *a = dsvk_alloc_zero(1, sizeof *a);
+    dsvk_buffer buffer = { 0 };
+    if (!a)
+        return dsvk_fail_nomem(err, sizeof *a);
+    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, sizeof *a, "known attention", &buffer, err);
+    if (status == DSVK_OK)
+        status = attend_known(device, cmd, variant, &buffer, a, right, err);
+    dsvk_buffer_destroy(device, &buffer);
+    dsvk_free(a);
+    return status;
+}
+
+/* ---- both, of a variant (NULL: the device's) ---- */
+
 static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, bool *right, dsvk_error *err) {
     product *p = dsvk_alloc_zero(1, sizeof *p);
     dsvk_buffer buffer = { 0 };
@@ -72,6 +153,8 @@ static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmu
         status = multiply_known(device, cmd, variant, &buffer, p, i, right, err);
     dsvk_buffer_destroy(device, &buffer);
     dsvk_free(p);
+    if (status == DSVK_OK && *right && (variant ? *variant : dsvk_device_matmul(device)).kind == DSVK_MATMUL_COOPMAT)
+        status = attends_right(device, cmd, variant, right, err);
     return status;
 }
 

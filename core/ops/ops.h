@@ -4,8 +4,8 @@
  * Conventions: activations are f32, row-major; `n` = rows of the step (tokens of any mix of sequences); a stride counts
  * f32 values between rows. Addresses are 16-byte aligned. No op puts a barrier: forward.c does.
  * Results of one row never depend on the other rows of the step, bit for bit: reductions run in an order that depends
- * on the widths only. From DSVK_CHUNK rows on matmul and moe_expert use other kernels, which agree with those for fewer rows to
- * float32 rounding. */
+ * on the widths only. From DSVK_CHUNK rows on matmul, moe_expert and, on matrix units, sparse_attn use other kernels, which agree with
+ * those for fewer rows to float32 rounding. */
 #ifndef DSVK_OPS_H
 #define DSVK_OPS_H
 
@@ -341,6 +341,7 @@ typedef struct dsvk_sparse_attn_params {
     uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
     uint32_t segment;      /* rows that a workgroup works on together: 64, 128, or 0: what suits the device and n */
     float scale;           /* head_dim^-0.5 */
+    const dsvk_matmul_variant *variant; /* NULL: the device's; coopmat counts, for DSVK_CHUNK native rows or more in one split */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
 /* A good n_splits for n rows of at most max_rows keys: one for every 64 keys, up to 32, while n is small, 1 otherwise. */

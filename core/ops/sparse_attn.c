@@ -1,4 +1,5 @@
-/* Sparse attention, spec 4.8, and the inverse RoPE of 4.9. See shaders/sparse_attn.comp. */
+/* Sparse attention, spec 4.8, and the inverse RoPE of 4.9. See shaders/sparse_attn.comp and, for steps of many rows on matrix
+ * units, shaders/sparse_attn_coopmat.comp. */
 #include "ops.h"
 
 #include "sparse_attn.h"
@@ -10,6 +11,7 @@ _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
 
 /* Heads of a workgroup. */
 static uint32_t group_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
+static uint32_t matrix_heads(uint32_t n_heads, uint32_t m) { return n_heads > 16 ? 32 : n_heads > m ? 16 : m; }
 
 /* Segments of 128 rows halve the reads of queries, those of 64 give a few tokens twice the workgroups. A CPU, which only
  * devices with subgroups of 8 or less are, has few cores; a row's bits must not depend on how few tokens there are. */
@@ -17,6 +19,13 @@ static uint32_t lane_rows(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     if (p->segment > 0)
         return p->segment / SPARSE_ATTN_SEGMENT;
     return p->n > MAX_SPLIT_ROWS || dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max <= 8 ? 2 : 1;
+}
+
+/* Whether the kernel on matrix units is meant: as for matrices, for steps of many rows, and not for numbers that halves hold too
+ * small a part of, which rows of a float32 cache are. */
+static bool by_matrices(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p, dsvk_matmul_variant *variant) {
+    *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
+    return variant->kind == DSVK_MATMUL_COOPMAT && p->n >= DSVK_CHUNK && p->format.native && p->n_splits == 1 && p->segment == 0;
 }
 
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
@@ -102,18 +111,28 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         .page_offset = p->page_offset,
         .scale = p->scale,
     };
-    const uint32_t heads = group_heads(p->n_heads);
-    const uint32_t constants[] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
-                                   [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
-                                   [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
-                                   [SPARSE_ATTN_CONSTANT_HEADS] = heads,
-                                   [SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p) };
+    dsvk_matmul_variant variant;
+    const bool matrices = by_matrices(cmd, p, &variant);
+    const uint32_t heads = matrices ? matrix_heads(p->n_heads, variant.m) : group_heads(p->n_heads);
+    uint32_t constants[SPARSE_ATTN_COOPMAT_CONSTANTS] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
+                                                          [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
+                                                          [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
+                                                          [SPARSE_ATTN_CONSTANT_HEADS] = heads };
+    if (matrices) {
+        constants[SPARSE_ATTN_CONSTANT_M] = variant.m;
+        constants[SPARSE_ATTN_CONSTANT_N] = variant.n;
+        constants[SPARSE_ATTN_CONSTANT_K] = variant.k;
+        constants[SPARSE_ATTN_CONSTANT_SUBGROUP] = dsvk_matmul_subgroup(dsvk_cmd_device(cmd));
+    } else {
+        constants[SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p);
+    }
     const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : 0)); /* ratio 128: the window's only */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "sparse_attn",
-                           .shader = "sparse_attn",
+                           .shader = matrices ? "sparse_attn_coopmat" : "sparse_attn",
                            .constants = constants,
-                           .n_constants = DSVK_COUNT(constants),
+                           .n_constants = matrices ? SPARSE_ATTN_COOPMAT_CONSTANTS : SPARSE_ATTN_CONSTANTS,
+                           .subgroup = matrices ? constants[SPARSE_ATTN_CONSTANT_SUBGROUP] : 0,
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), p->n, p->n_splits },

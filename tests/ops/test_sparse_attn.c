@@ -9,7 +9,8 @@
  * several sequences in one step; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
  * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
  * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; lists of 31, 32, 33, 43
- * and 66 times 64 rows; one recording whose position moves on between its runs. */
+ * and 66 times 64 rows; one recording whose position moves on between its runs; steps of 64 rows and more on matrix units, where the
+ * device has them. */
 #include "harness.h"
 #include "sparse_attn.h"
 
@@ -274,7 +275,11 @@ static uint32_t longest_list(const world *w, const run *runs, uint32_t n_runs) {
     return most;
 }
 
-static void compare(test *t, const world *w, const run *runs, uint32_t n_runs, const float *got) {
+/* Matrix units add up p * row in halves of which the smallest is 2^-39 of the largest. So where the rows that count have a zero, what
+ * the others have there is right to 2^-38 of the head's largest magnitude, which is far below the rounding of its largest value. */
+#define MATRIX_FLOOR 0x1p-18f
+
+static void compare(test *t, const world *w, const run *runs, uint32_t n_runs, const float *got, float of_largest) {
     const shape *s = &w->s;
     const size_t width = (size_t)s->n_heads * s->head_dim;
     float *want = test_alloc(t, width * 4), *magnitude = test_alloc(t, width * 4);
@@ -299,8 +304,13 @@ static void compare(test *t, const world *w, const run *runs, uint32_t n_runs, c
                                              .scale = 1.0f / sqrtf((float)s->head_dim) };
             ref_sparse_attn(&c, want, magnitude);
             snprintf(what, sizeof what, "row %u (position %u)", row, c.position);
-            for (size_t d = 0; d < width; d++)
-                magnitude[d] = isfinite(want[d]) ? magnitude[d] + 0x1p-100f : 0; /* subnormals may flush to 0 */
+            for (size_t head = 0; head < width; head += s->head_dim) {
+                float largest = 0;
+                for (size_t d = head; d < head + s->head_dim; d++)
+                    largest = isfinite(want[d]) && magnitude[d] > largest ? magnitude[d] : largest;
+                for (size_t d = head; d < head + s->head_dim; d++) /* subnormals may flush to 0 */
+                    magnitude[d] = isfinite(want[d]) ? magnitude[d] + of_largest * largest + 0x1p-100f : 0;
+            }
             test_compare_sums(t, what, got + row * width, want, magnitude, width, 0x1p-20f);
         }
 }
@@ -318,8 +328,8 @@ static void check_segment(test *t, shape s, const run *runs, uint32_t n_runs, ui
     const float *many = compute(t, p, splits);
     if (one == NULL || many == NULL)
         return;
-    compare(t, &w, runs, n_runs, one);
-    compare(t, &w, runs, n_runs, many);
+    compare(t, &w, runs, n_runs, one, 0);
+    compare(t, &w, runs, n_runs, many, 0);
     /* the last row of every run, alone, when everything before it is in the ring */
     for (uint32_t i = 0, row = 0; p.n > 1 && i < n_runs; i++) {
         row += runs[i].rows;
@@ -375,7 +385,7 @@ static void check_values(test *t) {
 }
 
 /* A NaN in one window row: NaN in all values of the tokens that see it, in none of the others. */
-static void check_nan(test *t) {
+static void check_nan(test *t, const dsvk_matmul_variant *variant) {
     const shape s = { .n_heads = 3, .head_dim = 128, .rope_dim = 64, .window = 32, .page_tokens = 128, .native = true,
                       .q_scale = 1 };
     const run all = { 0, 0, 90 };
@@ -384,9 +394,11 @@ static void check_nan(test *t) {
     sequence *q = &w.sequences[0];
     q->window_store[(size_t)q->length * dsvk_row_code_bytes(&w.format) + (size_t)40 * dsvk_row_scale_bytes(&w.format)] = 0xff;
     ref_read_row(q->window_store, q->length, 40, &w.format, q->window_rows + (size_t)40 * s.head_dim);
-    const float *got = compute(t, make_step(t, &w, &all, 1, 0), 1);
+    dsvk_sparse_attn_params p = make_step(t, &w, &all, 1, 0);
+    p.variant = variant;
+    const float *got = compute(t, p, 1);
     if (got != NULL)
-        compare(t, &w, &all, 1, got);
+        compare(t, &w, &all, 1, got, variant ? MATRIX_FLOOR : 0);
 }
 
 /* Lists about and above the largest number of splits, beside short ones. */
@@ -425,8 +437,61 @@ static void check_replay(test *t) {
     for (uint32_t i = 0; i < DSVK_COUNT(moments); i++) {
         compare(t, &(world){ .s = s, .sequences = { w.sequences[0] }, .angles = w.angles, .sink = w.sink, .q_stride = w.q_stride,
                              .q = w.q + (size_t)moments[i].start * w.q_stride, .idx = w.idx }, &moments[i], 1,
-                test_download(t, &out[i]));
+                test_download(t, &out[i]), 0);
     }
+}
+
+/* A step of 64 rows or more by one of the device's ways to multiply matrices. The last 100 tokens of a longer one have the same bits
+ * in a step of their own. */
+static void check_matrices_shape(test *t, const dsvk_matmul_variant *variant, shape s, const run *runs, uint32_t n_runs) {
+    char name[DSVK_MATMUL_NAME];
+    test_case(t, "%s: heads=%u dim=%u rope=%u window=%u+%u ratio=%u k=%u %s q=%g sink=%g from %u rows %u runs %u",
+              dsvk_matmul_name(*variant, name), s.n_heads, s.head_dim, s.rope_dim, s.window, s.slack, s.ratio, s.k,
+              s.native ? "native" : "f32", s.q_scale, s.sink, runs[0].start, runs[0].rows, n_runs);
+    const world w = make_world(t, s, runs, n_runs);
+    dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
+    p.variant = variant;
+    const size_t width = (size_t)s.n_heads * s.head_dim;
+    const float *all = compute(t, p, 1);
+    if (all == NULL)
+        return;
+    compare(t, &w, runs, n_runs, all, MATRIX_FLOOR);
+    if (runs[0].rows < 100)
+        return;
+    const uint32_t first = runs[0].rows - 100;
+    dsvk_sparse_attn_params part = make_step(t, &w, &(run){ runs[0].sequence, runs[0].start + first, 100 }, 1, first);
+    part.variant = variant;
+    const float *got = compute(t, part, 1);
+    if (got != NULL)
+        test_compare_words(t, "100 rows", got, all + first * width, 100 * width);
+}
+
+/* One device has several shapes of matrices: the first is for all cases, the others for those of one kernel. */
+static void check_matrices(test *t, const dsvk_matmul_variant *variant, bool all) {
+    static const struct { uint32_t start, heads; } chunks[] = { { 300, 33 }, { 127, 17 }, { 0, 3 } };
+    static const uint32_t ratios[] = { 0, 4, 128 };
+    static const float sinks[] = { -1e30f, 60, 1e4f };
+    shape s = { .head_dim = 128, .rope_dim = 64, .k = 40, .page_tokens = 128, .native = true };
+    for (uint32_t i = 0; i < (all ? DSVK_COUNT(chunks) : 1); i++)
+        for (uint32_t r = 0; r < DSVK_COUNT(ratios); r++) {
+            const bool wide = (i + r) % 2 == 0;
+            s.n_heads = chunks[i].heads, s.window = wide ? 128 : 32, s.slack = wide ? 0 : 3, s.ratio = ratios[r],
+            s.q_scale = 1 + 7 * wide;
+            check_matrices_shape(t, variant, s, &(run){ 0, chunks[i].start, 180 }, 1);
+        }
+    if (!all)
+        return;
+    check_nan(t, variant);
+    s = (shape){ .n_heads = 4, .head_dim = 128, .rope_dim = 64, .window = 32, .ratio = 4, .k = 40, .page_tokens = 128, .native = true,
+                 .q_scale = 30 };
+    for (uint32_t i = 0; i < DSVK_COUNT(sinks); i++) {
+        s.sink = sinks[i];
+        check_matrices_shape(t, variant, s, &(run){ 0, 0, 70 }, 1);
+    }
+    s.sink = 0, s.q_scale = 2, s.k = 600; /* lists of several segments, and sequences */
+    check_matrices_shape(t, variant, s, (run[]){ { 0, 2000, 40 }, { 1, 3, 24 } }, 2);
+    s.k = 100, s.n_heads = 40, s.head_dim = 512, s.window = 128;
+    check_matrices_shape(t, variant, s, (run[]){ { 0, 700, 40 }, { 1, 0, 5 }, { 2, 254, 21 } }, 3);
 }
 
 static void check_models(test *t) {
@@ -523,10 +588,14 @@ int main(int argc, char **argv) {
     check_chunks(&t);
     check_widths(&t);
     check_values(&t);
-    check_nan(&t);
+    check_nan(&t, NULL);
     check_long(&t);
     check_replay(&t);
     check_models(&t);
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    for (uint32_t i = 0, n = dsvk_matmul_variants(t.device, list); i < n; i++)
+        if (list[i].kind == DSVK_MATMUL_COOPMAT)
+            check_matrices(&t, &list[i], list[i - 1].kind != DSVK_MATMUL_COOPMAT);
     check_refusals(&t);
     if (t.bench) {
         bench(&t, 64, 4, 512, 4096, 1); /* the same cost at any position */
