@@ -617,7 +617,7 @@ typedef struct dsvk_trace_entry {
     dsvk_dtype dtype;
     uint32_t rank;
     uint64_t shape[DSVK_TENSOR_RANK];
-    const void *data; /* in host memory, row-major, until the trace is closed */
+    const void *data; /* in host memory, row-major, until the trace is closed; it needs no model */
 } dsvk_trace_entry;
 
 /* Runs tokens [n] from an empty timeline. The calling thread's `progress` (may be NULL) is asked between steps, in tokens. */
