@@ -2,13 +2,13 @@
 
     pip install ".[server,grammar]" claude-agent-sdk openai-codex-cli-bin      # the programs are in these wheels
     python bench/agents.py claude-code [--model nano] [--own-prompt] [--tries 3] [--save]
-    python bench/agents.py codex ...
+    python bench/agents.py codex ... [-- more words for its command line]
 
 The agent runs in a home and a folder that are empty but for one file, and is asked to run a command that names that file. Everything it sends passes a recorder
 on loopback, which is its proxy for other hosts, too, and refuses those. Agents bring instructions and tools of tens of thousands of
 tokens; without --own-prompt they are told by their own options to be brief and offer the shell alone. Prints the session as JSON and one line
 of verdict; exits with 1 unless a try was done: one call of the shell, executed, answered from its result, and the second turn found all
-of the first one kept. --save writes the JSON under bench/results/agents/.
+of the first one kept. --server HOST:PORT asks a server that runs already. --save writes the JSON under bench/results/agents/.
 """
 import argparse
 import contextlib
@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 
 from serving import serving
 
-NOTE = "notes.txt"      # the only file, which holds its own name
-BRIEF = "../home/brief.md"      # seen from where the agent runs
+NOTE = "README.md"      # the only file, which holds its own name
+BRIEF = "{home}/brief.md"
 RESULTS = Path(__file__).parent / "results" / "agents"
 
 
@@ -198,7 +198,7 @@ AGENTS = {
         lambda task: ["--profile", "dsvk", "exec", "--skip-git-repo-check", "--json", task],
         [word for feature in ("goals", "multi_agent", "apps", "plugins", "hooks", "image_generation", "view_image")
          for word in ("--disable", feature)] +
-        [word for setting in (f"model_instructions_file={BRIEF}", "include_apps_instructions=false",
+        [word for setting in ("model_instructions_file=" + BRIEF, "include_apps_instructions=false",
                               "include_collaboration_mode_instructions=false", "include_environment_context=false",
                               "include_permissions_instructions=false", "skills.include_instructions=false", "web_search=disabled")
          for word in ("-c", setting)], codex_answer),
@@ -222,11 +222,11 @@ def place(agent: Agent, url: str):
         yield work, environment
 
 
-def session(agent: Agent, host: str, command: str = "ls", own_prompt: bool = False, timeout: float = 600, **added: Any) -> dict[str, Any]:
-    """One run of the program against a server ("127.0.0.1:8000"). added: to its requests."""
+def session(agent: Agent, host: str, command: str, more: list[str], timeout: float, added: dict[str, Any]) -> dict[str, Any]:
+    """One run of the program against a server ("127.0.0.1:8000"). more: words of its command line; added: to its requests."""
     with recording(host, added) as (url, recorder), place(agent, url) as (work, environment):
         task = agent.task.format(command)
-        words = [str(agent.found()), *agent.words(task), *([] if own_prompt else agent.brief)]
+        words = [str(agent.found()), *agent.words(task), *(word.replace("{home}", environment["HOME"]) for word in more)]
         began = time.monotonic()
         try:
             run = subprocess.run(words, cwd=work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
@@ -256,32 +256,40 @@ def verdict(agent: Agent, command: str, told: dict[str, Any]) -> dict[str, bool]
             "first_turn_found_kept": bool(second.get("usage")) and second["usage"]["cached"] >= used["prompt"] + used["completion"] + 1}
 
 
+@contextlib.contextmanager
+def served(model: str):
+    with serving(model) as (port, _):
+        yield f"127.0.0.1:{port}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("agent", choices=AGENTS)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--server", metavar="HOST:PORT")
     parser.add_argument("--command", default="ls")
     parser.add_argument("--temperature", type=float, help="put into the requests, for agents do not say one (and get 1)")
     parser.add_argument("--own-prompt", action="store_true", help="with the agent's own instructions and all of its tools")
     parser.add_argument("--tries", type=int, default=1, help="sampling is not greedy, so a small model may need some")
     parser.add_argument("--timeout", type=float, default=600, metavar="S")
     parser.add_argument("--save", action="store_true")
-    args = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args, more = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1:]
     agent = AGENTS[args.agent]
     if agent.found() is None:
         sys.exit(f"{agent.package} is not installed")
     version = subprocess.run([agent.found(), "--version"], capture_output=True, text=True).stdout.strip()
     failed, added = [], {} if args.temperature is None else {"temperature": args.temperature}
-    with serving(model=args.model) as (port, _):
+    with contextlib.nullcontext(args.server) if args.server else served(args.model) as host:
         while len(failed) < args.tries:
-            told = session(agent, f"127.0.0.1:{port}", args.command, args.own_prompt, args.timeout, **added)
+            told = session(agent, host, args.command, ([] if args.own_prompt else agent.brief) + more, args.timeout, added)
             done = verdict(agent, args.command, told)
             if all(done.values()):
                 break
             failed.append({**told, "verdict": done})
             print(json.dumps(failed[-1], indent=1), file=sys.stderr)
     report = {"what": "agents", "agent": args.agent, "version": version, "model": Path(args.model).name, "own_prompt": args.own_prompt,
-              "added": added,
+              "more": more, "added": added,
               "done": all(done.values()), "tries": min(len(failed) + 1, args.tries), "verdict": done, **told}
     text = json.dumps(report, ensure_ascii=False, indent=1)
     print(text)

@@ -42,10 +42,15 @@ def check_answered(unanswered: dict[str, str]) -> None:
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:
     """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system
-    message that stands between a user's and the answer gets an empty one of the user behind it."""
+    message that stands between a user's and the answer becomes the end of that one; between others, it gets an empty one behind it."""
     result: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         role = "system" if message.role == "developer" else message.role
+        last = i + 1 == len(messages)
+        answered = role == "system" and (last or messages[i + 1].role == "assistant")
+        if answered and result and result[-1]["role"] in ("user", "tool"):
+            result.append({"role": "user", "content": message.content or ""})
+            continue
         one: dict[str, Any] = {"role": role, "content": message.content or ""}
         if role == "tool":
             one["tool_call_id"] = message.tool_call_id
@@ -54,8 +59,7 @@ def plain(messages: list[Message]) -> list[dict[str, Any]]:
             one["tool_calls"] = [call.model_dump() for call in message.tool_calls]
             one["wo_eos"] = message.prefix
         result.append(one)
-        last = i + 1 == len(messages)
-        if role == "system" and (last or messages[i + 1].role == "assistant"):
+        if answered:
             result.append({"role": "user", "content": ""})
     return result
 
