@@ -10,7 +10,7 @@ from typing import AsyncGenerator, AsyncIterator
 import dsvk
 from dsvk import chat
 
-from .engine import Engine, Job, Running
+from .engine import Engine, Job, Running, Turns
 from .errors import of_engine, unavailable
 from .metrics import Watch
 
@@ -143,6 +143,7 @@ class Choice:
         self.text_length = self.ids_length = 0      # characters: of text told, of the ids told
         self.ids: list[int] = []
         self.call_ids: list[str] = []
+        self.told: dict[str, list[str]] = {"reasoning": [], "content": []}
         self.logprobs: dict[str, list[Logprob]] = {}
         self.started = self.said = False
         self.ended = ""
@@ -182,7 +183,8 @@ class Choice:
     def read(self, events: list[chat.Event]) -> list[Piece]:
         pieces: list[Piece] = []
         for kind, text, call in events:
-            if kind in ("reasoning", "content"):
+            if kind in self.told:
+                self.told[kind].append(text)
                 pieces.append(Piece(kind, self.index, text, logprobs=self.taken(kind)))
             elif not self.job.calls or self.ended:
                 continue
@@ -211,6 +213,8 @@ class Choice:
         if finish == "stop" and self.call_ids:
             self.engine.turns.put(self.call_ids[0], self.ids)
             finish = "calls"
+        elif finish == "length" or (finish == "stop" and event.stop_text < 0):
+            self.engine.turns.put(Turns.name("".join(self.told["reasoning"]), "".join(self.told["content"])), self.ids)
         return pieces + [self.last(finish, stop_text(self.job, event))]
 
 
