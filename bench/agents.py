@@ -4,11 +4,12 @@
     python bench/agents.py claude-code [--model nano] [--own-prompt] [--tries 3] [--save]
     python bench/agents.py codex ... [-- more words for its command line]
 
-The agent runs in a home and a folder that are empty but for one file, and is asked to run a command that names that file. Everything it sends passes a recorder
-on loopback, which is its proxy for other hosts, too, and refuses those. Agents bring instructions and tools of tens of thousands of
-tokens; without --own-prompt they are told by their own options to be brief and offer the shell alone. Prints the session as JSON and one line
-of verdict; exits with 1 unless a try was done: one call of the shell, executed, answered from its result, and the second turn found all
-of the first one kept. --server HOST:PORT asks a server that runs already. --save writes the JSON under bench/results/agents/.
+The agent runs in an empty home and a folder with one file, and is asked to run a command that names it. All that it sends passes a
+recorder on loopback, which is its proxy for other hosts, too, and refuses those. Agents bring instructions and tools of tens of thousands
+of tokens, which take two CPU cores minutes to read; without --own-prompt they are told by options of theirs to be brief and to offer
+the shell alone. Prints the session as JSON and one line of verdict; exits with 1 unless a try was done: one call of the shell, executed,
+answered from its result, and all of the first turn found kept by the second. --server HOST:PORT asks a server that runs already. --save
+writes the JSON under bench/results/agents/.
 """
 import argparse
 import contextlib
@@ -229,7 +230,8 @@ def session(agent: Agent, host: str, command: str, more: list[str], timeout: flo
         words = [str(agent.found()), *agent.words(task), *(word.replace("{home}", environment["HOME"]) for word in more)]
         began = time.monotonic()
         try:
-            run = subprocess.run(words, cwd=work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+            run = subprocess.run(words, cwd=work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                 timeout=timeout)
             status, printed, complaint = run.returncode, run.stdout, run.stderr
         except subprocess.TimeoutExpired as expired:
             status, printed, complaint = "timeout", (expired.stdout or b"").decode(), ""
@@ -249,11 +251,11 @@ def verdict(agent: Agent, command: str, told: dict[str, Any]) -> dict[str, bool]
     """What was done. A whole first turn is its prompt, what was generated, and the end token."""
     first, second = [*told["requests"], {}, {}][:2]
     calls = [one for one in first.get("said", []) if "call" in one]
-    result, answer, used = "".join(second.get("results", [])), told["answer"] or "", first.get("usage") or {}
+    result, answer, used, later = "".join(second.get("results", [])), told["answer"] or "", first.get("usage"), second.get("usage")
     return {"called": [one["call"] for one in calls] == [agent.shell] and command in calls[0]["arguments"].values(),
             "executed": NOTE in result,
             "answered": told["status"] == 0 and any(line.strip() in answer for line in result.splitlines() if line.strip()),
-            "first_turn_found_kept": bool(second.get("usage")) and second["usage"]["cached"] >= used["prompt"] + used["completion"] + 1}
+            "first_turn_found_kept": bool(used and later) and later["cached"] >= used["prompt"] + used["completion"] + 1}
 
 
 @contextlib.contextmanager

@@ -460,27 +460,30 @@ def test_the_tree_against_a_list(tiny):
             kept += [text, text + got["ids"]]
 
 
-@pytest.mark.parametrize("n", [1, 2, 40, 127, 128, 129, 133, 136, 137, 264])
+@pytest.mark.parametrize("n", [2, 40, 129, 133, 136, 264])
 def test_a_prompt_that_departs_near_the_end_of_another_hits(tiny, n):
-    """The rings reach back a few tokens: what goes on from there is what a session that goes back computes, before, at and behind the
-    ends of chunks, pages and rings; and from what was kept of that again."""
+    """The rings reach back a few tokens: what goes on from there is what a session that goes back computes, bit for bit, before, at and
+    behind the ends of chunks, pages and rings. What was kept stays as it was."""
     text, other = prompt(30, n), prompt(31, 20)
-    for back in (1, 2, ROLLBACK, ROLLBACK + 1):
+    for back in (1, ROLLBACK, ROLLBACK + 1):
         if back >= n:
             continue
         changed = text[:-back] + other
-        with Run(tiny) as run:
-            cold = run.alone(changed, 4, logprobs=2)
+        with tiny.session(context=CONTEXT) as session:
+            session.sync(text)
+            session.sync(changed)
+            logits, ids = np.array(session.logits()), session.decode(4)
         with Run(tiny, cache=True) as run:
             run.alone(text, 1)
-            assert run.alone(changed, 4, exact=True)["cached"] == 0
+            kept = run.alone(text + other, 4, logprobs=2)
         with Run(tiny, cache=True) as run:
             run.alone(text, 1)
             got = run.alone(changed, 4, logprobs=2)
             assert got["cached"] == (n - back if back <= ROLLBACK else 0)
-            assert got["ids"] == cold["ids"] and np.allclose(got["logprobs"], cold["logprobs"], atol=1e-3)
-            again = run.alone(changed[:-1] + other, 4, logprobs=2)
-            assert again["cached"] == len(changed) - 1
+            assert got["ids"] == ids and abs(got["logprobs"][0] - logits[ids[0]] + np.logaddexp.reduce(logits)) < 1e-5
+            assert run.alone(changed[:-1] + other, 1)["cached"] == len(changed) - 1
+            assert kept["cached"] == n and same(run.alone(text + other, 4, logprobs=2), kept)
+            assert run.alone(text[:-1] + other, 1, exact=True)["cached"] in (0, CHUNK, 2 * CHUNK)
 
 
 def test_what_was_taken_back_does_not_come_again(tiny):

@@ -87,7 +87,8 @@ class Responses(Talk):
         usage = answer["usage"]
         self.items += answer["output"]
         self.calls = [item["call_id"] for item in answer["output"] if item["type"] == "function_call"]
-        return usage["input_tokens"], usage["input_tokens_details"]["cached_tokens"], usage["output_tokens"], answer["status"] == "completed"
+        cached = usage["input_tokens_details"]["cached_tokens"]
+        return usage["input_tokens"], cached, usage["output_tokens"], answer["status"] == "completed"
 
     def result(self, text):
         self.items += [{"type": "function_call_output", "call_id": id, "output": text} for id in self.calls]
