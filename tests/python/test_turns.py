@@ -145,3 +145,16 @@ def test_an_answer_in_other_tokens_than_its_text_would_make_is_repeated_so(nano,
         engine.scheduler.say("So.")
         talk.say("Sure?")
         assert engine.scheduler.prompts[-1][:len(whole)] != whole and spelt[1] not in engine.scheduler.prompts[-1]
+
+
+def test_what_was_not_told_is_not_repeated(nano):
+    """A call that nobody asked for."""
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer))
+    call = '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="Bash">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>'
+    with served(engine) as url:
+        talk = Chat(url, thinking=False)
+        engine.scheduler.say("Hello" + call, "So.")
+        talk.say("Hello")
+        assert talk.items[-1]["content"] == "Hello"
+        talk.say("Is it?")
+        assert "</think>Hello<｜end▁of▁sentence｜><｜User｜>Is it?" in nano.tokenizer.decode(engine.scheduler.prompts[-1])

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import AsyncGenerator, AsyncIterator
 
@@ -213,9 +213,16 @@ class Choice:
         if finish == "stop" and self.call_ids:
             self.engine.turns.put(self.call_ids[0], self.ids)
             finish = "calls"
-        elif finish == "length" or (finish == "stop" and event.stop_text < 0):
-            self.engine.turns.put(Turns.name("".join(self.told["reasoning"]), "".join(self.told["content"])), self.ids)
+        else:
+            self.remember()
         return pieces + [self.last(finish, stop_text(self.job, event))]
+
+    def remember(self) -> None:
+        """A turn of which all was told: no part of a stop text, and no call that nobody wanted."""
+        thoughts, said = ("".join(self.told[kind]) for kind in ("reasoning", "content"))
+        with suppress(dsvk.InvalidError):      # a vocabulary may have ids that no token has
+            if self.engine.tokenizer.decode(self.ids) == (f"{thoughts}</think>{said}" if self.job.inside else said):
+                self.engine.turns.put(Turns.name(thoughts, said), self.ids)
 
 
 async def told(running: Running) -> Events:
