@@ -31,7 +31,11 @@ dsvk_status dsvk_snapshot_take(dsvk_snapshot **snapshot, const dsvk_session *ses
  * closed. */
 dsvk_status dsvk_snapshot_restore(const dsvk_snapshot *snapshot, dsvk_session *session, const int32_t *tokens, uint64_t n,
                                   dsvk_error *err);
-static inline bool dsvk_snapshot_reaches(const dsvk_snapshot *p, uint64_t n) { return n > 0 && p->high - n <= DSVK_ROLLBACK; }
+/* And only where that is little beside what it serves: a prompt that shares its first words with a short one runs in its own pieces. */
+static inline bool dsvk_snapshot_reaches(const dsvk_snapshot *p, uint64_t n) {
+    const uint64_t back = p->high - n;
+    return n > 0 && back <= DSVK_ROLLBACK && back * 8 <= n;
+}
 dsvk_snapshot *dsvk_snapshot_retain(dsvk_snapshot *snapshot);
 void dsvk_snapshot_release(dsvk_snapshot *snapshot); /* accepts NULL */
 

@@ -460,7 +460,7 @@ def test_the_tree_against_a_list(tiny):
             kept += [text, text + got["ids"]]
 
 
-@pytest.mark.parametrize("n", [2, 129, 136])
+@pytest.mark.parametrize("n", [9, 129, 136])
 def test_a_prompt_that_departs_near_the_end_of_another_hits(tiny, n):
     """The rings reach back a few tokens: what goes on from there is what a session that goes back computes, bit for bit, before, at and
     behind the ends of chunks, pages and rings. What was kept stays as it was."""
@@ -479,7 +479,7 @@ def test_a_prompt_that_departs_near_the_end_of_another_hits(tiny, n):
         with Run(tiny, cache=True) as run:
             run.alone(text, 1)
             got = run.alone(changed, 4, logprobs=2)
-            assert got["cached"] == (n - back if back <= ROLLBACK else 0)
+            assert got["cached"] == (n - back if back <= ROLLBACK and 8 * back <= n - back else 0)
             assert got["ids"] == ids and abs(got["logprobs"][0] - logits[ids[0]] + np.logaddexp.reduce(logits)) < 1e-5
             assert run.alone(changed[:-1] + other, 1)["cached"] == len(changed) - 1
             assert kept["cached"] == n and same(run.alone(text + other, 4, logprobs=2), kept)
