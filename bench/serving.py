@@ -33,9 +33,9 @@ BODIES = {      # path: what asks for a few tokens
 
 
 @contextlib.contextmanager
-def serving(*options):
+def serving(model="nano"):
     """A server in a process of its own: its port and its process."""
-    server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0", *options], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", model, "--port", "0"], stderr=subprocess.PIPE, text=True)
     try:
         yield int(re.search(r":(\d+)/v1$", server.stderr.readline())[1]), server
     finally:

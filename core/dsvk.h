@@ -254,7 +254,7 @@ DSVK_API dsvk_status dsvk_decoder_finish(dsvk_decoder *decoder, const char **tex
  *   "revision": "preview" (default), or "0731": what the efforts high and max add differs
  *   "replay": {tool call id: what was sampled}: an assistant's turn whose first call has this id, and that began in the
  *      same mode, is written exactly so, up to its end token: text, special strings in it being tokens, or a list of ids
- *      (for dsvk_chat_encode_ids). Never take it from a stranger.
+ *      (for dsvk_chat_encode_ids). A turn without calls goes by its "turn_id". Never take it from a stranger.
  * Errors: FORMAT with the byte offset for what is no JSON, INVALID or UNSUPPORTED naming the field ("messages[3].role:
  * ..."), LIMIT for JSON nested deeper than 64. */
 

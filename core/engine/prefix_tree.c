@@ -49,27 +49,50 @@ static dsvk_prefix_node *child_on_the_way(const dsvk_prefix_node *node, const in
     return NULL;
 }
 
+/* The child that these tokens [n], `at` tokens into the timeline, share the most with of those whose snapshot reaches back to where
+ * they differ; or NULL. *same: how many they are, less than n, for the token that is chosen behind them needs logits. */
+static dsvk_prefix_node *child_within_reach(const dsvk_prefix_node *node, const int32_t *tokens, uint64_t n, uint64_t at,
+                                            uint64_t *same) {
+    dsvk_prefix_node *best = NULL;
+    *same = 0;
+    for (dsvk_prefix_node *child = node->children; child && n > 0; child = child->next) {
+        const uint64_t common = common_length(child->span, child->n_span, tokens, n - 1);
+        if (common > *same && dsvk_snapshot_reaches(child->snapshot, at + common)) {
+            best = child;
+            *same = common;
+        }
+    }
+    return best;
+}
+
 static bool usable(const dsvk_snapshot *p, uint64_t n, bool exact) {
     return !exact || p->kind == DSVK_SNAPSHOT_CUT || (p->kind == DSVK_SNAPSHOT_WHOLE && p->n == n);
 }
 
 dsvk_snapshot *dsvk_prefix_find(dsvk_prefix_tree *tree, const char *key, const int32_t *tokens, uint64_t n, bool exact,
-                                uint64_t *common) {
-    dsvk_prefix_node *node = find_root(tree, key);
+                                uint64_t *at, uint64_t *common) {
+    dsvk_prefix_node *node = find_root(tree, key), *next;
     dsvk_snapshot *found = NULL;
-    uint64_t at = 0, same = 0;
+    uint64_t here = 0, same = 0;
+    *at = *common = 0;
+    if (!node)
+        return NULL;
     tree->clock++;
-    while (node) {
-        node = child_on_the_way(node, tokens + at, n - at, &same);
-        if (!node)
-            break;
-        at += node->n_span;
-        same = 0;
+    while ((next = child_on_the_way(node, tokens + here, n - here, &same))) {
+        node = next;
+        here += node->n_span;
         node->used = tree->clock;
-        if (usable(node->snapshot, n, exact))
+        if (usable(node->snapshot, n, exact)) {
             found = node->snapshot;
+            *at = here;
+        }
     }
-    *common = at + same;
+    *common = here + same;
+    if (!exact && (next = child_within_reach(node, tokens + here, n - here, here, &same))) {
+        next->used = tree->clock;
+        found = next->snapshot;
+        *at = here + same;
+    }
     return found;
 }
 

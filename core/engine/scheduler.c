@@ -271,12 +271,18 @@ static void make_room(dsvk_scheduler *s, const dsvk_error *why) {
     count(s, &s->counts.preempted, 1);
 }
 
+/* A step that was cut short has left its rings ahead of it, further than it can run again from. One that decodes needs its logits,
+ * too, and has never taken tokens back. */
+static bool cannot_go_on(const dsvk_sequence *q) {
+    return q->session->high - q->session->n > (q->phase == DSVK_PREFILL ? DSVK_ROLLBACK : 0);
+}
+
 /* DEVMEM of a step of these: before the device began it has changed nothing, and is tried again when there is room. Later it has
  * left sessions that cannot go on. */
 static void out_of_memory(dsvk_scheduler *s, dsvk_sequence *const *chosen, uint32_t n, const dsvk_error *why) {
     bool begun = false;
     for (uint32_t i = 0; i < n; i++) {
-        if (chosen[i]->session->high == chosen[i]->session->n)
+        if (!cannot_go_on(chosen[i]))
             continue;
         fail(s, chosen[i], why);
         begun = true;
@@ -325,24 +331,27 @@ static dsvk_sequence *next_to_begin(dsvk_scheduler *s) {
 /* Every token of the prompt is to be computed. */
 static bool wants_scores(const dsvk_sequence *q) { return q->prompt_scores.logprobs != NULL; }
 
-static dsvk_snapshot *find_kept(dsvk_scheduler *s, dsvk_sequence *q, uint64_t *common) {
+/* What the prompt goes on from, and at which of its tokens. */
+static dsvk_snapshot *find_kept(dsvk_scheduler *s, dsvk_sequence *q, uint64_t *at, uint64_t *common) {
     const dsvk_request *r = q->request;
-    *common = 0;
+    *at = *common = 0;
     if (wants_scores(q))
         return NULL;
-    if (r->fork)
+    if (r->fork) {
+        *at = r->n_prompt;
         return r->fork;
-    return s->options.no_cache ? NULL : dsvk_prefix_find(&s->tree, r->cache_key, r->prompt, r->n_prompt, r->exact, common);
+    }
+    return s->options.no_cache ? NULL : dsvk_prefix_find(&s->tree, r->cache_key, r->prompt, r->n_prompt, r->exact, at, common);
 }
 
 /* A kept prefix is held while it is used: making room for it must not take it away. */
-static dsvk_status open_session(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept, dsvk_error *err) {
+static dsvk_status open_session(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *kept, uint64_t at, dsvk_error *err) {
     const dsvk_request *r = q->request;
     const dsvk_session_options options = { .size = sizeof options, .context = r->n_prompt + r->limit };
     dsvk_session *session = NULL;
     dsvk_status status = dsvk_session_open(&session, s->model, &options, err);
     if (status == DSVK_OK && kept)
-        status = dsvk_snapshot_restore(kept, session, r->prompt, err);
+        status = dsvk_snapshot_restore(kept, session, r->prompt, at, err);
     if (status == DSVK_OK)
         status = dsvk_edit_begin(session, &r->sampling, err);
     if (status == DSVK_OK)
@@ -352,7 +361,7 @@ static dsvk_status open_session(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapsh
     return status;
 }
 
-static void begin_counting(dsvk_scheduler *s, dsvk_sequence *q, const dsvk_snapshot *kept) {
+static void begin_counting(dsvk_scheduler *s, dsvk_sequence *q, uint64_t at) {
     dsvk_request *r = q->request;
     q->begun = true;
     if (++r->n_begun == r->n_choices) {
@@ -361,11 +370,11 @@ static void begin_counting(dsvk_scheduler *s, dsvk_sequence *q, const dsvk_snaps
     }
     if (q->choice > 0) /* a prompt counts once */
         return;
-    r->cached = kept ? kept->n : 0;
+    r->cached = at;
     pthread_mutex_lock(&s->lock);
     s->counts.prompt_tokens += r->n_prompt;
     s->counts.cached_tokens += r->cached;
-    *(kept ? &s->counts.hits : &s->counts.misses) += 1;
+    *(at > 0 ? &s->counts.hits : &s->counts.misses) += 1;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -396,23 +405,24 @@ static void at_prompt_end(dsvk_scheduler *s, dsvk_sequence *q, dsvk_snapshot *ke
 /* Where there is no memory for it now, it waits on. */
 static void begin(dsvk_scheduler *s, dsvk_sequence *q) {
     const dsvk_request *r = q->request;
-    uint64_t common;
+    uint64_t at, common;
     dsvk_error err;
-    dsvk_snapshot *kept = find_kept(s, q, &common);
+    dsvk_snapshot *kept = find_kept(s, q, &at, &common);
     if (kept)
         dsvk_snapshot_retain(kept);
-    dsvk_status status = open_session(s, q, kept, &err);
+    dsvk_status status = open_session(s, q, kept, at, &err);
     while (status == DSVK_DEVMEM && dsvk_prefix_evict(&s->tree))
-        status = open_session(s, q, kept, &err);
+        status = open_session(s, q, kept, at, &err);
     if (status == DSVK_OK) {
-        const uint64_t at = kept ? kept->n : 0, cut = common / s->options.chunk * s->options.chunk;
-        q->exact = at == 0 || kept->kind == DSVK_SNAPSHOT_CUT || (kept->kind == DSVK_SNAPSHOT_WHOLE && at == r->n_prompt);
+        const uint64_t cut = common / s->options.chunk * s->options.chunk;
+        q->exact = at == 0 || (at == kept->n && (kept->kind == DSVK_SNAPSHOT_CUT ||
+                                                 (kept->kind == DSVK_SNAPSHOT_WHOLE && at == r->n_prompt)));
         q->keep_at = cut > at ? cut : 0;
         q->phase = DSVK_PREFILL;
         q->prompt_done = at;
         s->running[s->n_running++] = q;
         if (!q->begun)
-            begin_counting(s, q, kept);
+            begin_counting(s, q, at);
         if (at == r->n_prompt)
             at_prompt_end(s, q, kept);
     } else if (status == DSVK_DEVMEM && s->n_running > 0) {

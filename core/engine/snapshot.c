@@ -1,6 +1,8 @@
 /* Snapshots: a session's rings and logits are copied, its pages shared. That is sound because entries of a page are only ever
  * added: a session that goes on writes behind the snapshot's end, and one that is restored gets its own copy of a page that is
- * not full yet. Whole pages are nobody's to write any more. */
+ * not full yet. Whole pages are nobody's to write any more. Taking tokens back while restoring is what a session does that goes
+ * back (cache.h): what lies behind them in the rings and pages is written again before it is seen. */
+#include <assert.h>
 #include <string.h>
 
 #include "prefix_tree.h"
@@ -56,7 +58,7 @@ dsvk_status dsvk_snapshot_take(dsvk_snapshot **snapshot, const dsvk_session *s, 
     dsvk_snapshot *p = dsvk_alloc_zero(1, sizeof *p);
     if (!p)
         return dsvk_fail_nomem(err, sizeof *p);
-    *p = (dsvk_snapshot){ .references = 1, .model = s->model, .kind = kind, .n = s->n };
+    *p = (dsvk_snapshot){ .references = 1, .model = s->model, .kind = kind, .n = s->n, .high = s->high };
     dsvk_status status = fill(p, s, err);
     if (status == DSVK_OK)
         *snapshot = p;
@@ -79,19 +81,21 @@ static dsvk_status share_pages(const dsvk_snapshot *p, dsvk_session *s, uint32_t
     return status;
 }
 
-dsvk_status dsvk_snapshot_restore(const dsvk_snapshot *p, dsvk_session *s, const int32_t *tokens, dsvk_error *err) {
-    const uint32_t whole = (uint32_t)(p->n / s->model->layout.page_tokens);
+dsvk_status dsvk_snapshot_restore(const dsvk_snapshot *p, dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
+    const uint32_t whole = (uint32_t)(n / s->model->layout.page_tokens);
     const dsvk_buffer *from[3] = { &p->state, &p->logits }, *to[3] = { &s->state, &s->logits };
-    uint32_t n = 2;
+    uint32_t n_copies = 2;
+    assert(n == p->n || (n < p->n && dsvk_snapshot_reaches(p, n)));
     DSVK_TRY(share_pages(p, s, whole, err));
-    DSVK_TRY(dsvk_grow_pages(s, p->n, err)); /* the one that is not full */
+    DSVK_TRY(dsvk_grow_pages(s, n, err)); /* the one that is not full */
     if (s->n_pages > whole) {
-        from[n] = &p->pages[whole]->buffer;
-        to[n++] = &s->pages[whole]->buffer;
+        from[n_copies] = &p->pages[whole]->buffer;
+        to[n_copies++] = &s->pages[whole]->buffer;
     }
-    DSVK_TRY(copy(s->model, from, to, n, err));
-    memcpy(s->tokens, tokens, p->n * sizeof *tokens);
-    s->n = s->high = p->n;
-    s->have_logits = true;
+    DSVK_TRY(copy(s->model, from, to, n_copies, err));
+    memcpy(s->tokens, tokens, n * sizeof *tokens);
+    s->n = n;
+    s->high = p->high;
+    s->have_logits = n == p->n;
     return DSVK_OK;
 }

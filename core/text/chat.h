@@ -98,7 +98,7 @@ typedef struct dsvk_chat_message {
     bool wo_eos;
     bool in_context; /* encoded before */
     size_t index;    /* in its list, for messages */
-    dsvk_json_value content, reasoning, tools, response_format, tool_calls, call_id;
+    dsvk_json_value content, reasoning, tools, response_format, tool_calls, call_id, turn_id;
     size_t first_block, n_blocks; /* of a user */
 } dsvk_chat_message;
 
@@ -122,7 +122,7 @@ typedef struct dsvk_conversation {
     size_t n_messages;
     dsvk_chat_block *blocks;
     size_t n_blocks;
-    dsvk_chat_named *replay; /* [n_replay] what was sampled, by the id of the turn's first call */
+    dsvk_chat_named *replay; /* [n_replay] what was sampled, by the id of the turn's first call, or its turn_id */
     size_t n_replay;
     bool thinking, drop, add_bos;
     dsvk_chat_effort effort;

@@ -201,6 +201,8 @@ static dsvk_status read_message(const reader *r, dsvk_json_value object, dsvk_ch
             DSVK_TRY(take(r, WHERE(r, "reasoning_content"), "\"", "text", value, &m->reasoning));
         else if (dsvk_json_equals(key, "tool_call_id"))
             DSVK_TRY(take(r, WHERE(r, "tool_call_id"), "\"", "text", value, &m->call_id));
+        else if (dsvk_json_equals(key, "turn_id"))
+            DSVK_TRY(take(r, WHERE(r, "turn_id"), "\"", "text", value, &m->turn_id));
         else if (dsvk_json_equals(key, "tools"))
             DSVK_TRY(take_filled(r, WHERE(r, "tools"), "[", value, &m->tools));
         else if (dsvk_json_equals(key, "tool_calls"))

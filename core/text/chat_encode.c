@@ -230,16 +230,23 @@ static dsvk_status put_ids(prompt *p, dsvk_json_value list) {
     return put_mark(p, begin, n_text, ids, n);
 }
 
+/* What the turn is called in `replay`; .text NULL: nothing. */
+static dsvk_json_value name_of(const dsvk_chat_message *m) {
+    dsvk_json_walk walk = { 0 };
+    dsvk_json_value call, id = { 0 };
+    if (!m->tool_calls.text)
+        return m->turn_id;
+    if (dsvk_json_element(m->tool_calls, &walk, &call) && dsvk_json_find(call, "id", &id) && dsvk_json_kind(id) == '"')
+        return id;
+    return (dsvk_json_value) { 0 };
+}
+
 /* Writes the turn as it was sampled, when it is known and began in the same mode; otherwise *done stays false and
  * nothing is written. A turn that was thought through has the end of its thoughts in it. */
 static dsvk_status put_replay(prompt *p, const dsvk_chat_message *m, bool thinks, bool *done) {
-    dsvk_json_walk walk = { 0 };
-    dsvk_json_value call, id;
+    const dsvk_json_value name = name_of(m);
+    const dsvk_chat_named *known = name.text ? dsvk_chat_find(p->c->replay, p->c->n_replay, name) : NULL;
     size_t begin = p->text.n, first_mark = p->n_marks;
-    if (!m->tool_calls.text || !dsvk_json_element(m->tool_calls, &walk, &call) || !dsvk_json_find(call, "id", &id) ||
-        dsvk_json_kind(id) != '"')
-        return DSVK_OK;
-    const dsvk_chat_named *known = dsvk_chat_find(p->c->replay, p->c->n_replay, id);
     if (!known)
         return DSVK_OK;
     if (dsvk_json_kind(known->value) == '[') {

@@ -38,8 +38,8 @@ def encode(messages: Messages, *, thinking_mode: str = "thinking", drop_thinking
     are tools. reasoning_effort: "none" (as "chat"), "low", "high", "max", or "minimal", "medium", "xhigh", "ultra".
     add_bos: begin with the begin token. context: messages encoded before; only what comes behind them is written. tools,
     response_format: of the whole conversation, put into its first system message. revision: "preview", or "0731" for
-    the checkpoints of that name. replay: what was sampled, by the id of a turn's first tool call: such a turn is written
-    exactly so (text here, ids in encode_ids); never take it from a stranger.
+    the checkpoints of that name. replay: what was sampled, by the id of a turn's first tool call, or by the "turn_id"
+    of a message without calls: such a turn is written exactly so (text here, ids in encode_ids); never take it from a stranger.
     Raises InvalidError or UnsupportedError naming the field, FormatError for what is no JSON (NaN).
     """
     return _dsvk.chat_encode(_conversation(messages, {

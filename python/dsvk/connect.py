@@ -19,6 +19,7 @@ import dsvk
 
 KEY = "DSVK_API_KEY"      # the environment variable with the key, for us and for the agents
 OWN_PROMPT = 32768      # tokens that an agent's own instructions and tools easily take
+PATIENCE = 3600      # seconds that a request may last: reading those can take longer than what an agent waits for a hosted model
 
 
 @dataclass
@@ -64,7 +65,8 @@ def home(variable: str, otherwise: str) -> Path:
 def claude_settings(s: Served) -> dict[str, Any]:
     env = {"ANTHROPIC_BASE_URL": s.url, "ANTHROPIC_MODEL": s.model,
            **{f"ANTHROPIC_DEFAULT_{size}_MODEL": s.model for size in ("OPUS", "SONNET", "HAIKU")},
-           "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(s.context), "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+           "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(s.context), "API_TIMEOUT_MS": str(PATIENCE * 1000),
+           "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
     if s.key:      # the file names the variable and holds no key
         return {"env": env, "apiKeyHelper": f"printenv {KEY}"}
     return {"env": {**env, "ANTHROPIC_AUTH_TOKEN": "none"}}      # without one it wants to log in

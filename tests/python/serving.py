@@ -58,7 +58,7 @@ class Told:
 
 class Script:
     """A scheduler of a model that says one answer after the other, one token per event. `prompts` and `options` are what was
-    submitted. An answer is text with special tokens, after which the end token comes; (text, error) ends with an error instead,
+    submitted. An answer is text with special tokens, or ids, after which the end token comes; (text, error) ends with an error instead,
     (text, seconds) is silent so long before it begins."""
 
     def __init__(self, tokenizer):
@@ -82,7 +82,7 @@ class Script:
     def events(self, n_prompt, choice, max_tokens):
         said = self.answers.popleft()
         text, error = said if isinstance(said, tuple) else (said, None)
-        ids = self.tokenizer.encode(text, special=True)
+        ids = text if isinstance(text, list) else self.tokenizer.encode(text, special=True)
         decoder, cut = self.tokenizer.decoder(), ids[:max_tokens or None]
 
         def event(kind, n, ids=(), text="", **more):

@@ -50,9 +50,9 @@ def parsed(agent, text):
 
 def test_what_is_printed(run, url):
     shell = run("claude-code")
-    echo = 'echo "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $ANTHROPIC_MODEL $CLAUDE_CODE_MAX_CONTEXT_TOKENS"'
+    echo = 'echo "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $ANTHROPIC_MODEL $CLAUDE_CODE_MAX_CONTEXT_TOKENS $API_TIMEOUT_MS"'
     told = subprocess.run(["sh", "-ec", f"{shell.stdout}\n{echo}"], capture_output=True, text=True).stdout
-    assert told == f"{url} none nano 65536\n"
+    assert told == f"{url} none nano 65536 3600000\n"
     profile = tomllib.loads(run("codex", at=url + "/v1/").stdout)
     assert profile == {"model": "nano", "model_provider": "dsvk", "model_context_window": 65536, "model_providers": {
         "dsvk": {"name": "dsvk", "base_url": url + "/v1", "wire_api": "responses"}}}

@@ -136,7 +136,7 @@ def test_system_texts_and_what_changes_with_a_clients_build(scripted):
     system = [{"type": "text", "text": "x-anthropic-billing-header: cc=1"}, {"type": "text", "text": "One.", "cache_control": {}},
               {"type": "text", "text": "Two."}]
     text = prompt(scripted, HELLO + [{"role": "system", "content": "Three."}], system=system, **OFF)
-    assert text == "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>HelloThree.<｜User｜><｜Assistant｜></think>"
+    assert text == "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>Hello\n\nThree.<｜Assistant｜></think>"
 
 
 def test_a_final_assistant_message_is_continued_and_neighbours_are_one(scripted):

@@ -16,6 +16,7 @@ from dsvk import _dsvk
 from test_model import edit
 
 CHUNK, CONTEXT, VOCAB = 128, 512, TINY["vocab_size"]
+ROLLBACK = 8      # tokens that rings reach back besides what the model looks at (cache.h)
 
 
 @pytest.fixture(scope="module")
@@ -443,15 +444,60 @@ def test_no_row_of_a_found_prompt_runs_again(tiny, device):
 
 
 def test_the_tree_against_a_list(tiny):
-    """Prompts that are beginnings of each other in any order, against the longest beginning there is."""
+    """Prompts that are beginnings of each other, or nearly, in any order, against the longest beginning there is. How far back a
+    timeline serves depends on whether its own tokens were taken back before."""
+    def common(a, b):
+        return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     rng = np.random.default_rng(1)
     kept = []
     with Run(tiny, cache=True, chunk=32) as run:
-        for _ in range(40):
-            text = [int(i) for i in rng.integers(0, 2, rng.integers(1, 9))]
+        for _ in range(60):
+            text = [int(i) for i in rng.integers(0, 2, rng.integers(1, 25))]
             got = run.alone(text, 1)
-            assert got["cached"] == max((len(one) for one in kept if text[:len(one)] == one), default=0), (text, kept)
+            whole = max((len(one) for one in kept if common(one, text) == len(one)), default=0)
+            near = max((min(n, len(text) - 1) for one in kept if len(one) - (n := common(one, text)) <= ROLLBACK), default=0)
+            assert whole <= got["cached"] <= max(whole, near), (text, kept)
             kept += [text, text + got["ids"]]
+
+
+@pytest.mark.parametrize("n", [9, 129, 136])
+def test_a_prompt_that_departs_near_the_end_of_another_hits(tiny, n):
+    """The rings reach back a few tokens: what goes on from there is what a session that goes back computes, bit for bit, before, at and
+    behind the ends of chunks, pages and rings. What was kept stays as it was."""
+    text, other = prompt(30, n), prompt(31, 20)
+    for back in (1, ROLLBACK, ROLLBACK + 1):
+        if back >= n:
+            continue
+        changed = text[:-back] + other
+        with tiny.session(context=CONTEXT) as session:
+            session.sync(text)
+            session.sync(changed)
+            logits, ids = np.array(session.logits()), session.decode(4)
+        with Run(tiny, cache=True) as run:
+            run.alone(text, 1)
+            kept = run.alone(text + other, 4, logprobs=2)
+        with Run(tiny, cache=True) as run:
+            run.alone(text, 1)
+            got = run.alone(changed, 4, logprobs=2)
+            assert got["cached"] == (n - back if back <= ROLLBACK and 8 * back <= n - back else 0)
+            assert got["ids"] == ids and abs(got["logprobs"][0] - logits[ids[0]] + np.logaddexp.reduce(logits)) < 1e-5
+            assert run.alone(changed[:-1] + other, 1)["cached"] == len(changed) - 1
+            assert kept["cached"] == n and same(run.alone(text + other, 4, logprobs=2), kept)
+            assert run.alone(text[:-1] + other, 1, exact=True)["cached"] in (0, CHUNK, 2 * CHUNK)
+
+
+def test_what_was_taken_back_does_not_come_again(tiny):
+    """Taken back twice, further than the rings reach together."""
+    text = prompt(32, 60)
+    with Run(tiny, cache=True) as run:
+        run.alone(text, 1)
+        assert run.alone(text[:54] + prompt(33, 1), 1)["cached"] == 54
+        shorter = text[:50] + prompt(34, 30)          # of the first 10 back, of the second 5, whose rings have seen 60
+        with Run(tiny) as other:
+            cold = other.alone(shorter, 4, logprobs=2)
+        got = run.alone(shorter, 4, logprobs=2)
+        assert got["cached"] == 0 and same(got, cold)
+        assert run.alone(text[:59], 1)["cached"] == 58      # its last token runs again, for its logits
 
 
 def test_the_cache_stays_within_its_budget(tiny, device):

@@ -302,9 +302,15 @@ def test_results_come_in_the_order_of_their_calls(scripted, nano):
 
 
 def test_a_system_message_may_stand_anywhere(scripted, nano):
-    scripted.scheduler.say("x")
-    create(scripted.client, HELLO + [{"role": "developer", "content": "Be brief."}], thinking=False)
-    assert nano.tokenizer.decode(scripted.scheduler.prompts[-1]).endswith("HelloBe brief.<｜User｜><｜Assistant｜></think>")
+    brief, answered = {"role": "developer", "content": "Be brief."}, [{"role": "assistant", "content": "Hi."}]
+    for messages, end in ((HELLO + [brief], "<｜User｜>Hello\n\nBe brief.<｜Assistant｜></think>"),
+                          (HELLO + [brief] + answered + HELLO, "<｜User｜>Hello\n\nBe brief.<｜Assistant｜></think>Hi.<｜end▁of▁sentence｜>"
+                           "<｜User｜>Hello<｜Assistant｜></think>"),
+                          (HELLO + answered + [brief], "Hi.<｜end▁of▁sentence｜>Be brief.<｜User｜><｜Assistant｜></think>"),
+                          ([brief], "Be brief.<｜User｜><｜Assistant｜></think>")):
+        scripted.scheduler.say("x")
+        create(scripted.client, messages, thinking=False)
+        assert nano.tokenizer.decode(scripted.scheduler.prompts[-1]).endswith(end)
 
 
 def test_thoughts_of_earlier_turns_stay_when_there_are_tools(scripted, nano):

@@ -301,6 +301,17 @@ static void test_replay(void) {
     EXPECT(TALK("\"thinking_mode\":\"chat\",\"replay\":{\"a\":\"as said\"},", TURNS),
            BOS USER "Q" ASSISTANT "</think>as said" EOS USER "<tool_result>1</tool_result>" ASSISTANT "</think>");
 
+    /* Without calls, by its own name; with them, by theirs. */
+#define SAID(fields) "{\"role\":\"assistant\",\"turn_id\":\"t\"" fields "}," ASK("R")
+    EXPECT(TALK("\"thinking_mode\":\"chat\",\"replay\":{\"t\":\"as said\"},", ASK("Q") "," SAID(",\"content\":\"A\"")),
+           BOS USER "Q" ASSISTANT "</think>as said" EOS USER "R" ASSISTANT "</think>");
+    EXPECT(TALK("\"replay\":{\"t\":\"so</think>as said\"},", ASK("Q") "," SAID(",\"content\":\"A\"")), /* its thoughts are dropped */
+           BOS USER "Q" ASSISTANT "</think>A" EOS USER "R" ASSISTANT "<think>");
+    EXPECT(TALK("\"thinking_mode\":\"chat\",\"replay\":{\"t\":\"as said\"},",
+                ASK("Q") "," SAID(",\"tool_calls\":[" CALL("a", "f", "\"{}\"") "]")),
+           BOS USER "Q" ASSISTANT "</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>" EOS
+               USER "R" ASSISTANT "</think>");
+
     EXPECT("{\"add_bos\":false,\"thinking_mode\":\"chat\",\"replay\":{\"a\":\"\"},\"messages\":["
            "{\"role\":\"assistant\",\"wo_eos\":true,\"tool_calls\":[" CALL("a", "f", "\"{}\"") "]}]}",
            "");
@@ -382,6 +393,7 @@ static void test_refusals(void) {
         { TALK("\"add_bos\":\"no\",", ""), DSVK_INVALID, "add_bos: expected true or false, got a string" },
         { TALK("\"context\":1,", ""), DSVK_INVALID, "context: expected a list, got a number" },
         { TALK("\"context\":[1],", ""), DSVK_INVALID, "context[0]: expected an object, got a number" },
+        { TALK("", "{\"role\":\"assistant\",\"turn_id\":1}"), DSVK_INVALID, "messages[0].turn_id: expected text" },
         { TALK("\"replay\":[],", ""), DSVK_INVALID, "replay: expected an object, got an array" },
         { TALK("\"replay\":{\"a\":[1,-2]},", ""), DSVK_INVALID, "replay: expected text or a list of ids for \"a\"" },
         { TALK("\"thinking\":true,", ""), DSVK_INVALID, "conversation: unknown parameter \"thinking\"" },

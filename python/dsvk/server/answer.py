@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import AsyncGenerator, AsyncIterator
 
 import dsvk
 from dsvk import chat
 
-from .engine import Engine, Job, Running
+from .engine import Engine, Job, Running, Turns
 from .errors import of_engine, unavailable
 from .metrics import Watch
 
@@ -148,6 +148,7 @@ class Choice:
         self.text_length = self.ids_length = 0      # characters: of text told, of the ids told
         self.ids: list[int] = []
         self.call_ids: list[str] = []
+        self.told: dict[str, list[str]] = {"reasoning": [], "content": []}
         self.logprobs: dict[str, list[Logprob]] = {}
         self.started = self.said = False
         self.ended = ""
@@ -188,7 +189,8 @@ class Choice:
         pieces: list[Piece] = []
         for kind, text, number in events:
             call = number or 0
-            if kind in ("reasoning", "content"):
+            if kind in self.told:
+                self.told[kind].append(text)
                 pieces.append(Piece(kind, self.index, text, logprobs=self.taken(kind)))
             elif not self.job.calls or self.ended:
                 continue
@@ -217,7 +219,16 @@ class Choice:
         if finish == "stop" and self.call_ids:
             self.engine.turns.put(self.call_ids[0], self.ids)
             finish = "calls"
+        else:
+            self.remember()
         return pieces + [self.last(finish, stop_text(self.job, event))]
+
+    def remember(self) -> None:
+        """A turn of which all was told: no part of a stop text, and no call that nobody wanted."""
+        thoughts, said = ("".join(self.told[kind]) for kind in ("reasoning", "content"))
+        with suppress(dsvk.InvalidError):      # a vocabulary may have ids that no token has
+            if self.engine.tokenizer.decode(self.ids) == (f"{thoughts}</think>{said}" if self.job.inside else said):
+                self.engine.turns.put(Turns.name(thoughts, said), self.ids)
 
 
 async def told(running: Running) -> Events:

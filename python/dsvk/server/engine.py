@@ -24,18 +24,24 @@ log = logging.getLogger("dsvk.server")
 
 
 class Turns:
-    """What was sampled in turns with tool calls, by the id of the first call, so that the next prompt repeats it exactly and
-    continues the kept prefix. At most REMEMBERED_TOKENS ids; the least recently used turn goes first."""
+    """What was sampled, so that the next prompt repeats it exactly and continues the kept prefix: by the id of a turn's first call, or,
+    without calls, by what it says, for the same text may be cut into other tokens. At most REMEMBERED_TOKENS ids; the least recently
+    used turn goes first."""
 
     def __init__(self) -> None:
         self._turns: OrderedDict[str, list[int]] = OrderedDict()
         self._tokens = 0
         self._lock = threading.Lock()
 
+    @staticmethod
+    def name(thoughts: str, said: str) -> str:
+        """Of a turn without calls."""
+        return hashlib.sha256(json.dumps([thoughts, said]).encode()).hexdigest()
+
     def put(self, id: str, tokens: list[int]) -> None:
         with self._lock:
+            self._tokens += len(tokens) - len(self._turns.pop(id, ()))
             self._turns[id] = tokens
-            self._tokens += len(tokens)
             while self._tokens > REMEMBERED_TOKENS:
                 self._tokens -= len(self._turns.popitem(last=False)[1])
 

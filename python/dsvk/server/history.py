@@ -6,7 +6,7 @@ from typing import Any
 import dsvk
 from dsvk import chat
 
-from .engine import Engine
+from .engine import Engine, Turns
 from .errors import bad, of_engine
 from .fields import Message
 
@@ -42,32 +42,39 @@ def check_answered(unanswered: dict[str, str]) -> None:
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:
     """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system
-    message that stands between a user's and the answer gets an empty one of the user behind it."""
+    message that stands between a user's and the answer becomes the end of that one; between others, it gets an empty one behind it."""
     result: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         role = "system" if message.role == "developer" else message.role
+        last = i + 1 == len(messages)
+        answered = role == "system" and (last or messages[i + 1].role == "assistant")
+        if answered and result and result[-1]["role"] in ("user", "tool"):
+            result.append({"role": "user", "content": message.content or ""})
+            continue
         one: dict[str, Any] = {"role": role, "content": message.content or ""}
         if role == "tool":
             one["tool_call_id"] = message.tool_call_id
         if role == "assistant":
             one["reasoning_content"] = message.reasoning_content or ""
             one["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+            one["turn_id"] = None if message.prefix else Turns.name(one["reasoning_content"], one["content"])
             one["wo_eos"] = message.prefix
         result.append(one)
-        last = i + 1 == len(messages)
-        if role == "system" and (last or messages[i + 1].role == "assistant"):
+        if answered:
             result.append({"role": "user", "content": ""})
     return result
 
 
 def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]], keep_thinking: bool, thinking: bool,
            effort: str, schema: dict[str, Any] | None = None) -> list[int]:
-    """The ids of a conversation; turns with calls that were sampled here are written as they were. schema: what the model is told
-    of the answer's."""
+    """The ids of a conversation; turns that were sampled here are written as they were. schema: what the model is told of the
+    answer's."""
     check(messages)
-    replay = engine.turns.find(message.tool_calls[0].id for message in messages if message.tool_calls)
+    turns = plain(messages)
+    replay = engine.turns.find(one["tool_calls"][0]["id"] if one["tool_calls"] else one["turn_id"] for one in turns
+                               if one["role"] == "assistant" and not one["wo_eos"])
     try:
-        return chat.encode_ids(engine.tokenizer, plain(messages), thinking_mode="thinking" if thinking else "chat",
+        return chat.encode_ids(engine.tokenizer, turns, thinking_mode="thinking" if thinking else "chat",
                                reasoning_effort=effort if thinking else None, drop_thinking=not keep_thinking,
                                tools=tools or None, response_format=schema, revision=engine.revision,
                                replay=replay or None)
