@@ -71,7 +71,7 @@ static dsvk_status multiply_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk
 #define EVEN_EXP 7.392664917 /* e^(2 X) */
 #define ODD_EXP 1.011790578  /* e^(2 X * 3 / 512) */
 #define SMALL (3.0 / 512)
-#define CLOSE 0x1p-18
+#define CLOSE 0x1p-18 /* f32 sums of up to ROWS terms; without the low halves of q it would be off by 2^-14 */
 
 typedef struct attention {
     float q[ROWS * DIM], out[ROWS * DIM], angles[ROWS * TAIL], sink[4];
@@ -84,6 +84,7 @@ typedef struct attention {
 static void fill_attention(attention *a, dsvk_addr at) {
     static const uint8_t code[] = { 0x38, 0x03 };
     static const uint16_t tail[] = { 0x3f80, 0x3bc0 };
+    memset(a, 0, sizeof *a);
     a->seq.rows = ROWS;
     a->pages = at + offsetof(attention, angles);
     memset(a->scales, 127, sizeof a->scales);
@@ -127,34 +128,24 @@ static dsvk_status attend_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
     return DSVK_OK;
 }
 
-static dsvk_status attends_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, bool *right, dsvk_error *err) {
-    attention *a = dsvk_alloc_zero(1, sizeof *a);
-    dsvk_buffer buffer = { 0 };
-    if (!a)
-        return dsvk_fail_nomem(err, sizeof *a);
-    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, sizeof *a, "known attention", &buffer, err);
-    if (status == DSVK_OK)
-        status = attend_known(device, cmd, variant, &buffer, a, right, err);
-    dsvk_buffer_destroy(device, &buffer);
-    dsvk_free(a);
-    return status;
-}
-
 /* ---- both, of a variant (NULL: the device's) ---- */
 
 static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, bool *right, dsvk_error *err) {
-    product *p = dsvk_alloc_zero(1, sizeof *p);
+    union {
+        product p;
+        attention a;
+    } *k = dsvk_alloc_zero(1, sizeof *k);
     dsvk_buffer buffer = { 0 };
-    if (!p)
-        return dsvk_fail_nomem(err, sizeof *p);
-    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, sizeof *p, "known product", &buffer, err);
+    if (!k)
+        return dsvk_fail_nomem(err, sizeof *k);
+    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, sizeof *k, "known results", &buffer, err);
     *right = true;
     for (uint32_t i = 0; status == DSVK_OK && *right && i < DSVK_COUNT(known); i++)
-        status = multiply_known(device, cmd, variant, &buffer, p, i, right, err);
-    dsvk_buffer_destroy(device, &buffer);
-    dsvk_free(p);
+        status = multiply_known(device, cmd, variant, &buffer, &k->p, i, right, err);
     if (status == DSVK_OK && *right && (variant ? *variant : dsvk_device_matmul(device)).kind == DSVK_MATMUL_COOPMAT)
-        status = attends_right(device, cmd, variant, right, err);
+        status = attend_known(device, cmd, variant, &buffer, &k->a, right, err);
+    dsvk_buffer_destroy(device, &buffer);
+    dsvk_free(k);
     return status;
 }
 
