@@ -4,6 +4,7 @@ The scores in its card come from tools/score_nano.py with many questions; here a
 tokenizer and the engine still belong together.
 """
 import itertools
+import json
 import pathlib
 import sys
 
@@ -67,9 +68,10 @@ def test_what_counts_as_right():
 # ---- the answers ----
 
 def test_nano_answers(nano):
-    """Its card says more than eight in ten; here are 21 questions, and 12 leave room for another driver's rounding."""
-    right = score_nano.score(nano, PROSE, 3, size=0, seed=5)
-    assert sum(right.values()) >= 12, right
+    """Its card says more than nine in ten; here are 21 questions, and 16 leave room for another driver's rounding. The lines that are
+    recalled lie outside the window, where only compressed rows have them."""
+    right = score_nano.score(nano, PROSE, 3, size=1, seed=5)
+    assert sum(right.values()) >= 16 and right["recall"] >= 2, right
 
 
 # ---- the model in torch ----
@@ -89,6 +91,11 @@ def test_torch_model(tmp_path):
     want = Model(tmp_path).evaluate(ids)
     for mine, true in ((got[0], want[0]), (got[1][:-1], want[1][1:])):
         assert np.abs(mine - true).max() < 1e-5 * np.abs(true).max()           # float32 sums through five layers: 6e-7
+
+    model.near_rows = 16                                                        # as training hides what is near: a window of that
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sliding_window": 16}))
+    got, want = model.evaluate(torch.from_numpy(np.array(ids)).unsqueeze(0), ahead=False)[0][0].numpy(), Model(tmp_path).evaluate(ids)[0]
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
 
     with model.as_exported():                                                   # what training sees is what the file holds
         seen = {name: w.detach().clone() for name, w in model.weights.items()}
