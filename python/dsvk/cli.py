@@ -16,6 +16,7 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed (
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import os
@@ -39,7 +40,8 @@ from dsvk.terminal import Chat, line_editing, read_tools
 
 
 def note(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):      # nobody listens, which ends neither a server nor its last answers
+        print(text, file=sys.stderr, flush=True)
 
 
 def out(text: str, end: str = "\n") -> None:

@@ -235,6 +235,17 @@ def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
         server.wait(60)
     finally:
         server.kill()
+    server, url = start("--drain", "0.2")
+    try:
+        stream = long(official(url))
+        server.stderr.close()       # nobody reads what it says: no reason to break the answer off in another way
+        server.terminate()
+        with pytest.raises(openai.APIError, match="shutting down"):
+            for _ in stream:
+                continue
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
 
 
 def test_prometheus_is_told_under_vllms_names(engine, url):

@@ -115,7 +115,8 @@ def test_the_server_answers_the_client():
             asked = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=600)
         finally:
             server.terminate()
-    assert server.wait() == 0
+        said = server.stderr.read()
+    assert server.wait() == 0, said
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.startswith("ChatCompletion(id='chatcmpl-") and "finish_reason=" in asked.stdout
 
