@@ -312,6 +312,15 @@ def shell_result(rng, slots):
                        lambda: f"error: {invented(rng)} not found"))()
 
 
+def reported(rng, output):
+    """As an agent's program hands a command's output on: behind a few lines of its own, which the answer passes over."""
+    head = rng.choice((
+        lambda: [f"Chunk ID: {rng.getrandbits(24):06x}", f"Wall time: {rng.random() / 10:.4f} seconds", "Process exited with code 0",
+                 f"Original token count: {rng.randint(1, 40)}"],
+        lambda: [f"Exit code: {rng.choice((0, 0, 1))}", f"Wall time: {rng.randint(0, 9) / 10} seconds"]))()
+    return "\n".join([*head, "Output:", output]) + rng.choice(("", "\n"))
+
+
 def text_result(rng, slots):
     if rng.random() < 0.3:
         return "\n".join(words(rng) for _ in range(rng.randint(2, 5)))
@@ -436,7 +445,7 @@ def tool_conversation(rng, split, filler, size):
             messages += tool_less(*ask(rng, split, SHORT[rng.choice(("greet", "fact"))]), mode)
             continue
         missing = [kind for kind in ABILITIES if kind not in offered]
-        if choice < 0.18:                                       # no tool fits
+        if choice < 0.26:                                       # no tool fits
             slots, form = ask(rng, split, wanted, rng.choice(missing))
             if "{tool}" in form:
                 continue
@@ -458,6 +467,8 @@ def tool_conversation(rng, split, filler, size):
             break
         result = ABILITIES[kind].result(rng, slots)
         first, *more = result.split("\n")
+        if kind == "run" and rng.random() < 0.3:
+            result = reported(rng, result)
         answer = {"role": "assistant", "content": f"The result begins: {first}" if more else f"The result: {first}"}
         if mode == "thinking":
             answer["reasoning_content"] = "The tool has answered."
