@@ -34,6 +34,7 @@ from dsvk.conversation import Conversation
 from dsvk.generation import Generation
 from dsvk.model import end_ids
 from dsvk.plans import Plan, layer_kinds
+from dsvk.progress import Callback, Shown
 from dsvk.synthetic import Synthetic
 from dsvk.tables import cell, size, text_table
 from dsvk.terminal import Chat, line_editing, read_tools
@@ -249,25 +250,39 @@ def listener(host: str, port: int, keys: list[str]) -> socket.socket:
 
 def serve(args: argparse.Namespace) -> None:
     try:
-        from dsvk.server import Engine, application
+        from dsvk.server import Engine, Keeper, application
         from dsvk.server.connections import server
     except ModuleNotFoundError as error:
         raise dsvk.UnsupportedError(f"{error.name} is not installed; the server needs: pip install 'dsvk[server]'") from None
     keys = keys_in(args.key_file)
-    with listener(args.host, args.port, keys) as listening, \
-            dsvk.Model(args.model, device=args.device, progress=sys.stderr.isatty(), cache=args.cache) as model:
-        engine = Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context,
-                        max_tokens=args.max_tokens, isolate=args.isolate, revision=args.revision, max_waiting=args.max_waiting,
-                        queue_timeout=args.queue_timeout)
+
+    def load(progress: Callback) -> dsvk.Model:
+        def both(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            if display is not None:
+                display(stage, done, total)
+        with Shown(sys.stderr.isatty()) as display:
+            return dsvk.Model(args.model, device=args.device, progress=both, cache=args.cache)
+
+    def make(model: dsvk.Model) -> Engine:
+        return Engine(model, args.name or dsvk.locate(args.model).resolve().name, context=args.context, max_tokens=args.max_tokens,
+                      isolate=args.isolate, revision=args.revision, max_waiting=args.max_waiting, queue_timeout=args.queue_timeout,
+                      any_model=args.any_model, strict_history=args.strict_history)
+
+    with listener(args.host, args.port, keys) as listening:
         host, port = listening.getsockname()[:2]
-        note(f"{engine.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        keeper = Keeper(load, make)
+        serving = server(application(keeper, keys, args.allow_host, args.allow_origin, args.max_body << 20), args.drain,
+                         lambda: note(f"ending: what runs has {args.drain:g} s; told again, it ends at once"))
         signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it again when all is closed: that is success
         try:
-            served = application(engine, keys, args.allow_host, args.allow_origin, args.max_body << 20)
-            server(served, args.drain, lambda: note(f"ending: what runs has {args.drain:g} s; told again, it ends at once")).run(
-                sockets=[listening])
+            keeper.start(lambda engine: note(f"{engine.name} at {address}"), serving.end)
+            serving.run(sockets=[listening])
         finally:
-            engine.close()
+            keeper.close()
+        if keeper.failure is not None:
+            raise keeper.failure
 
 
 # ---- connect ----
@@ -437,6 +452,8 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--allow-origin", metavar="ORIGIN", type=origin, action="append", default=[],
                    help="web pages that may ask, such as https://page.example (repeatable; none)")
     p.add_argument("--name", help="the model's id for clients (the folder's name)")
+    p.add_argument("--any-model", action="store_true", help="every model name is this one's; else unknown ones are refused")
+    p.add_argument("--strict-history", action="store_true", help="refuse turns with tool calls that come back without their thoughts")
     p.add_argument("--context", type=int, default=0, metavar="N", help="most tokens of prompt and answer (0: the model's largest)")
     p.add_argument("--max-tokens", type=int, default=0, metavar="N", help="most tokens of an answer (0: what the context holds)")
     p.add_argument("--max-waiting", type=whole_number, default=4096, metavar="N", help="how many may wait beside those that run (4096)")

@@ -20,7 +20,7 @@ def served(engine, **options):
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            serving.should_exit = True
+            serving.end()
             thread.join()
 
 

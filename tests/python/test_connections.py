@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -19,7 +20,7 @@ httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
 from dsvk.cli import main  # noqa: E402
-from dsvk.server import Engine  # noqa: E402
+from dsvk.server import Engine, Keeper  # noqa: E402
 from dsvk.server.engine import printable  # noqa: E402
 from serving import Script, served  # noqa: E402
 from test_server import HELLO, OFF, create, engine, idle, official, scripted, url  # noqa: E402, F401
@@ -246,6 +247,100 @@ def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
         assert server.wait(60) == 0
     finally:
         server.kill()
+
+
+def until(holds):
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came to be")
+
+
+def test_S07_while_the_model_is_loaded_clients_are_told_to_come_back():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(progress):
+        progress("weights", 250, 1000)
+        begun.set()
+        assert go_on.wait(60)
+        return dsvk.Model("nano", progress=progress)
+
+    keeper = Keeper(load, lambda model: Engine(model, "nano"))
+    with served(keeper) as url, httpx.Client(timeout=60) as http:
+        answer = http.post(url + "/v1/chat/completions", json=BODY)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (503, "the model is being loaded")     # and before it begins
+        keeper.start()
+        assert begun.wait(60)
+        for path in ("/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"):
+            answer = http.post(url + path, json={**BODY, "max_tokens": 5})
+            assert answer.status_code == (529 if "messages" in path else 503) and int(answer.headers["retry-after"]) > 0
+            assert "the model is being loaded: weights, 25 %" in answer.text
+        assert [http.get(url + path).status_code for path in ("/health", "/ready", "/metrics", "/v1/models")] == [200, 503, 503, 503]
+        go_on.set()
+        until(lambda: http.get(url + "/ready").status_code == 200)
+        assert http.post(url + "/v1/chat/completions", json={**BODY, "max_tokens": 5}).status_code == 200
+
+
+def test_S07_a_load_ends_with_the_server_and_a_failed_one_ends_it():
+    loading = threading.Event()
+
+    def endless(progress):
+        while True:
+            progress("weights", 1, 2)
+            loading.set()
+            time.sleep(0.01)
+
+    keeper = Keeper(endless, lambda model: Engine(model, "nano"))
+    keeper.start()
+    assert loading.wait(60)
+    keeper.close()
+    assert isinstance(keeper.failure, dsvk.CancelledError)
+
+    failed = threading.Event()
+    keeper = Keeper(lambda progress: dsvk.Model("/no/such/folder"), lambda model: Engine(model, "nano"))
+    keeper.start(failed=failed.set)
+    assert failed.wait(60) and isinstance(keeper.failure, dsvk.FileError)
+    keeper.close()
+
+
+def test_S07_a_lost_device_is_opened_again(caplog):
+    opened, refusals = [], [dsvk.NoDeviceError("no Vulkan device"), dsvk.DeviceLostError("and lost once more")]
+
+    def load(progress):
+        if opened and refusals:
+            raise refusals.pop(0)
+        return dsvk.Model("nano")
+
+    keeper = Keeper(load, lambda model: Engine(model, "nano", scheduler=Script(model.tokenizer)), pauses=[0, 0.01, 1])
+    with served(keeper) as url, httpx.Client(timeout=60) as http:
+        keeper.start(opened.append)
+        until(lambda: opened)
+        engine = opened[0]
+        engine.turns.put("call_1", [1, 2, 3])
+        lost, model = engine.scheduler, engine.model
+        lost.say(("Some", dsvk.DeviceLostError("gone")))
+        answer = http.post(url + "/v1/chat/completions", json=BODY)
+        assert answer.json()["choices"][0]["finish_reason"] == "insufficient_system_resource"
+        until(lambda: http.get(url + "/ready").status_code == 503)
+        answer = http.post(url + "/v1/chat/completions", json=BODY)
+        assert answer.status_code == 503 and answer.headers["retry-after"] and "the device was lost" in answer.text
+        until(lambda: len(opened) == 2)
+        assert opened[1] is engine and lost.closed and model.closed and not refusals
+        answer = http.post(url + "/v1/chat/completions", json={**BODY, "max_tokens": 5})
+        assert answer.status_code == 200 and engine.turns.find(["call_1"]) == {"call_1": [1, 2, 3]}
+        samples = http.get(url + "/metrics").text
+        assert re.search(r'dsvk:request_success_total{.*finished_reason="error".*} 1.0', samples)
+        assert re.search(r'dsvk:request_success_total{.*finished_reason="length".*} 1.0', samples)
+        assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+            "the device was lost; it is opened again", "attempt 1 to open the model again: no Vulkan device",
+            "attempt 2 to open the model again: and lost once more"]
+        engine.scheduler.close()      # a device lost as a prompt is handed in
+        engine.scheduler = Script(engine.tokenizer)
+        engine.scheduler.refusal = dsvk.DeviceLostError("gone")
+        assert http.post(url + "/v1/chat/completions", json=BODY).status_code == 503
+        until(lambda: len(opened) == 3)
+    assert engine.model.closed
 
 
 def test_prometheus_is_told_under_vllms_names(engine, url):

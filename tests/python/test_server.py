@@ -709,6 +709,25 @@ def test_S16_other_names_are_404(url, name):
         assert len(error["message"]) < 300
 
 
+def test_options_take_any_name_and_insist_on_thoughts(nano):
+    called = {"role": "assistant", "content": "", "tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]}
+    turns = [*HELLO, called, {"role": "tool", "tool_call_id": "c1", "content": "rain"}]
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer), any_model=True, strict_history=True)
+    with served(engine) as url:
+        def ask(messages, **more):
+            return httpx.post(url + "/v1/chat/completions", json={"model": "gpt-4", "messages": messages, **more})
+
+        assert httpx.get(url + "/v1/models/anything").json()["id"] == "nano"
+        engine.scheduler.say("well</think>yes", "yes", "well</think>yes")
+        answer = ask(turns)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages[1].reasoning_content"
+        assert "The `reasoning_content` in the thinking mode must be passed back to the API." in answer.text
+        assert ask([*HELLO, {**called, "reasoning_content": "I ask."}, turns[2]]).json()["model"] == "nano"
+        assert ask(turns, thinking={"type": "disabled"}).status_code == 200
+        assert ask(HELLO + [{"role": "assistant", "content": "Hi"}] + HELLO).status_code == 200       # no calls, no thoughts needed
+
+
 def test_aliases_probes_and_ids(scripted):
     for path in ("/v1/chat/completions", "/chat/completions", "/beta/chat/completions", "/beta/v1/chat/completions?beta=true"):
         scripted.scheduler.say("x")

@@ -9,5 +9,6 @@ conversations. Needs the extra: pip install "dsvk[server]".
 """
 from .app import application
 from .engine import Engine
+from .keeper import Keeper
 
-__all__ = ["Engine", "application"]
+__all__ = ["Engine", "Keeper", "application"]

@@ -272,7 +272,7 @@ class Answer:
 
     def __init__(self, engine: Engine, job: Job, running: Running):
         self.usage = Usage(prompt=sum(map(len, job.prompts)))
-        self._running, self._each, self._watch = running, job.choices, Watch(engine.metrics)
+        self._engine, self._running, self._each, self._watch = engine, running, job.choices, Watch(engine.metrics)
         self._most_seconds = engine.queue_timeout
         self._cached = [0] * len(running)
         scored: list[list[Scored]] = [[] for _ in running]
@@ -283,6 +283,7 @@ class Answer:
         async with aclosing(begun(told(self._running), self._most_seconds)) as events:
             try:
                 async for i, event in events:
+                    self._engine.seen(event.error)
                     choice = self._choices[i * self._each + event.choice]
                     if choice.ended:
                         continue

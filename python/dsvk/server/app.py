@@ -11,11 +11,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import dsvk
+
 from . import body, chat_completions, completions, limits, messages, names, openapi, page, responses
 from .answer import Answer
 from .door import Door
 from .engine import Engine, submitted
-from .errors import ApiError, internal, unavailable
+from .errors import ApiError, internal, of_engine, unavailable
+from .keeper import Keeper
 from .metrics import CONTENT_TYPE
 from .stream import EventStream, Json, while_connected
 
@@ -60,15 +63,15 @@ def crashed(request: Request, error: Exception) -> Response:
     return failed(request, internal())
 
 
-def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = (),
+def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = (),
                 body_bytes: int = limits.BODY_BYTES) -> Door:
-    """The ASGI application over an engine, which its shutdown closes. keys: one of them is needed on every path but /health and
+    """The ASGI application over an engine, which its shutdown closes, or over what keeps one. keys: one of them is needed on every path but /health and
     the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
     besides the server's own, "https://page.example". body_bytes: most of a request."""
 
     def generating(dialect: Any) -> Callable[[Request], Awaitable[Response]]:
         async def generate(request: Request) -> Response:
-            given = body.parse(await body.read(request, body_bytes))
+            given, engine = body.parse(await body.read(request, body_bytes)), held.current
             read = dialect.read(engine, given)
             asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
             job, running = await while_connected(request.receive, asked)
@@ -82,33 +85,35 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
         return generate
 
     async def count_tokens(request: Request) -> Response:
-        read = messages.read_as(messages.CountRequest, engine, body.parse(await body.read(request, body_bytes)))
+        given, engine = body.parse(await body.read(request, body_bytes)), held.current
+        read = messages.read_as(messages.CountRequest, engine, given)
         return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, engine, read))})
 
     async def models(request: Request) -> Response:
-        return Json(names.listing(engine))
+        return Json(names.listing(held.current))
 
     async def model(request: Request) -> Response:
-        names.require(engine, request.path_params["id"])
-        return Json(names.item(engine))
+        names.require(held.current, request.path_params["id"])
+        return Json(names.item(held.current))
 
     async def health(request: Request) -> Response:
         return Json({"status": "ok"})
 
     async def ready(request: Request) -> Response:
+        engine = held.current
         if not engine.ready:
             raise unavailable("the scheduler is closed")
         return Json({"status": "ready", "model": engine.name})
 
     async def metrics(request: Request) -> Response:
-        return Response(await asyncio.to_thread(engine.metrics.text), media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(held.current.metrics.text), media_type=CONTENT_TYPE)
 
     async def description(request: Request) -> Response:
         return Json(openapi.describe({**{dialect.REQUEST: paths for dialect, paths in GENERATING.items()},
                                       messages.CountRequest: COUNTING}, ("/v1/models", *READING)))
 
     async def status(request: Request) -> Response:
-        return Json(await asyncio.to_thread(engine.status))
+        return Json(await asyncio.to_thread(held.current.status))
 
     async def root(request: Request) -> Response:
         return Response()
@@ -117,7 +122,7 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         await door.empty(limits.FAREWELL_SECONDS)
-        await asyncio.to_thread(engine.close)
+        await asyncio.to_thread(held.close)
 
     routes = [Route(path, generating(dialect), methods=["POST"]) for dialect, paths in GENERATING.items() for path in paths]
     routes += [Route(path, count_tokens, methods=["POST"]) for path in COUNTING]
@@ -126,7 +131,11 @@ def application(engine: Engine, keys: Sequence[str] = (), hosts: Sequence[str] =
     routes += [Route(path, handler) for path, handler in zip(READING, (health, ready, metrics, status, description))]
     routes += [Route(path, page.page) for path in page.FILES]
     routes += [Route(path, root, methods=["HEAD"]) for path in ROOTS]
-    handlers: dict[Any, Any] = {ApiError: failed, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
+    def of_device(request: Request, error: dsvk.Error) -> Response:
+        """Closed, or lost, between two looks at it."""
+        return failed(request, of_engine(error))
+
+    handlers: dict[Any, Any] = {ApiError: failed, dsvk.Error: of_device, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     door = Door(app, failed, keys, hosts, origins)

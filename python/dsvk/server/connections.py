@@ -93,6 +93,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.told = told
 
+    def end(self) -> None:
+        """As if it had been told to, without a word; from any thread, and before run(), too."""
+        self.should_exit = True
+
     def handle_exit(self, signal: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self.force_exit = True

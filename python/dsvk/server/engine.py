@@ -97,38 +97,67 @@ class Running(list[dsvk.Request]):
 
 
 class Engine:
-    """Engine(model, name): the model under a name, with a scheduler that close() ends.
+    """Engine(model, name): the model under a name, with a scheduler that close() ends. After a lost device it goes on, with what it
+    remembers, when begin() is given the model opened anew (keeper.py does that).
 
     context: most tokens of prompt and answer, 0 for the model's largest. max_tokens: most tokens of an answer, 0 for what the
     context holds. isolate: kept prefixes are found only by the same user. revision: of the prompt format, see chat.encode. queue_timeout:
-    seconds after which a request that has not begun is given up, 0 for never.
+    seconds after which a request that has not begun is given up, 0 for never. any_model: every model name is this one's. strict_history:
+    a turn with calls that comes back without its thoughts is refused, as DeepSeek's service does; else they are looked up by the call's id.
     """
 
     def __init__(self, model: dsvk.Model, name: str, *, scheduler: dsvk.Scheduler | None = None, context: int = 0,
                  max_tokens: int = 0, max_waiting: int = 4096, isolate: bool = False, revision: str | None = None,
-                 queue_timeout: float = 0):
+                 queue_timeout: float = 0, any_model: bool = False, strict_history: bool = False):
         if model.tokenizer is None:
             raise dsvk.UnsupportedError("the model has no tokenizer.json, which a server needs")
         largest = model.config["max_positions"]
         if not 0 <= context <= largest or max_tokens < 0:
             raise dsvk.InvalidError(f"context: expected 0 to {largest}, got {context}; max_tokens: at least 0, got {max_tokens}")
-        self.model, self.name, self.revision, self.isolate = model, name, revision, isolate
+        self.name, self.revision, self.isolate = name, revision, isolate
+        self.any_model, self.strict_history = any_model, strict_history
         self.queue_timeout = queue_timeout or None
-        self.tokenizer = model.tokenizer
         self.context = context or largest
         self.most_tokens = min(max_tokens or self.context, self.context)
+        self.max_waiting = max_waiting
         self.created = int(time.time())
         self.turns = Turns()
+        self.metrics = Metrics(self)
         self._logged: set[str] = set()
-        self._grammars: Grammars | None = None
         self._grammars_lock = threading.Lock()
+        self._over = threading.Event()
+        self.begin(model, scheduler)
+
+    def begin(self, model: dsvk.Model, scheduler: dsvk.Scheduler | None = None) -> None:
+        """Serves from this model, the same as before."""
+        assert model.tokenizer is not None
+        self.model, self.tokenizer = model, model.tokenizer
         think_end, marker = self.tokenizer.id("</think>"), self.tokenizer.id("｜DSML｜")
         if think_end is None or marker is None:
             raise dsvk.UnsupportedError("the tokenizer lacks </think> or ｜DSML｜, which the conversation format needs")
         self.think_end, self.dsml = think_end, marker
         self.fingerprint = fingerprint(model)
-        self.metrics = Metrics(self)
-        self.scheduler = scheduler or dsvk.Scheduler(model, context=context, max_waiting=max_waiting)
+        self._grammars: Grammars | None = None
+        self.scheduler = scheduler or dsvk.Scheduler(model, context=self.context, max_waiting=self.max_waiting)
+        self._over.clear()
+
+    @property
+    def current(self) -> Engine:
+        """Itself, as a Keeper has an engine at times."""
+        return self
+
+    def seen(self, error: dsvk.Error | None) -> None:
+        """Of every error that comes from the device: a lost one ends wait()."""
+        if isinstance(error, dsvk.DeviceLostError):
+            self._over.set()
+
+    def wake(self) -> None:
+        """Ends wait()."""
+        self._over.set()
+
+    def wait(self) -> None:
+        """Until the device is lost, or wake()."""
+        self._over.wait()
 
     @property
     def grammars(self) -> Grammars:
@@ -179,6 +208,7 @@ class Engine:
             return running
         except dsvk.Error as error:
             running.cancel()
+            self.seen(error)
             raise (bad(None, str(error)) if isinstance(error, dsvk.InvalidError) else of_engine(error)) from None
 
 

@@ -40,6 +40,13 @@ def check_answered(unanswered: dict[str, str]) -> None:
         raise bad(place, f"No tool output found for tool call ID. ({id[:80]!r})")
 
 
+def check_thoughts(messages: list[Message]) -> None:
+    for message in messages:
+        if message.role == "assistant" and message.tool_calls and not message.reasoning_content:
+            raise bad(f"{message._place}.reasoning_content",
+                      "The `reasoning_content` in the thinking mode must be passed back to the API.")
+
+
 def plain(messages: list[Message]) -> list[dict[str, Any]]:
     """The messages with the fields of the format alone. It hands the turn over behind a user's message only, so a system
     message that stands between a user's and the answer becomes the end of that one; between others, it gets an empty one behind it."""
@@ -70,6 +77,8 @@ def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]],
     """The ids of a conversation; turns that were sampled here are written as they were. schema: what the model is told of the
     answer's."""
     check(messages)
+    if engine.strict_history and thinking:
+        check_thoughts(messages)
     turns = plain(messages)
     replay = engine.turns.find(one["tool_calls"][0]["id"] if one["tool_calls"] else one["turn_id"] for one in turns
                                if one["role"] == "assistant" and not one["wo_eos"])

@@ -18,7 +18,7 @@ def plain(name: str) -> str:
 
 
 def known(engine: Engine, name: str) -> bool:
-    return plain(name) in (engine.name, *ALIASES) or name.startswith("claude-")
+    return engine.any_model or plain(name) in (engine.name, *ALIASES) or name.startswith("claude-")
 
 
 def require(engine: Engine, name: str) -> None:
