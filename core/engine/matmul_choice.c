@@ -157,7 +157,7 @@ static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmu
 #define TIMED_ROWS 256u
 #define TIMED_SIDE 1024u
 #define TIMED_LEAST 2e-3 /* seconds */
-#define ROUNDS 3u        /* the best counts: others may be using this machine */
+#define ROUNDS 5u        /* the best counts: others may be using this machine */
 #define TIMED_MOST 64u   /* products per submit */
 
 static double seconds(void) {
@@ -198,33 +198,36 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
                                 dsvk_matmul_variant *best, dsvk_error *err) {
     const uint64_t bytes = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) + 8ull * TIMED_ROWS * TIMED_SIDE;
     dsvk_buffer buffer = { 0 };
-    double least = 0, each = 0;
+    double least[DSVK_MATMUL_VARIANTS];
+    bool right[DSVK_MATMUL_VARIANTS];
     const uint32_t rows = dsvk_device_get_limits(device)->software ? 1 : TIMED_ROWS;
     DSVK_TRY(dsvk_buffer_create(device, DSVK_SCRATCH, bytes, "timed product", &buffer, err));
     dsvk_status status = DSVK_OK;
-    *best = (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
-    for (uint32_t i = 0; i < n; i++) {
-        bool right;
-        status = is_right(device, cmd, &list[i], &right, err);
-        for (uint32_t round = 0; status == DSVK_OK && right && round < ROUNDS; round++) {
+    for (uint32_t round = 0; round <= ROUNDS && status == DSVK_OK; round++) /* in turns: what else runs is in everybody's way */
+        for (uint32_t i = 0; i < n && status == DSVK_OK; i++) {
             double took = 0;
-            status = measure(cmd, &list[i], rows, &buffer, &took, err);
-            each = round == 0 || took < each ? took : each;
+            if (round == 0)
+                status = is_right(device, cmd, &list[i], &right[i], err);
+            else if (right[i])
+                status = measure(cmd, &list[i], rows, &buffer, &took, err);
+            else
+                continue;
+            least[i] = round < 2 || took < least[i] ? took : least[i];
+            if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)
+                break;
+            if (status != DSVK_OK || !right[i]) { /* a driver that cannot build this kernel has others */
+                char name[DSVK_MATMUL_NAME];
+                dsvk_log(device, "matmul \"%s\" is not used on this driver: %s", dsvk_matmul_name(list[i], name),
+                         status == DSVK_OK ? "it computes a known product wrong" : "its kernel cannot be built or run");
+                status = DSVK_OK;
+                right[i] = false;
+            }
         }
-        if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)
-            break;
-        if (status != DSVK_OK || !right) { /* a driver that cannot build this kernel has others */
-            char name[DSVK_MATMUL_NAME];
-            dsvk_log(device, "matmul \"%s\" is not used on this driver: %s", dsvk_matmul_name(list[i], name),
-                     status == DSVK_OK ? "it computes a known product wrong" : "its kernel cannot be built or run");
-            status = DSVK_OK;
-            continue;
-        }
-        if (best->kind == DSVK_MATMUL_FEW || each < least) {
-            least = each;
-            *best = list[i];
-        }
-    }
+    const dsvk_matmul_variant *fastest = NULL;
+    for (uint32_t i = 0; i < n && status == DSVK_OK; i++)
+        if (right[i] && (!fastest || least[i] < least[fastest - list]))
+            fastest = &list[i];
+    *best = fastest ? *fastest : (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
     dsvk_buffer_destroy(device, &buffer);
     return status;
 }
