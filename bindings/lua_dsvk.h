@@ -28,6 +28,7 @@
 #define LD_DECODER "dsvk.Decoder"
 #define LD_TENSOR "dsvk.Tensor"
 #define LD_TRACE "dsvk.Trace"
+#define LD_PARSER "dsvk.ChatParser"
 
 typedef struct ld_device { /* user value 1: the thread of its log, or nil */
     dsvk_device *handle;
@@ -128,6 +129,9 @@ ld_model *ld_check_model(lua_State *L, int arg);
 #define LD_MODEL_OPTIONS "cache", "strict", "verify", "threads", "max_chunk", "page_tokens"
 void ld_model_options(lua_State *L, int arg, dsvk_model_options *options);
 
+/* lua_tokenizer.c */
+ld_tokenizer *ld_check_tokenizer(lua_State *L, int arg);
+
 /* lua_session.c */
 int ld_decode_batch(lua_State *L);
 
@@ -138,6 +142,7 @@ void ld_add_session(lua_State *L);
 void ld_add_tokenizer(lua_State *L);
 void ld_add_tensor(lua_State *L);
 void ld_add_trace(lua_State *L);
+void ld_add_chat(lua_State *L);
 int ld_device_open(lua_State *L);
 int ld_model_open(lua_State *L);
 int ld_session_open(lua_State *L);

@@ -107,6 +107,7 @@ int luaopen_dsvk(lua_State *L) {
     ld_add_tokenizer(L);
     ld_add_tensor(L);
     ld_add_trace(L);
+    ld_add_chat(L);
     if (luaL_loadbuffer(L, (const char *)lua_part, sizeof lua_part, "@dsvk.lua") != LUA_OK)
         return lua_error(L);
     lua_pushvalue(L, 3);

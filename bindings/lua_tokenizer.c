@@ -1,7 +1,7 @@
 /* dsvk.Tokenizer and dsvk.Decoder: text to ids and back. Texts are Lua strings, any bytes. */
 #include "lua_dsvk.h"
 
-static ld_tokenizer *check_tokenizer(lua_State *L, int arg) {
+ld_tokenizer *ld_check_tokenizer(lua_State *L, int arg) {
     ld_tokenizer *self = luaL_checkudata(L, arg, LD_TOKENIZER);
     LD_OPEN(L, self, "the tokenizer");
     if (self->owned == NULL) { /* a model's: gone when the model is */
@@ -47,7 +47,7 @@ static int tokenizer_close(lua_State *L) {
 
 static int tokenizer_encode(lua_State *L) {
     static const char *const names[] = {"special", NULL};
-    ld_tokenizer *self = check_tokenizer(L, 1);
+    ld_tokenizer *self = ld_check_tokenizer(L, 1);
     size_t n, n_ids = 0;
     const char *text = luaL_checklstring(L, 2, &n);
     ld_options(L, 3, names);
@@ -62,7 +62,7 @@ static int tokenizer_encode(lua_State *L) {
 }
 
 static int tokenizer_decode(lua_State *L) {
-    ld_tokenizer *self = check_tokenizer(L, 1);
+    ld_tokenizer *self = ld_check_tokenizer(L, 1);
     size_t n, n_text = 0;
     const int32_t *ids = ld_ids(L, 2, "ids", &n);
     ld_box *text = ld_new_box(L, dsvk_free);
@@ -75,7 +75,7 @@ static int tokenizer_decode(lua_State *L) {
 }
 
 static int tokenizer_id(lua_State *L) {
-    ld_tokenizer *self = check_tokenizer(L, 1);
+    ld_tokenizer *self = ld_check_tokenizer(L, 1);
     size_t n;
     const char *text = luaL_checklstring(L, 2, &n);
     const int32_t id = dsvk_tokenizer_id(self->handle, text, n);
@@ -87,7 +87,7 @@ static int tokenizer_id(lua_State *L) {
 }
 
 static int is_kind(lua_State *L, uint32_t (*is)(const dsvk_tokenizer *tokenizer, int32_t id)) {
-    ld_tokenizer *self = check_tokenizer(L, 1);
+    ld_tokenizer *self = ld_check_tokenizer(L, 1);
     const lua_Integer id = luaL_checkinteger(L, 2);
     lua_pushboolean(L, id >= 0 && id <= INT32_MAX && is(self->handle, (int32_t)id));
     return 1;
@@ -97,12 +97,12 @@ static int tokenizer_is_special(lua_State *L) { return is_kind(L, dsvk_tokenizer
 static int tokenizer_is_added(lua_State *L) { return is_kind(L, dsvk_tokenizer_is_added); }
 
 static int tokenizer_vocab_size(lua_State *L) {
-    lua_pushinteger(L, dsvk_tokenizer_vocab_size(check_tokenizer(L, 1)->handle));
+    lua_pushinteger(L, dsvk_tokenizer_vocab_size(ld_check_tokenizer(L, 1)->handle));
     return 1;
 }
 
 static int tokenizer_decoder(lua_State *L) {
-    ld_tokenizer *self = check_tokenizer(L, 1);
+    ld_tokenizer *self = ld_check_tokenizer(L, 1);
     ld_decoder *decoder = ld_new(L, sizeof *decoder, 1, LD_DECODER);
     dsvk_error err = {0};
     lua_pushvalue(L, 1);
@@ -116,7 +116,7 @@ static ld_decoder *check_decoder(lua_State *L, int arg) {
     ld_decoder *self = luaL_checkudata(L, arg, LD_DECODER);
     LD_OPEN(L, self, "the decoder");
     lua_getiuservalue(L, arg, 1);
-    check_tokenizer(L, lua_gettop(L));
+    ld_check_tokenizer(L, lua_gettop(L));
     lua_pop(L, 1);
     return self;
 }

@@ -198,6 +198,78 @@ function Model.generate(model, prompt, options)
   return table.concat(all)
 end
 
+-- ---- conversations ----
+
+local chat = dsvk.chat
+local DEEPEST = 64
+
+-- A value as JSON text; where: its place, for a message. Keys are sorted, so that the same value is the same text each time.
+local function to_json(value, where, depth)
+  local kind = math.type(value) or type(value)
+  if kind == "string" then
+    return '"' .. value:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+  elseif kind == "boolean" then
+    return tostring(value)
+  elseif kind == "integer" then
+    return ("%d"):format(value)
+  elseif kind == "float" and value - value == 0 then -- neither infinite nor NaN
+    return ("%.17g"):format(value)
+  elseif kind ~= "table" then
+    error(("%s: a %s is no JSON"):format(where, kind == "float" and tostring(value) or kind), 0)
+  elseif depth > DEEPEST then
+    error(("%s: nested deeper than %d"):format(where, DEEPEST), 0)
+  end
+  local parts, n = {}, #value
+  for key in pairs(value) do
+    if n > 0 and not (math.type(key) == "integer" and key >= 1 and key <= n) or n == 0 and type(key) ~= "string" then
+      error(("%s: the key %s in a %s"):format(where, tostring(key), n > 0 and "list" or "table of names"), 0)
+    end
+    if n == 0 then parts[#parts + 1] = key end
+  end
+  table.sort(parts)
+  for i = 1, math.max(n, #parts) do
+    local key = parts[i]
+    local item = to_json(value[key or i], ("%s[%s]"):format(where, key or i), depth + 1)
+    parts[i] = key and to_json(key) .. ": " .. item or item
+  end
+  return (n > 0 and "[%s]" or "{%s}"):format(table.concat(parts, ", "))
+end
+
+local texts_too = { messages = true, context = true, tools = true, response_format = true } -- may be JSON text
+local chat_options = { thinking_mode = true, drop_thinking = true, reasoning_effort = true, add_bos = true, context = true, tools = true,
+  response_format = true, revision = true, replay = true }
+
+-- The JSON that the library reads; it checks every value.
+local function conversation(messages, options)
+  local given, parts = { messages = messages }, {}
+  for name, value in pairs(options or {}) do
+    if not chat_options[name] then error(("unknown option '%s'"):format(tostring(name)), 3) end
+    given[name] = value
+  end
+  for name, value in pairs(given) do
+    local empty = type(value) == "table" and next(value) == nil -- a list or not, that of nothing is nothing
+    if texts_too[name] and type(value) == "string" then
+      parts[#parts + 1] = ('"%s": %s'):format(name, value)
+    elseif not empty then
+      local fine, text = pcall(to_json, value, name, 1)
+      if not fine then error(text, 3) end
+      parts[#parts + 1] = ('"%s": %s'):format(name, text)
+    elseif name == "messages" then
+      parts[#parts + 1] = '"messages": []'
+    end
+  end
+  return "{" .. table.concat(parts, ", ") .. "}"
+end
+
+local encode, encode_ids = chat.encode, chat.encode_ids
+
+--- The prompt of a conversation as text. messages: a list of { role =, content = }, or JSON text of one, as tools and what else has
+--- keys in an order of its own may be. An empty table inside is an object.
+function chat.encode(messages, options) return encode(conversation(messages, options)) end
+
+--- The prompt of a conversation as ids: special strings in messages stay ordinary text.
+function chat.encode_ids(tokenizer, messages, options) return encode_ids(tokenizer, conversation(messages, options)) end
+
 -- ---- traces ----
 
 local trace = Model.trace
