@@ -441,7 +441,8 @@ typedef struct dsvk_request_options {
     const size_t *stop_sizes;        /* [n_stop_texts], 1 to 4096 bytes each */
     size_t n_stop_texts;
     int32_t stop_after;              /* stop texts are looked for behind this id ("</think>"); 0: from the start */
-    int32_t stop_before;             /* ... and no longer from this id on; 0: to the end */
+    int32_t stop_before;             /* ... and no longer from this id on, nor in the white space and the '<' that lead to it; 0: to
+                                        the end */
     uint32_t logprobs;               /* 1 + k: with the log-probability of each token and the k <= 20 likeliest; 0: none */
     uint32_t prompt_logprobs;        /* 1: those of the prompt's tokens too, for which all of it is computed; needs logprobs */
     uint32_t exact;                  /* 1: use only kept prefixes that hold what this prompt alone computes */

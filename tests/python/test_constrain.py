@@ -367,6 +367,44 @@ def test_a_mask_sleeps_until_its_token(nano):
     assert again == ids[:at] + [77] * (30 - at) and constraint.told[0] == (0, ids[:at]) and len(constraint.told) == 30 - at
 
 
+class Saying:
+    """So that an answer is known: these ids, one after the other."""
+    after = 0
+
+    def __init__(self, ids):
+        self.ids, self.at = ids, 0
+
+    def mask(self, choice, ids):
+        self.at += len(ids)
+        return (1 << self.ids[self.at]).to_bytes(256, "little")
+
+
+@pytest.mark.parametrize("stop, text", [
+    (["\n\n"], "one"), (["<"], "one\n\n"), (["\n<"], "one\n"), (["e\n"], "on"), (["two"], "one\n\n<"), ([">\n"], "one\n\n<two"), (["\n\n", "e"], "on"),
+    (["three"], "one\n\n<two>\n"), (["\n\n<"], "one"), (["\n"], "one")])
+def test_a_stop_text_is_none_in_what_leads_to_calls(nano, stop, text):
+    """White space and '<' before the marker are the block's; the same before anything else are the text's."""
+    tokenizer, marker = nano.tokenizer, nano.tokenizer.id("｜DSML｜")
+    end = tokenizer.id("<｜end▁of▁sentence｜>")
+    said = tokenizer.encode("one\n\n<two>\n") + [end]
+    calls = tokenizer.encode("well") + tokenizer.encode("\n\n<") + [marker] + tokenizer.encode('tool_calls>e\n\n<two>\n') + [end]
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        for ids, whole in ((said, text), (calls, tokenizer.decode(calls[:-1]))):
+            request = scheduler.submit("x", max_tokens=40, temperature=0, stop=[*stop, end], stop_before=marker, constraint=Saying(ids))
+            events = list(request)
+            got, last = "".join(event.text for event in events), events[-1]
+            assert (got, last.finish) == ("w" if ids is calls and "e" in stop else whole, "stop"), (stop, got)
+            assert (last.stop_text >= 0) == (got != tokenizer.decode(ids[:-1]))
+
+
+def test_nothing_but_new_lines_does_not_go_on_for_ever(nano):
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        lines = scheduler.submit("x", max_tokens=60, temperature=0, stop=["\n\n"], stop_before=nano.tokenizer.id("｜DSML｜"),
+                                 constraint=Saying([nano.tokenizer.id("\n")] * 60))
+        *_, last = lines
+        assert (last.finish, last.stop_text) == ("stop", 0) and 30 < last.completion_tokens < 40
+
+
 def test_sessions_keep_to_them_too(nano):
     """What a request gives, decoded in slices, in a batch, by polling and as text; a mask wakes in a later slice."""
     prompt, allowed = nano.prompt_tokens("JULIET:\n"), list(range(300, 330))
@@ -497,6 +535,12 @@ def test_every_forced_call_is_honoured(url):
             assert len(found) == 1
             for _, arguments in found:
                 conforms(arguments, LIGHT)
+
+
+@pytest.mark.parametrize("stop", ["\n\n", "\n", "<", "\n\n<"])
+def test_a_stop_text_cuts_no_call(url, stop):
+    [choice] = many(url, 1, tools=TOOLS, tool_choice="required", stop=[stop], parallel_tool_calls=False, extra_body=OFF)
+    assert choice.finish_reason == "tool_calls" and calls_of(choice) and choice.message.content == ""
 
 
 def test_the_other_format_has_the_same(url):
