@@ -335,6 +335,8 @@ def test_S07_a_lost_device_is_opened_again(caplog):
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
             "the device was lost; it is opened again", "attempt 1 to open the model again: no Vulkan device",
             "attempt 2 to open the model again: and lost once more"]
+        engine.seen(dsvk.DeviceLostError("of the one before, told late"), lost)
+        assert engine.ready and len(opened) == 2
         engine.scheduler.close()      # a device lost as a prompt is handed in
         engine.scheduler = Script(engine.tokenizer)
         engine.scheduler.refusal = dsvk.DeviceLostError("gone")

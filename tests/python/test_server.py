@@ -719,11 +719,12 @@ def test_options_take_any_name_and_insist_on_thoughts(nano):
             return httpx.post(url + "/v1/chat/completions", json={"model": "gpt-4", "messages": messages, **more})
 
         assert httpx.get(url + "/v1/models/anything").json()["id"] == "nano"
-        engine.scheduler.say("well</think>yes", "yes", "well</think>yes")
+        engine.scheduler.say("well</think>yes", "well</think>yes", "yes", "well</think>yes")
         answer = ask(turns)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages[1].reasoning_content"
         assert "The `reasoning_content` in the thinking mode must be passed back to the API." in answer.text
         assert ask([*HELLO, {**called, "reasoning_content": "I ask."}, turns[2]]).json()["model"] == "nano"
+        assert ask([*HELLO, {**called, "reasoning_content": ""}, turns[2]]).status_code == 200      # as an empty thought is answered
         assert ask(turns, thinking={"type": "disabled"}).status_code == 200
         assert ask(HELLO + [{"role": "assistant", "content": "Hi"}] + HELLO).status_code == 200       # no calls, no thoughts needed
 

@@ -71,7 +71,8 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
 
     def generating(dialect: Any) -> Callable[[Request], Awaitable[Response]]:
         async def generate(request: Request) -> Response:
-            given, engine = body.parse(await body.read(request, body_bytes)), held.current
+            sent, engine = await body.read(request, body_bytes), held.current
+            given = body.parse(sent)
             read = dialect.read(engine, given)
             asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
             job, running = await while_connected(request.receive, asked)
@@ -85,8 +86,8 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
         return generate
 
     async def count_tokens(request: Request) -> Response:
-        given, engine = body.parse(await body.read(request, body_bytes)), held.current
-        read = messages.read_as(messages.CountRequest, engine, given)
+        sent, engine = await body.read(request, body_bytes), held.current
+        read = messages.read_as(messages.CountRequest, engine, body.parse(sent))
         return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, engine, read))})
 
     async def models(request: Request) -> Response:

@@ -89,7 +89,11 @@ class Job:
 
 
 class Running(list[dsvk.Request]):
-    """A job's requests, one a prompt."""
+    """A job's requests, one a prompt, of one scheduler."""
+
+    def __init__(self, scheduler: dsvk.Scheduler):
+        super().__init__()
+        self.scheduler = scheduler
 
     def cancel(self) -> None:
         for request in self:
@@ -146,9 +150,9 @@ class Engine:
         """Itself, as a Keeper has an engine at times."""
         return self
 
-    def seen(self, error: dsvk.Error | None) -> None:
-        """Of every error that comes from the device: a lost one ends wait()."""
-        if isinstance(error, dsvk.DeviceLostError):
+    def seen(self, error: dsvk.Error | None, scheduler: dsvk.Scheduler) -> None:
+        """Of every error that comes from a scheduler: that its device is lost ends wait(), unless there is another by now."""
+        if isinstance(error, dsvk.DeviceLostError) and scheduler is self.scheduler:
             self._over.set()
 
     def wake(self) -> None:
@@ -196,10 +200,10 @@ class Engine:
         longest = max(map(len, job.prompts))
         if longest >= self.context:
             raise overflow(longest + 1, self.context, job.prompt_field)
-        running = Running()
+        running = Running(self.scheduler)
         try:
             for prompt in job.prompts:
-                running.append(self.scheduler.submit(
+                running.append(running.scheduler.submit(
                     prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                     stop_after=self.think_end if job.inside and job.stop else 0,
                     stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
@@ -208,7 +212,7 @@ class Engine:
             return running
         except dsvk.Error as error:
             running.cancel()
-            self.seen(error)
+            self.seen(error, running.scheduler)
             raise (bad(None, str(error)) if isinstance(error, dsvk.InvalidError) else of_engine(error)) from None
 
 
