@@ -39,8 +39,9 @@ typedef enum dsvk_matmul_kind {
 } dsvk_matmul_kind;
 
 typedef struct dsvk_matmul_variant {
-    uint8_t kind;    /* a dsvk_matmul_kind */
-    uint8_t m, n, k; /* coopmat: rows of x, output rows and inputs of one product */
+    uint8_t kind;        /* a dsvk_matmul_kind */
+    uint8_t m, n, k : 7; /* coopmat: rows of x, output rows and inputs of one product */
+    uint8_t plain_attention : 1; /* coopmat: a chunk's attention does without */
 } dsvk_matmul_variant;
 
 typedef enum dsvk_matmul_source {
@@ -50,7 +51,7 @@ typedef enum dsvk_matmul_source {
 } dsvk_matmul_source;
 
 #define DSVK_MATMUL_VARIANTS 16
-#define DSVK_MATMUL_NAME 32
+#define DSVK_MATMUL_NAME 48
 /* All that this device has, into list; returns how many. */
 uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
 uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */
@@ -58,7 +59,7 @@ dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in
 dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device);
 void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
 void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
-const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
+const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16", with ", plain attention" behind it if so; returns out */
 
 /* Index scores are to be made of packed integer products (ops.h, byte queries). */
 bool dsvk_device_byte_products(const dsvk_device *device);
