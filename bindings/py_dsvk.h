@@ -139,6 +139,7 @@ void py_log(void *user, const char *line); /* a dsvk_log_fn; user: the py_device
 /* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot. */
 PyObject *py_json(const py_state *state, char *json);       /* releases json */
 PyObject *py_text(const char *text, size_t n);              /* UTF-8 with U+FFFD for what is none */
+const char *py_utf8(PyObject *text, const char *name);      /* ValueError for a NUL, which would end it; lives as long as `text` */
 bool py_u32(PyObject *value, const char *name, uint32_t *out);
 bool py_u64(PyObject *value, const char *name, uint64_t *out);
 /* *out: borrowed; None -> NULL. takes: "(stage, done, total)", for the message. */

@@ -496,7 +496,7 @@ static bool op_arguments(const py_state *state, PyObject *dict, dsvk_op_argument
             return false;
         }
         dsvk_op_argument *a = &out[(*n)++];
-        *a = (dsvk_op_argument){.name = PyUnicode_AsUTF8AndSize(key, NULL)};
+        *a = (dsvk_op_argument){.name = py_utf8(key, "arguments")};
         if (a->name == NULL)
             return false;
         if (Py_IS_TYPE(value, state->tensor)) {

@@ -459,7 +459,8 @@ def test_wrong_arguments_of_ops(device, table, message):
 
 EXPERTS = dict(data=numbers(2, 64, 32), form="experts", w3=numbers(2, 64, 32), w2=numbers(2, 32, 64))
 FP4_EXPERTS = dict(form="experts", dtype="F4", **{name: np.zeros(shape, "u1") for name, shape in {
-    "data": (2, 64, 16), "scales": (2, 64, 1), "w3": (2, 64, 16), "w3_scales": (2, 64, 1), "w2": (2, 32, 32), "w2_scales": (2, 32, 2)}.items()})
+    "data": (2, 64, 16), "scales": (2, 64, 1), "w3": (2, 64, 16), "w3_scales": (2, 64, 1), "w2": (2, 32, 32),
+    "w2_scales": (2, 32, 2)}.items()})
 
 
 @pytest.mark.parametrize("arguments, error, message", [
@@ -479,10 +480,12 @@ FP4_EXPERTS = dict(form="experts", dtype="F4", **{name: np.zeros(shape, "u1") fo
      "scales of F8_E4M3 are F8_E8M0 or F32, got I8"),
     (dict(data=numbers(2, 32), form="matrix", scales=np.zeros((1, 1), "f4")), ValueError, "a tensor of F32 has no scales"),
     (dict(data=numbers(2, 32, 32), form="experts"), ValueError, r"data \(w1\), w3 and w2 must not be NULL"),
-    (EXPERTS | dict(w3=numbers(1, 64, 32)), ValueError, r"w3: expected F32 \[2, 64, 32\] to go with data \[2, 64, 32\], got F32 \[1, 64, 32\]"),
+    (EXPERTS | dict(w3=numbers(1, 64, 32)), ValueError,
+     r"w3: expected F32 \[2, 64, 32\] to go with data \[2, 64, 32\], got F32 \[1, 64, 32\]"),
     (EXPERTS | dict(w3=np.zeros((2, 64, 32), "i4")), ValueError, r"w3: expected F32 \[2, 64, 32\] .*, got I32 \[2, 64, 32\]"),
     (EXPERTS | dict(w3=np.zeros((2, 64, 16))), ValueError, r"w3: expected F32 \[2, 64, 32\] .*, got F64 \[2, 64, 16\]"),
-    (EXPERTS | dict(w2=numbers(2, 64, 32)), ValueError, r"w2: expected F32 \[2, 32, 64\] to go with data \[2, 64, 32\], got F32 \[2, 64, 32\]"),
+    (EXPERTS | dict(w2=numbers(2, 64, 32)), ValueError,
+     r"w2: expected F32 \[2, 32, 64\] to go with data \[2, 64, 32\], got F32 \[2, 64, 32\]"),
     (EXPERTS | dict(w2=numbers(64, 64)), ValueError, r"w2: expected F32 \[2, 32, 64\] .*, got F32 \[64, 64\]"),
     (FP4_EXPERTS | dict(w2=np.zeros((2, 64, 16), "u1")), ValueError, r"w2: expected U8 \[2, 32, 32\] .*, got U8 \[2, 64, 16\]"),
     (FP4_EXPERTS | dict(w2_scales=np.zeros((2, 64, 1), "u1")), ValueError, r"w2_scales: expected U8 \[2, 32, 2\] .*, got U8 \[2, 64, 1\]"),
@@ -511,6 +514,18 @@ def test_experts_cannot_be_read(device):
     w = numbers(1, 32, 32)
     with pytest.raises(BufferError, match="experts cannot be read"):
         Tensor(w, device, "experts", w3=w, w2=w).read()
+
+
+def test_documentation_of_ops():
+    assert "positions 1 to 16777216;" in ops.rope_table.__doc__ and "Arguments:" not in ops.rope_table.__doc__
+    assert "device: the dsvk.Device" in ops.rope_table.__doc__ and "Either bias, or table with the tokens" in ops.moe.__doc__
+    for function in (getattr(ops, op["name"]) for op in dsvk._dsvk.ops()):
+        assert not re.search(r"e\+\d|: \.|; \.", function.__doc__), function.__doc__
+
+
+def test_an_op_that_there_is_not(device):
+    with pytest.raises(dsvk.InvalidError, match="no op 'x'; there are matmul, rms_norm"):
+        ops.run("x", {}, device)
 
 
 def test_functions_are_those_of_the_engine():
