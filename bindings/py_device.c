@@ -70,7 +70,7 @@ static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (!py_budgets(budgets, options.budget) || !py_u64(max_allocation, "max_allocation", &options.max_allocation))
         return -1;
     text = choice_text(choice);
-    if (PyErr_Occurred() || (text != NULL && (options.device = PyUnicode_AsUTF8AndSize(text, NULL)) == NULL))
+    if (PyErr_Occurred() || (text != NULL && (options.device = py_utf8(text, "choice")) == NULL))
         goto done;
     if (cache_dir != NULL && cache_dir != Py_None) {
         if (!PyUnicode_FSConverter(cache_dir, &folder))

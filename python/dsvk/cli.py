@@ -31,7 +31,6 @@ import dsvk
 from dsvk import _dsvk, bench as benchmark
 from dsvk.connect import AGENTS, connect as connect_agent
 from dsvk.conversation import Conversation
-from dsvk.generation import Generation
 from dsvk.model import end_ids
 from dsvk.plans import Plan, layer_kinds
 from dsvk.progress import Callback, Shown
@@ -114,7 +113,6 @@ def generate_ids(model: dsvk.Model, args: argparse.Namespace, options: dict[str,
 def generate_text(model: dsvk.Model, args: argparse.Namespace, options: dict[str, Any], load_seconds: float) -> None:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     generation = model.generate(prompt, max_tokens=args.max_tokens, stream=True, stop=args.stop, bos=not args.no_bos, **options)
-    assert isinstance(generation, Generation)
     with generation:
         try:
             if args.echo:
