@@ -157,7 +157,8 @@ DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_e
 /* Between begin and end every dispatch is timed on the device; of what ran several times in one submit (a decoded token) the
  * last time, which then counts as often. The report: {"timestamps": bool, "submits", "dispatches",
  * "host_us", "device_us", "ops": [{"name", "part", "calls", "us", "bytes", "flops"}]}. An op has an entry for each part of a model
- * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. */
+ * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. A device
+ * has one profile: begin returns DSVK_STATE while it runs, and changes nothing; end does where none runs. */
 DSVK_API dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err);
 DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err);
 
@@ -318,11 +319,15 @@ typedef struct dsvk_session_options {
 
 DSVK_API dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const dsvk_session_options *options,
                                        dsvk_error *err);
+/* No call may begin on it any more. One that runs in another thread is asked to stop, returns DSVK_CANCELLED, and is waited for, at most
+ * 5 s; from inside a callback of the session's own call close returns at once. What still runs then is told nothing more and frees the
+ * session when it ends; what the call was given, and what its callbacks use, has to stay until it has returned. */
 DSVK_API void dsvk_session_close(dsvk_session *session);
 DSVK_API uint64_t dsvk_session_position(const dsvk_session *session); /* tokens in the timeline */
 DSVK_API uint64_t dsvk_session_context(const dsvk_session *session);
-/* Copies the timeline's tokens [position] to `tokens`, which must hold dsvk_session_position of them. */
-DSVK_API dsvk_status dsvk_session_tokens(const dsvk_session *session, int32_t *tokens, dsvk_error *err);
+/* Copies the timeline's tokens [position] to `tokens`, which must hold dsvk_session_position of them. BUSY while a call runs, which may
+ * make them more. */
+DSVK_API dsvk_status dsvk_session_tokens(dsvk_session *session, int32_t *tokens, dsvk_error *err);
 
 /* "Be at this prefix": keeps the common beginning, rolls back, extends or rebuilds as needed. After it logits are those
  * after the last token. On DSVK_CANCELLED the session stands at the last whole chunk. */
