@@ -447,16 +447,16 @@ static void test_measuring_a_device(void) {
     dsvk_device_options options = { .size = sizeof options, .budget[DSVK_SCRATCH] = 40 << 20 };
     char *text = NULL;
     CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
-    CHECK_REFUSED(dsvk_device_measure(NULL, &text, &err), DSVK_INVALID, &err, "device");
-    CHECK_REFUSED(dsvk_device_measure(device, NULL, &err), DSVK_INVALID, &err, "json");
-    CHECK(dsvk_device_measure(device, &text, &err) == DSVK_OK, "%s", err.message);
+    CHECK_REFUSED(dsvk_device_measure(NULL, &text, NULL, NULL, &err), DSVK_INVALID, &err, "device");
+    CHECK_REFUSED(dsvk_device_measure(device, NULL, NULL, NULL, &err), DSVK_INVALID, &err, "json");
+    CHECK(dsvk_device_measure(device, &text, NULL, NULL, &err) == DSVK_OK, "%s", err.message);
     CHECK(text && strstr(text, "16777216"), "two buffers of 16 MiB fit into 40: %s", text);
     CHECK(dsvk_purpose_used(device, DSVK_SCRATCH) == 0, "scratch memory stays behind");
     dsvk_free(text);
     dsvk_device_close(device);
     options.budget[DSVK_SCRATCH] = 1 << 20;
     CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
-    CHECK_REFUSED(dsvk_device_measure(device, &text, &err), DSVK_DEVMEM, &err, "measured copy");
+    CHECK_REFUSED(dsvk_device_measure(device, &text, NULL, NULL, &err), DSVK_DEVMEM, &err, "measured copy");
     CHECK(dsvk_purpose_used(device, DSVK_SCRATCH) == 0, "scratch memory stays behind");
     dsvk_device_close(device);
 }
