@@ -121,7 +121,8 @@ static int report(lua_State *L, dsvk_status (*read)(dsvk_device *device, char **
 
 static int device_info(lua_State *L) { return report(L, dsvk_device_describe); }
 static int device_memory(lua_State *L) { return report(L, dsvk_device_memory); }
-static int device_measure(lua_State *L) { return report(L, dsvk_device_measure); }
+static dsvk_status measure(dsvk_device *device, char **json, dsvk_error *err) { return dsvk_device_measure(device, json, NULL, NULL, err); }
+static int device_measure(lua_State *L) { return report(L, measure); }
 static int device_profile_end(lua_State *L) { return report(L, dsvk_device_profile_end); }
 
 static int device_profile_begin(lua_State *L) {

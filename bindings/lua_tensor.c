@@ -141,7 +141,7 @@ static int tensor_read(lua_State *L) {
     if (dsvk_tensor_describe(self->handle, &info, &err) != DSVK_OK)
         return ld_fail(L, &err);
     void *data = lua_newuserdatauv(L, info.read_bytes + 1, 0);
-    if (dsvk_tensor_read(self->handle, data, info.read_bytes, &err) != DSVK_OK)
+    if (dsvk_tensor_read(self->handle, data, info.read_bytes, NULL, NULL, &err) != DSVK_OK)
         return ld_fail(L, &err);
     if (info.read_dtype == DSVK_DTYPE_F32)
         ld_push_numbers(L, data, info.read_bytes / sizeof(float));
@@ -222,7 +222,7 @@ int ld_op(lua_State *L) {
         lua_pushvalue(L, 1);
         lua_setiuservalue(L, -2, 1);
     }
-    if (dsvk_op(device->handle, name, arguments, n, results, &err) != DSVK_OK)
+    if (dsvk_op(device->handle, name, arguments, n, results, NULL, NULL, &err) != DSVK_OK)
         return ld_fail(L, &err);
     for (int i = 0; i < DSVK_OP_RESULTS; i++)
         made[i]->handle = results[i];

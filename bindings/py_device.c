@@ -179,9 +179,13 @@ PyDoc_STRVAR(measure_doc,
              "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s,\n"
              "matrix_flops_per_s and matrix_kernel (cooperative matrices of halves; None where there are none).");
 
+static dsvk_status measure(dsvk_device *device, char **json, dsvk_error *err) {
+    return dsvk_device_measure(device, json, py_call_progress, NULL, err);
+}
+
 static PyObject *device_measure(PyObject *self, PyObject *nothing) {
     (void)nothing;
-    return device_report(self, dsvk_device_measure);
+    return device_report(self, measure);
 }
 
 static PyObject *device_enter(PyObject *self, PyObject *nothing) {

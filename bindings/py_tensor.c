@@ -303,7 +303,7 @@ static bool read_copy(py_tensor *self, void **copy) {
     dsvk_error err = {0};
     py_call call;
     py_call_begin(&call, NULL);
-    dsvk_status status = dsvk_tensor_read(self->handle, *copy, self->info.read_bytes, &err);
+    dsvk_status status = dsvk_tensor_read(self->handle, *copy, self->info.read_bytes, py_call_progress, NULL, &err);
     if (py_call_end(&call, self->state, status, &err))
         return true;
     free(*copy);
@@ -554,7 +554,7 @@ PyObject *py_op(PyObject *module, PyObject *args) {
         dsvk_error err = {0};
         py_call call;
         py_call_begin(&call, NULL);
-        dsvk_status status = dsvk_op(device->handle, name, arguments, n, results, &err);
+        dsvk_status status = dsvk_op(device->handle, name, arguments, n, results, py_call_progress, NULL, &err);
         if (py_call_end(&call, state, status, &err))
             result = op_results(state, device, results);
         else

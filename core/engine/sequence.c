@@ -32,13 +32,13 @@ static dsvk_status check_options(const dsvk_model *m, const dsvk_request_options
         return dsvk_fail(err, DSVK_INVALID, "dsvk_request_options has size %zu, this library's is %zu", o->size, sizeof *o);
     if (!o->prompt || o->n_prompt == 0)
         return dsvk_fail(err, DSVK_INVALID, "the prompt is empty");
-    const uint32_t vocab = m->config.vocab_size;
-    for (size_t i = 0; i < o->n_prompt; i++)
-        if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= vocab)
-            return dsvk_fail(err, DSVK_INVALID, "token %zu is %d, the vocabulary has ids 0 to %u", i, o->prompt[i], vocab - 1);
     if (o->n_prompt >= context)
         return dsvk_fail(err, DSVK_LIMIT, "a prompt of %zu tokens leaves no room for one more in a context of %llu", o->n_prompt,
                          (unsigned long long)context);
+    DSVK_TRY(dsvk_check_ids(m, "token", o->prompt, o->n_prompt, err));
+    DSVK_TRY(dsvk_check_ids(m, "stop_after: id", &o->stop_after, 1, err));
+    DSVK_TRY(dsvk_check_ids(m, "stop_before: id", &o->stop_before, 1, err));
+    DSVK_TRY(dsvk_check_switch("exact", o->exact, err));
     if (o->choices > DSVK_MOST_CHOICES)
         return dsvk_fail(err, DSVK_INVALID, "choices is %u, allowed are 1 to %u", o->choices, DSVK_MOST_CHOICES);
     if (o->logprobs > DSVK_MOST_TOP + 1)

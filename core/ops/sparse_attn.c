@@ -137,6 +137,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), p->n, p->n_splits },
+                           .counts_groups = true,
                            .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
                                     (uint64_t)p->n * p->n_heads * f->head_dim * 8 +
                                     2 * dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),

@@ -27,6 +27,8 @@ dsvk_status dsvk_tokenizer_open(dsvk_tokenizer **tokenizer, const char *path, ds
     char inside[4096], *text = NULL;
     size_t n;
     dsvk_status status = DSVK_OK;
+    if (!*path)
+        return dsvk_fail(err, DSVK_INVALID, "path is empty");
     if (dsvk_path_join(inside, sizeof inside, path, ".") && dsvk_path_exists(inside)) { /* a folder */
         if (!dsvk_path_join(inside, sizeof inside, path, "tokenizer.json"))
             return dsvk_fail(err, DSVK_INVALID, "path is %zu bytes long, the limit is %zu", strlen(path),

@@ -207,7 +207,7 @@ def attention(q, kv, sink, first, window, rows_of):
     return turn(o, angles(first, len(q)), -1)
 
 
-@pytest.mark.parametrize("ratio", [0, 4, 128])
+@pytest.mark.parametrize("ratio", [0, 4, 7, 128])
 def test_sparse_attention(device, table, ratio):
     m, n = 264, 5
     q, kv, sink, entries = numbers(n, HEADS, DH), numbers(m, DH), numbers(HEADS), numbers(m // (ratio or 1), DH)
@@ -226,6 +226,35 @@ def test_sparse_attention(device, table, ratio):
 def test_attention_over_native_rows(device, table):
     kv, q, sink = ops.quant_row(numbers(70, DH), np.ones(DH, np.float32), table, native=True), numbers(3, HEADS, DH), numbers(HEADS)
     near(ops.sparse_attention(q, kv, sink, table), attention(q, np.asarray(kv), sink, 67, 128, lambda t, pos: np.zeros((0, DH))))
+
+
+# ---- more than one submit ----
+
+def calls(report, name):
+    return sum(op["calls"] for op in report["ops"] if op["name"] == name)
+
+
+def test_D10_large_ops_run_in_slices(device):
+    """Each of these would be guessed to take longer than a submit may; each kernel is one that looks at its workgroups differently."""
+    w, x = numbers(512, 512), numbers(600, 512)
+    with device.profile() as report:
+        near(ops.matmul(x, Tensor(w, device, "matrix")), x.astype(np.float64) @ w.T.astype(np.float64), 2e-3)
+    assert calls(report, "matmul") > 1
+    n = 600
+    q, kv, sink, longer = numbers(n, HEADS, DH), numbers(n, DH), numbers(HEADS), ops.rope_table(device, n, DR)
+    with device.profile() as report:
+        o = ops.sparse_attention(q, Tensor(kv, device), sink, longer)
+    near(o, attention(q, kv, sink, 0, 128, lambda t, pos: kv[:0]))
+    assert calls(report, "sparse_attn") > 1
+    X, norm, scale = numbers(1100, 4, 512), numbers(512), np.array([1, .5, 2], np.float32)
+    fn, base = numbers(24, 2048) * np.float32(0.02), numbers(24) * np.float32(0.1)
+    with device.profile() as report:
+        out, _, post, comb = ops.hyper_connection(Tensor(X, device), fn, base, scale, norm)
+    expected = site(X, fn, base, scale, norm)
+    near(out, expected[0], 1e-5)
+    near(post, expected[1], 1e-5)
+    near(comb, expected[2], 2e-5)
+    assert calls(report, "hyper_conn_mix") > 1
 
 
 # ---- hyper-connections and experts ----
@@ -429,6 +458,11 @@ def test_nothing_is_left_behind(device):
 
 # ---- what is wrong is said ----
 
+def networks(device):
+    w = numbers(6, 32, 64)
+    return Tensor(w, device, "experts", w3=w, w2=numbers(6, 64, 32))
+
+
 WRONG = {
     "x: expected F32 values [n, width], got I32 values [2, 64]": lambda w, t: ops.matmul(numbers(2, 64).astype("i4"), w),
     "x: expected [n, 64] for 1 group of w's n_in = 64, got [2, 32]": lambda w, t: ops.matmul(numbers(2, 32), w),
@@ -443,6 +477,15 @@ WRONG = {
     'there is no op "nonsense"; there are matmul, ': lambda w, t: dsvk._dsvk.op(w.device, "nonsense", {}),
     'matmul: it has no argument "y"; it has x, w, groups': lambda w, t: dsvk._dsvk.op(w.device, "matmul", {"y": 1}),
     "groups: expected a number, got a tensor": lambda w, t: dsvk._dsvk.op(w.device, "matmul", {"groups": t}),
+    "table: number 0 of row 1 is 7, there are experts 0 to 5":
+        lambda w, t: ops.moe(numbers(2, 64), Tensor(numbers(6, 64), w.device, "matrix"), networks(w.device), k=2,
+                             table=np.array([[0, 1], [7, 8]], np.int32), tokens=np.zeros(2, np.int32)),
+    "table: number 1 of row 0 is -1, there are experts 0 to 5":
+        lambda w, t: ops.moe(numbers(2, 64), Tensor(numbers(6, 64), w.device, "matrix"), networks(w.device), k=2,
+                             table=np.array([[0, -1]], np.int32), tokens=np.zeros(2, np.int32)),
+    "ratio: compressed entries need it, got 0":
+        lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
+                                          compressed=numbers(1, 64)),
     "at least one argument has to be a dsvk.Tensor": lambda w, t: ops.topk(numbers(1, 4), 1),
     "compressed: the last row sees 2 entries at ratio 4, there are 1":
         lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
@@ -479,6 +522,7 @@ FP4_EXPERTS = dict(form="experts", dtype="F4", **{name: np.zeros(shape, "u1") fo
     (dict(data=np.zeros((2, 32), "u1"), form="matrix", dtype="F8_E4M3", scales=np.zeros((1, 1), "i1")), ValueError,
      "scales of F8_E4M3 are F8_E8M0 or F32, got I8"),
     (dict(data=numbers(2, 32), form="matrix", scales=np.zeros((1, 1), "f4")), ValueError, "a tensor of F32 has no scales"),
+    (dict(data=numbers(2, 32), scales=np.zeros((1, 1), "f4")), ValueError, "scales: values have none, got F32 with scales"),
     (dict(data=numbers(2, 32, 32), form="experts"), ValueError, r"data \(w1\), w3 and w2 must not be NULL"),
     (EXPERTS | dict(w3=numbers(1, 64, 32)), ValueError,
      r"w3: expected F32 \[2, 64, 32\] to go with data \[2, 64, 32\], got F32 \[1, 64, 32\]"),
