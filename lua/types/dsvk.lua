@@ -35,7 +35,7 @@
 ---@field top_p? number
 ---@field min_p? number
 ---@field top_k? integer
----@field seed? integer the same seed after the same prefix gives the same tokens
+---@field seed? integer|integer[] the same seed after the same prefix gives the same tokens; a list, one per session, in Model:decode alone
 ---@field stop? integer[] ids that end decoding; the stop is the last id returned
 ---@field frequency_penalty? number taken off a token's logit as often as it was generated
 ---@field presence_penalty? number taken off once
@@ -71,7 +71,9 @@ function dsvk.plan(path, options) end
 ---@return table? report, string? message, dsvk.Code? code
 function dsvk.verify(path, options) end
 ---@param path string
----@return string folder where "nano" lies, or path itself
+---@return string? folder where "nano" lies, or path itself
+---@return string? message where it was looked for
+---@return dsvk.Code? code
 function dsvk.locate(path) end
 
 ---@class dsvk.Device
@@ -242,6 +244,8 @@ function dsvk.Tokenizer:vocab_size() end
 function dsvk.Tokenizer:decoder() end
 ---@return true
 function dsvk.Tokenizer:close() end
+---@return boolean closed, or the model that it is of
+function dsvk.Tokenizer:closed() end
 
 ---@class dsvk.Decoder
 dsvk.Decoder = {}
@@ -252,6 +256,8 @@ function dsvk.Decoder:push(id) end
 function dsvk.Decoder:finish() end
 ---@return true
 function dsvk.Decoder:close() end
+---@return boolean closed, or its tokenizer is
+function dsvk.Decoder:closed() end
 
 ---@class dsvk.Message
 ---@field role "system"|"developer"|"user"|"assistant"|"tool"|"latest_reminder"
