@@ -1,90 +1,26 @@
-"""Sphinx's settings, and the directive that makes the C reference from core/dsvk.h. tools/docs builds the pages."""
+"""Sphinx's settings. The references are made by python_reference.py, lua_reference.py and c_reference.py; tools/docs builds the pages."""
 import re
+import sys
 from pathlib import Path
 
-from docutils import nodes
-from docutils.statemachine import StringList
-from sphinx.util.docutils import SphinxDirective
-
-HEADER = Path(__file__).resolve().parents[1] / "core/dsvk.h"
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 
 project = "dsvk"
-version = release = ".".join(re.findall(r"#define DSVK_VERSION_\w+ (\d+)", HEADER.read_text(encoding="utf-8")))
+version = release = ".".join(re.findall(r"#define DSVK_VERSION_\w+ (\d+)", (HERE.parent / "core/dsvk.h").read_text(encoding="utf-8")))
 copyright = "the dsvk authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["README.md"]
-html_theme_options = {"fixed_sidebar": True, "page_width": "72em"}
+extensions = ["myst_parser", "sphinx.ext.autodoc", "python_reference", "lua_reference", "c_reference"]
+html_theme = "furo"
+html_title = f"dsvk {version}"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]
+html_copy_source = False
 smartquotes = False
-autodoc_member_order = "bysource"
-autodoc_typehints = "description"
 myst_heading_anchors = 3
-
-# In the header a comment stands before what it is about, or behind it on its last line; "---- name ----" begins a section.
-PIECE = re.compile(r"/\*(?P<comment>.*?)\*/"
-                   r"|(?P<code>(?:typedef (?:struct|enum)\b[^;{]*\{.*?\}[^;]*;|typedef[^;]*;|DSVK_API[^;]*;|#define DSVK_\w+(?:[^\n]*\\\n)*[^\n]*))",
-                   re.DOTALL)
-
-
-def prose(comment: str) -> str:
-    return "\n".join(re.sub(r"([*`_|\\])", r"\\\1", re.sub(r"^\s*\*? ?", "", line)) for line in comment.strip().splitlines())
-
-
-def declarations(text: str):
-    """The header as (section, comment, code), in its order; code "" is a comment by itself."""
-    section, comment, before = "", "", None
-    for piece in PIECE.finditer(text[text.index("/* ----"):]):
-        code, words = piece["code"], piece["comment"]
-        if code:
-            if before:
-                yield before
-            before, comment = (section, comment, re.sub(r"^DSVK_API\s+", "", code)), ""
-        elif re.fullmatch(r" -{4} .* -{4} ", words):
-            if before:
-                yield before
-            before, section, comment = None, words.strip(" -"), ""
-        else:
-            behind = piece.string[:piece.start()].rstrip(" ")
-            if before and not behind.endswith("\n"):  # on the declaration's line
-                before = (before[0], (before[1] + "\n" + prose(words)).strip(), before[2])
-            else:
-                if comment:
-                    yield from (item for item in (before, (section, comment, "")) if item)
-                    before = None
-                comment = prose(words)
-    if before:
-        yield before
-
-
-class Header(SphinxDirective):
-    """Every declaration of core/dsvk.h with its comment, under the header's own headings."""
-
-    def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(HEADER))
-        lines, last = [], None
-        for section, comment, code in declarations(HEADER.read_text(encoding="utf-8")):
-            if section != last:
-                lines += ["", section[0].upper() + section[1:], "-" * len(section), ""]
-                last = section
-            function = re.match(r"[\w\s*]*?\b(dsvk_\w+)\(", code)
-            if function and not code.startswith("typedef"):
-                lines += [".. c:function:: " + " ".join(code.rstrip(";").split()), ""]
-            elif code:
-                lines += [".. code-block:: c", "", *("   " + line for line in code.splitlines()), ""]
-            indent = "   " if function and not code.startswith("typedef") else ""
-            lines += [*(indent + "| " + line for line in comment.splitlines()), ""]
-        section = nodes.section()
-        section.document = self.state.document
-        self.state.nested_parse(StringList(lines, source=str(HEADER)), 0, section, match_titles=True)
-        return section.children
-
-
-def programs_are_literal(app, what, name, obj, options, lines):
-    """In docstrings an indented block after an empty line is a program."""
-    for i in range(len(lines) - 1, 0, -1):
-        if lines[i].startswith("    ") and not lines[i - 1] and i > 1 and not lines[i - 2].startswith(" "):
-            lines[i:i] = ["::", ""]
-
-
-def setup(app):
-    app.connect("autodoc-process-docstring", programs_are_literal)
-    app.add_directive("dsvk-header", Header)
+toc_object_entries_show_parents = "hide"
+python_maximum_signature_line_length = 100
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "groupwise",
+                           "inherited-members": "BaseException, OSError, dict, str, tuple"}
+nitpicky = True     # a type of ours that has no entry is an error
+nitpick_ignore_regex = [("py:.*", r"(?!dsvk\b).*|dsvk\.server\..*"), ("c:.*", ".*")]

@@ -28,6 +28,8 @@ from .session import Session
 from .synthetic import FAMILIES, Synthetic, write_config, write_weights
 from .tables import html_table, size, text_table
 
+__all__ = ["QUICK", "Report", "Workload", "run"]
+
 KINDS = ("SWA", "CSA", "HCA")
 LEAST_RUNS, MOST_RUNS = 3, 8
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
@@ -46,6 +48,7 @@ class Workload:
     limit: float = 60.0
 
 
+#: What --quick runs.
 QUICK = Workload(contexts=(64,), batches=(1, 4), seconds=0.2)
 
 

@@ -16,6 +16,8 @@ from . import _dsvk, dsml
 from .dsml import Tool
 from .model import Model, end_ids
 
+__all__ = ["Constraint", "GrammarError", "Grammars"]
+
 GRAMMAR_BYTES = 4 << 20     # of one grammar's text
 NESTED = 64                 # brackets in a grammar that a caller wrote
 KEPT = 64                   # compiled grammars
@@ -70,19 +72,19 @@ class Constraint:
         """See dsvk.session.Constraint."""
         matcher = self._matchers.get(choice)
         if matcher is None:
-            begun = self.since_begin(choice, ids)
+            begun = self._since_begin(choice, ids)
             if begun is None:
                 return None
             matcher = self._matchers[choice] = self._matcher.deep_copy()
             ids = self._begun + begun
         if ids and not matcher.consume_tokens(ids):
-            raise ValueError(self.error(matcher) or "a token that the grammar has not")
+            raise ValueError(self._error(matcher) or "a token that the grammar has not")
         bits = matcher.compute_bitmask()
         if matcher.is_error():
-            raise ValueError(self.error(matcher))
-        return bits[:self._bytes] if self._ends is None else self.ended(self._ends, choice, ids, bits)
+            raise ValueError(self._error(matcher))
+        return bits[:self._bytes] if self._ends is None else self._ended(self._ends, choice, ids, bits)
 
-    def ended(self, begun: dsml.Ends, choice: int, ids: list[int], bits: bytes) -> bytes:
+    def _ended(self, begun: dsml.Ends, choice: int, ids: list[int], bits: bytes) -> bytes:
         """The mask without the marker where it would end a value too early."""
         ends = self._ends_of.setdefault(choice, copy(begun))
         for id in ids:
@@ -92,12 +94,12 @@ class Constraint:
             left[ends.marker // 8] &= ~(1 << ends.marker % 8) & 0xff
         return bytes(left)
 
-    def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
+    def _since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
         """Of the ids of a choice those that are the grammar's; None: it has not begun."""
         return ids[ids.index(self.after) + 1:] if self.after else ids
 
     @staticmethod
-    def error(matcher: Any) -> str:
+    def _error(matcher: Any) -> str:
         said: str = matcher.get_error()
         return said.strip().partition("\n")[0]
 
@@ -110,7 +112,7 @@ class CallConstraint(Constraint):
         self._tokens = tokens
         self._tails: dict[int, bytes] = {}
 
-    def since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
+    def _since_begin(self, choice: int, ids: list[int]) -> list[int] | None:
         tail = self._tails.get(choice, b"")
         for i, id in enumerate(ids):
             if id == self.after and tail.endswith(b"<"):
@@ -163,32 +165,32 @@ class Grammars:
                 self._compiled.popitem(last=False)
         return matcher
 
-    def of_schema(self, schema: Any) -> Any:
+    def _of_schema(self, schema: Any) -> Any:
         return self.compiled(self._matcher.grammar_from_json_schema(with_options(schema)))
 
     def check_schema(self, schema: Any, place: str) -> None:
         """GrammarError that names the keyword and where it stands."""
         try:
-            self.of_schema(schema)
+            self._of_schema(schema)
         except ValueError as error:
-            raise self.culprit(schema, place, error) from None
+            raise self._culprit(schema, place, error) from None
 
-    def culprit(self, schema: Any, place: str, error: ValueError) -> GrammarError:
+    def _culprit(self, schema: Any, place: str, error: ValueError) -> GrammarError:
         """The smallest part of a schema that cannot be compiled alone, and the keyword of it that is in the way."""
         for pointer, part in subschemas(schema):
-            reason = self.refusal(schema, pointer)
+            reason = self._refusal(schema, pointer)
             if reason is None:
                 continue
             for keyword in part if isinstance(part, dict) else ():
-                if self.refusal(without(schema, pointer, keyword), pointer) is None:
+                if self._refusal(without(schema, pointer, keyword), pointer) is None:
                     return GrammarError(f"not supported: {reason}", place, pointer, keyword)
             return GrammarError(f"not supported: {reason}", place, pointer)
         return GrammarError(f"not supported: {error}", place)
 
-    def refusal(self, schema: Any, pointer: str) -> str | None:
+    def _refusal(self, schema: Any, pointer: str) -> str | None:
         """Why the part at `pointer` cannot be compiled alone."""
         try:
-            self.of_schema({"$ref": "#/$defs/whole" + pointer, "$defs": {"whole": moved(schema)}})
+            self._of_schema({"$ref": "#/$defs/whole" + pointer, "$defs": {"whole": moved(schema)}})
         except ValueError as error:
             return str(error)
         return None
@@ -199,7 +201,7 @@ class Grammars:
         """A value of a JSON schema (a dict, True); None: any object."""
         schema = {"type": "object"} if schema is None else schema
         self.check_schema(schema, place)
-        return Constraint(self.of_schema(schema), self.words)
+        return Constraint(self._of_schema(schema), self.words)
 
     def regex(self, pattern: str, *, place: str = "") -> Constraint:
         """A text that a regular expression matches as a whole, in the syntax of Rust's regex."""
@@ -241,21 +243,21 @@ class Grammars:
         if not tools and schema is None:
             return None
         free = schema is None and not must_call      # until a block begins
-        grammar = dsml.grammar(self.marker, tools, parallel, None if schema is None else with_options(schema), free, must_call)
+        grammar = dsml.grammar(self._marker, tools, parallel, None if schema is None else with_options(schema), free, must_call)
         try:
             matcher = self.compiled(grammar)
         except ValueError as error:
             raise GrammarError(f"the tools make a grammar that can not be used: {error}", place) from None
-        ends = dsml.Ends(self.marker, self._vocabulary.tokens) if any(tool.text for tool in tools) else None
+        ends = dsml.Ends(self._marker, self._vocabulary.tokens) if any(tool.text for tool in tools) else None
         if free:
-            return CallConstraint(matcher, self.words, self.marker, self._vocabulary.tokens, ends)
+            return CallConstraint(matcher, self.words, self._marker, self._vocabulary.tokens, ends)
         ids = self.tokenizer.encode(begun)
         if ids and not matcher.deep_copy().consume_tokens(ids):
             raise GrammarError("what was begun of the answer is no beginning of what is asked for", place)
         return Constraint(matcher, self.words, thinking and self.tokenizer.id("</think>") or 0, ids, ends)
 
     @property
-    def marker(self) -> int:
+    def _marker(self) -> int:
         """The id of the token that tool calls are written with."""
         marker = self.tokenizer.id("｜DSML｜")
         if marker is None:

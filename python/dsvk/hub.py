@@ -18,6 +18,8 @@ from . import _dsvk
 from .progress import Callback, Progress, Shown
 from .tables import size
 
+__all__ = ["pull"]
+
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
 

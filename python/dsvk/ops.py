@@ -23,10 +23,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _TABLE: dict[str, dict[str, Any]] = {op["name"]: op for op in _dsvk.ops()}
 
 
-def run(name: str, arguments: dict[str, Any], device: _dsvk.Device | None = None) -> tuple[Any, Any, Any, Any]:
+def _run(name: str, arguments: dict[str, Any], device: _dsvk.Device | None = None) -> tuple[Any, Any, Any, Any]:
     """All four results of an op, None where it has fewer. The device is that of its tensors unless it is given."""
-    if name not in _TABLE:
-        raise _dsvk.InvalidError(f"no op {name!r}; there are {', '.join(_TABLE)}")
     for value in arguments.values():
         if isinstance(value, Tensor):
             device = device or value.device
@@ -39,8 +37,8 @@ def run(name: str, arguments: dict[str, Any], device: _dsvk.Device | None = None
     return first, second, third, fourth
 
 
-def one(name: str, arguments: dict[str, Any], device: _dsvk.Device | None = None) -> Tensor:
-    result: Tensor = run(name, arguments, device)[0]
+def _one(name: str, arguments: dict[str, Any], device: _dsvk.Device | None = None) -> Tensor:
+    result: Tensor = _run(name, arguments, device)[0]
     return result
 
 
@@ -62,12 +60,12 @@ def _op(function: Function) -> Function:
 
 @_op
 def matmul(x: Input, w: Tensor, groups: int = 1) -> Tensor:
-    return one("matmul", locals())
+    return _one("matmul", locals())
 
 
 @_op
 def rms_norm(x: Input, weight: Input, eps: float = 1e-6) -> Tensor:
-    return one("rms_norm", locals())
+    return _one("rms_norm", locals())
 
 
 @_op
@@ -75,55 +73,55 @@ def rope_table(device: _dsvk.Device, positions: int = 4096, dim: int = 64, base:
                original: int = 65536, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Tensor:
     """device: the dsvk.Device it is made on; the other ops take that of their tensors."""
     arguments = {key: value for key, value in locals().items() if key != "device"}
-    return one("rope_table", arguments, device)
+    return _one("rope_table", arguments, device)
 
 
 @_op
 def rope(q: Input, table: Tensor, start: int = 0, eps: float = 1e-6) -> Tensor:
-    return one("rope", locals())
+    return _one("rope", locals())
 
 
 @_op
 def quant_row(kv: Input, weight: Input, table: Tensor, start: int = 0, eps: float = 1e-6, native: bool = False) -> Tensor:
-    return one("quant_row", locals())
+    return _one("quant_row", locals())
 
 
 @_op
 def quant_index(iq: Input, table: Tensor, start: int = 0, native: bool = False) -> Tensor:
-    return one("quant_index", locals())
+    return _one("quant_index", locals())
 
 
 @_op
 def kv_compress(ks: Input, ape: Input, norm: Input, table: Tensor, index: bool = False, eps: float = 1e-6,
                 native: bool = False) -> Tensor:
-    return one("kv_compress", locals())
+    return _one("kv_compress", locals())
 
 
 @_op
 def indexer(iq: Input, weights: Input, keys: Input, start: int = 0, scale: float = 0.0) -> Tensor:
-    return one("indexer", locals())
+    return _one("indexer", locals())
 
 
 @_op
 def topk(scores: Input, k: int, start: int = -1) -> Tensor:
-    return one("topk", locals())
+    return _one("topk", locals())
 
 
 @_op
 def sparse_attention(q: Input, kv: Input, sink: Input, table: Tensor, compressed: Input | None = None, idx: Input | None = None,
                      ratio: int = 0, window: int = 128, start: int = -1, scale: float = 0.0) -> Tensor:
-    return one("sparse_attention", locals())
+    return _one("sparse_attention", locals())
 
 
 @_op
 def hyper_connection(streams: Input, fn: Input, base: Input, scale: Input, norm: Input, y: Input | None = None,
                      post: Input | None = None, comb: Input | None = None, iterations: int = 20, eps: float = 1e-6,
                      hc_eps: float = 1e-6) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    return run("hyper_connection", locals())
+    return _run("hyper_connection", locals())
 
 
 @_op
 def moe(x: Input, gate: Tensor, experts: Tensor, bias: Input | None = None, table: Input | None = None, tokens: Input | None = None,
         shared: Tensor | None = None, k: int = 6, route_scale: float = 1.0, limit: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Either bias, or table with the tokens it is for: one of the two has to be there. k counts with bias; a table has its own."""
-    return run("moe", locals())[:3]
+    return _run("moe", locals())[:3]

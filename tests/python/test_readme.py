@@ -1,5 +1,5 @@
 """README.md is true: its programs run and print what they should, its conversation is as printed, and its tree is the
-repository's."""
+repository's. So are the programs of lua/README.md."""
 import os
 import re
 import shutil
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def tracked():
@@ -81,6 +81,25 @@ def test_the_three_programs_print_the_same(tmp_path):
     assert from_lua.stdout == from_python.stdout
     failed = subprocess.run([tmp_path / "example", tmp_path / "no model"], capture_output=True, text=True, timeout=600)
     assert failed.returncode == 1 and "no model" in failed.stderr
+
+
+def test_the_lua_programs_run_one_after_another(tmp_path):
+    """Those of lua/README.md, where one goes on with the names of the ones before; each writes something."""
+    if shutil.which("lua5.4") is None or not (ROOT / "build/release/dsvk.so").exists():
+        pytest.skip("lua5.4 or build/release/dsvk.so is not here")
+    text = (ROOT / "lua/README.md").read_text(encoding="utf-8")
+    program = 'io.write("\\0")\n'.join(blocks("lua", text))
+    (tmp_path / "program.lua").write_text(program, encoding="utf-8")
+    paths = {"LUA_CPATH": f"{ROOT}/build/release/?.so"}
+    ran = subprocess.run(["lua5.4", tmp_path / "program.lua"], env={**os.environ, **paths}, capture_output=True, text=True, timeout=600)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+    written = ran.stdout.split("\0")
+    assert len(written) == text.count("```lua") >= 4 and all(one.strip() for one in written)
+    products = [sum(i * (32 * row + i) for i in range(1, 33)) for row in range(2)]
+    assert [one for one in written if one.split() == [f"{n:.1f}" for n in products]]
+    version = next(line for line in "".join(blocks("sh", text)).splitlines() if "lua5.4 -e" in line).replace("build/lua", "build/release")
+    said = subprocess.run(version, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (said.stderr, said.stdout) == ("", dsvk.__version__ + "\n")
 
 
 def test_many_at_once_answer_as_one_by_one(nano):
