@@ -268,7 +268,13 @@ REFUSED = [
     ({"$defs": {"d": {"contains": {}}}, "$ref": "#/$defs/d"}, "/$defs/d", "contains"),
     ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, "", "oneOf"), ({"type": "strin"}, "", "type"),
     ({"additionalProperties": {"propertyNames": {}}}, "/additionalProperties", "propertyNames"),
-    ({"x-guidance": {"lenient": True}, "if": {}}, "", "if")]
+    ({"x-guidance": {"lenient": True}, "if": {}}, "", "if"),
+    ({"type": "array", "uniqueItems": True, "$defs": {"unused": {"not": {}}}}, "", "uniqueItems"),
+    ({"properties": {"a %b": {"$ref": "#/$defs/c%20d"}, "e": {"anyOf": [{"$ref": "#"}, {"not": {}}]}}, "$defs": {"c d": {}},
+      "$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/x"}, "/properties/e/anyOf/1", "not"),
+    ({"properties": {"b": {}, "a": {"$ref": "#/$defs/none"}}}, "/properties/a", "$ref"),
+    ({"properties": {**{f"p{i}": {"type": "string"} for i in range(400)}, "z": {"type": "array", "uniqueItems": True}}},
+     "/properties/z", "uniqueItems")]
 
 
 @pytest.mark.parametrize("schema, pointer, keyword", REFUSED, ids=range(len(REFUSED)))
@@ -278,6 +284,65 @@ def test_S20_a_schema_that_is_not_supported_names_keyword_and_pointer(grammars, 
     assert (refused.value.pointer, refused.value.keyword) == (pointer, keyword), refused.value
     assert str(refused.value).startswith(f"schema: keyword {keyword!r} at {pointer or '/'}: not supported: ")
     assert isinstance(refused.value, dsvk.UnsupportedError)
+
+
+def test_S20_finding_the_keyword_takes_few_compilations_and_schemas_have_a_size(grammars, monkeypatch):
+    """A search for one of 400 properties, one without end, and schemas that are too large to begin with."""
+    made, compiled = [], constrain.Grammars._made
+    monkeypatch.setattr(constrain.Grammars, "_made", lambda self, grammar: made.append(grammar) or compiled(self, grammar))
+    wide = {"properties": {**{f"q{i}": {"type": "string"} for i in range(400)}, "z": {"not": {}}}}
+    with pytest.raises(constrain.GrammarError, match="keyword 'not' at /properties/z"):
+        grammars.json(wide)
+    assert 5 < len(made) < 20
+    made.clear()
+    deep = {"not": {}}
+    for _ in range(50):
+        deep = {"properties": {**{f"q{i}": {"type": "string"} for i in range(8)}, "z": deep}}
+    with pytest.raises(constrain.GrammarError, match="not supported: "):
+        grammars.json(deep)
+    assert len(made) <= constrain.SEARCHES + 1
+    for make, words in ((lambda: grammars.json({"anyOf": [{"const": i} for i in range(3000)]}), "3001 objects"),
+                        (lambda: grammars.json({"enum": list(range(40000))}), "40002 values"),
+                        (lambda: grammars.answer([Tool(f"f{k}", {"properties": {f"p{i}": {} for i in range(1000)}}) for k in range(9)]),
+                         "9018 objects")):
+        made.clear()
+        with pytest.raises(constrain.GrammarError, match=words):
+            make()
+        assert not made
+
+
+def test_S20_alternatives_that_double_or_lead_back_to_themselves_are_counted_once(nano, grammars, walker):
+    def doubled(n, end):
+        return {"properties": {"a": {"$ref": "#/$defs/d0"}}, "required": ["a"], "$defs": {f"d{n}": end, **{
+            f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(n)}}}
+
+    cycles = ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}, {"type": "string", "maxLength": 3}]}}, "required": ["a"]},
+              {"properties": {"a": {"anyOf": [{"$ref": "#/$defs/b"}, {"type": "integer"}]}}, "required": ["a"], "$defs": {
+                  "b": {"anyOf": [{"$ref": "#/properties/a"}, {"$ref": "#/$defs/b"}, {"type": "boolean"}]}}})
+    for schema in (doubled(60, {"type": "string", "maxLength": 3}), doubled(60, {"type": "boolean"}), *cycles):
+        ids = walker.walk(grammars.answer([Tool("f", {**schema, "additionalProperties": False})], must_call=True, parallel=False), 3)
+        _, ((_, arguments),) = parsed(nano, ids + [walker.end])
+        assert list(arguments) == ["a"] and isinstance(arguments["a"], (str, bool, int))
+    many = {"properties": {"b": {}, "a": {"anyOf": [{"const": i} for i in range(65)]}}}
+    with pytest.raises(constrain.GrammarError, match="more than 64 alternatives") as refused:
+        grammars.answer([Tool("f", many, place="parameters")])
+    assert (refused.value.place, refused.value.pointer, refused.value.keyword) == ("parameters", "/properties/a", "anyOf")
+
+
+@pytest.mark.parametrize("given, pointer, keyword", [
+    ({"type": "string", "minLength": 5, "maxLength": 2}, "/properties/a", "minLength"),
+    ({"type": "integer", "minimum": 5, "maximum": 1}, "/properties/a", "minimum"), ({"enum": []}, "/properties/a", "enum"),
+    ({"$ref": "#/$defs/d"}, "/$defs/d/anyOf/0", "minItems")])
+def test_S20_an_argument_that_no_value_fits_is_named_and_so_is_its_tool(grammars, given, pointer, keyword):
+    fine, schema = Tool("fine", WEATHER, place="tools[0]"), {"properties": {"b": {}, "a": given}, "$defs": {"d": {"anyOf": [
+        {"type": "array", "minItems": 3, "maxItems": 2}]}}}
+    for choice in ({}, {"must_call": True}):
+        with pytest.raises(constrain.GrammarError) as refused:
+            grammars.answer([fine, Tool("f", schema, place="tools[1]")], place="tool_choice", **choice)
+        assert (refused.value.place, refused.value.pointer, refused.value.keyword) == ("tools[1]", pointer, keyword)
+    with pytest.raises(constrain.GrammarError) as refused:      # what only the grammar of the calls finds
+        grammars.answer([fine, Tool("f", {"properties": {"a": {"type": "string", "maxLength": 2 ** 40}}}, place="tools[1]")], place="x")
+    assert refused.value.place == "tools[1]"
 
 
 @pytest.mark.parametrize("schema, keyword", [
