@@ -156,8 +156,8 @@ static bool tensor_adopt(py_tensor *self, py_device *device, dsvk_tensor *handle
 enum { DATA, SCALES, W3, W3_SCALES, W2, W2_SCALES, ARRAYS };
 static const char *const array_names[ARRAYS] = {"data", "scales", "w3", "w3_scales", "w2", "w2_scales"};
 
-/* The items and shape each array has to have are known from `data`: nothing is read beyond an array's end or in another order than it
- * has. `like`: the array whose items are of the same kind, which `dtype` is another name for. experts 0: of a matrix. */
+/* The items and shape of each array are known from `data`: nothing is read beyond its end, no row is taken for a column. `like`: the
+ * array whose items these have to be like, or be of `dtype`, which says what those are. experts 0: of a matrix. */
 static bool check_array(const numbers *a, int which, const numbers *like, dsvk_dtype dtype, Py_ssize_t experts, Py_ssize_t rows,
                         Py_ssize_t cols) {
     const numbers *n = &a[which];

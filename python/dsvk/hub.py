@@ -61,7 +61,7 @@ def check_room(name: str, missing: int, cache: str) -> None:
 def why_not(error: BaseException | None, host: str) -> str:
     """Why nothing could be fetched: what the hub answered or, without an answer, what happened; None: nobody asked it."""
     if error is None:
-        return "offline nothing is fetched"
+        return "nothing is fetched offline"
     if getattr(error, "response", None) is None:
         return f"{host} cannot be reached ({type(error).__name__}: {error})"
     return " ".join(filter(None, str(error).splitlines()[:3])).rstrip(".")     # the status, an empty line, and what it is about

@@ -93,13 +93,16 @@ class Model(_dsvk.Model):
         return ([begin] if begin >= 0 else []) + tokenizer.encode(prompt)
 
     @overload
-    def generate(self, prompt: Prompt, max_tokens: int = 256, stream: Literal[False] = False, **options: Unpack[GenerateOptions]) -> str: ...
+    def generate(self, prompt: Prompt, max_tokens: int = 256, stream: Literal[False] = False,
+                 **options: Unpack[GenerateOptions]) -> str: ...
 
     @overload
-    def generate(self, prompt: Prompt, max_tokens: int = 256, *, stream: Literal[True], **options: Unpack[GenerateOptions]) -> Generation: ...
+    def generate(self, prompt: Prompt, max_tokens: int = 256, *, stream: Literal[True],
+                 **options: Unpack[GenerateOptions]) -> Generation: ...
 
     @overload
-    def generate(self, prompt: Prompt, max_tokens: int, stream: Literal[True], **options: Unpack[GenerateOptions]) -> Generation: ...
+    def generate(self, prompt: Prompt, max_tokens: int, stream: Literal[True],
+                 **options: Unpack[GenerateOptions]) -> Generation: ...
 
     @overload
     def generate(self, prompt: Prompt, max_tokens: int = 256, stream: bool = False,

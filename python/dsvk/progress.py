@@ -23,7 +23,8 @@ class Line:
         percent = 100 * done // total if total else 0
         if (stage, percent) != self.last:
             self.last = stage, percent
-            print(f"\r{stage} {percent:3d} % of {f'{total:,} tokens' if stage in TOKENS else size(total)}\x1b[K", end="", file=self.stream, flush=True)
+            whole = f"{total:,} tokens" if stage in TOKENS else size(total)
+            print(f"\r{stage} {percent:3d} % of {whole}\x1b[K", end="", file=self.stream, flush=True)
 
     def close(self) -> None:
         if self.last is not None:
@@ -40,9 +41,8 @@ class Bar:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage != self.stage:
             self.close()
-            bytes_ = stage not in TOKENS
-            self.bar = self.tqdm(total=total, desc=stage, unit="B" if bytes_ else " tokens", unit_scale=bytes_, leave=False)
-            self.stage = stage
+            unit = {"unit": " tokens"} if stage in TOKENS else {"unit": "B", "unit_scale": True}
+            self.bar, self.stage = self.tqdm(total=total, desc=stage, leave=False, **unit), stage
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:

@@ -1,12 +1,14 @@
 """What Python adds to the library's checks: what ends a generation, numbers of tokens, seeds, progress; and text with a NUL, which C
 would cut there."""
+import inspect
 import io
 
 import pytest
 
 import dsvk
 from dsvk import progress
-from dsvk.generation import stops_of
+from dsvk.generation import GenerateOptions, stops_of
+from dsvk.session import Options
 
 np = pytest.importorskip("numpy", reason="integers that are no int")
 
@@ -45,6 +47,12 @@ def test_what_stops_nothing_is_an_error(nano, stop, error, message):
         nano.generate("A", max_tokens=1, stop=stop)
     with dsvk.Scheduler(nano, context=64, cache=False) as scheduler, pytest.raises(error, match=message):
         scheduler.submit("A", max_tokens=1, stop=stop)
+
+
+def test_type_checkers_know_every_option():
+    def keywords(function):
+        return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert GenerateOptions.__annotations__.keys() == keywords(dsvk.Model.generate) | keywords(Options)
 
 
 def test_seeds(nano, session):

@@ -180,7 +180,7 @@ def test_no_room_is_said_before_the_first_byte(hub, run):
 @pytest.mark.parametrize("name, environment, message", [
     ("tests/nothing", {}, r"tests/nothing \(main\): 404 Client Error\. Repository Not Found for url: http://127\S+, "
                           "and not all of it is in the cache .*/hf/hub"),
-    (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, r"tests/nano \(main\): offline nothing is fetched, and not all of it is in the cache .*/hf/hub"),
+    (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, r"tests/nano \(main\): nothing is fetched offline, and not all of it is in the cache .*/hf/hub"),
     (REPOSITORY, {"HF_ENDPOINT": "http://127.0.0.1:9"}, r"tests/nano \(main\): http://127\.0\.0\.1:9 cannot be reached \(ConnectError: "
                                                         r".*refused\), and not all of it is in the cache .*/hf/hub"),
     ("no name", {}, "'no name': expected the name of a repository, as in org/name"),
