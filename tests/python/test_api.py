@@ -545,7 +545,6 @@ CALLS = {
     "stream": "[None for piece in model.generate('Romeo', max_tokens=4000, stream=True, temperature=0)]",
     "op": "import numpy as np; w = np.zeros((8192, 1024), 'f4'); dsvk.ops.matmul(w, dsvk.Tensor(w, model.device, 'matrix'))",
     "read": "import numpy as np; dsvk.Tensor(np.zeros((8192, 4096), 'f4'), model.device, 'matrix').read()",
-    "measure": "[model.device.measure() for _ in range(1000)]",
     "load": "[dsvk.Model('nano', device=model.device).close() for _ in range(1000)]",
     "verify": "[dsvk.verify('nano') for _ in range(1000)]",
     "tokenize": "[model.tokenizer.encode('a b c ' * 10000) for _ in range(10000)]",
