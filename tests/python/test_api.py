@@ -121,6 +121,17 @@ def test_profile(nano):
     assert "matmul" in str(report) and "<table" in report._repr_html_()
 
 
+def test_a_profile_inside_another_loses_nothing(nano):
+    with nano.session() as session, nano.device.profile() as report:
+        session.sync([1, 2, 3])
+        with pytest.raises(dsvk.StateError, match="running already"), nano.device.profile():
+            raise AssertionError("begun twice")
+        session.decode(1)
+    assert report["submits"] > 1
+    with pytest.raises(dsvk.StateError, match="no profile"):
+        nano.device.profile_end()
+
+
 # ---- session ----
 
 def test_evaluate_sync_and_logits_agree(nano):
