@@ -308,15 +308,16 @@ static void run_sparse_attention(op_call *c) {
         .partial = dsvk_op_scratch(c, dsvk_sparse_attn_scratch(n, splits, heads, head_dim)), .counters = counters,
         .out = dsvk_op_f32(c, 0, 3, n, heads, head_dim, 0), .format = row_format(c, kv->form == DSVK_FORM_ROWS), .n = n, .n_heads = heads,
         .q_stride = heads * head_dim, .step_capacity = m, .window = window, .ratio = ratio, .k = k, .ring_capacity = window,
-        .page_tokens = capacity * ratio, .n_splits = splits, .scale = (float)(scale ? scale : 1 / sqrt(head_dim)) });
+        .page_tokens = capacity * ratio, .n_splits = splits, .entries = entries,
+        .scale = (float)(scale ? scale : 1 / sqrt(head_dim)) });
 }
 
 const op dsvk_op_sparse_attention = {
     .name = "sparse_attention",
     .does = "4.8, 4.9: each head of row t attends to the rows kv of positions pos - window + 1 .. pos and to compressed entries: at "
-            "ratio 4 those in idx, else all j < (pos + 1) / ratio. Of idx what is negative or not among these is left out, and an entry "
-            "that is there twice counts twice. K = V; the denominator has exp(sink) too; the result's last 2 * "
-            "pairs values are turned back. start -1: q are the last rows of kv; scale 0: 1 / sqrt(head_dim)",
+            "ratio 4 those in idx, else all j < (pos + 1) / ratio. Of idx only the first min(k, (pos + 1) / 4) are looked at, what names "
+            "none of these entries is left out, and one that is there twice counts twice. K = V; the denominator has exp(sink) too; the "
+            "result's last 2 * pairs values are turned back. start -1: q are the last rows of kv; scale 0: 1 / sqrt(head_dim)",
     .slots = { { "q", OP_F32, "n heads head_dim", 0, 0, 0 }, { "kv", OP_ROWS, "m head_dim", 0, 0, 0 },
                { "sink", OP_F32, "heads", 0, 0, 0 }, TABLE, { "compressed", OP_ROWS, "?entries head_dim", 0, 0, 0 },
                { "idx", OP_I32, "?n k", 0, 0, 0 }, { "ratio", OP_INTEGER, "", 0, 0, 65536 },

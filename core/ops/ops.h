@@ -340,6 +340,7 @@ typedef struct dsvk_sparse_attn_params {
     uint32_t page_tokens, page_offset;
     uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
     uint32_t segment;      /* rows that a workgroup works on together: 64, 128, or 0: what suits the device and n */
+    uint32_t entries;      /* other ratios than 4: compressed entries of the last row, for profiles and slices; 0: not known */
     float scale;           /* head_dim^-0.5 */
     const dsvk_matmul_variant *variant; /* NULL: the device's; coopmat without plain_attention counts, for DSVK_CHUNK native rows or
                                          * more in one split */

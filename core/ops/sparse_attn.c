@@ -127,7 +127,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     } else {
         constants[SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p);
     }
-    const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : 0)); /* ratio 128: the window's only */
+    const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : p->entries));
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "sparse_attn",
                            .shader = matrices ? "sparse_attn_coopmat" : "sparse_attn",

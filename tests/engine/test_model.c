@@ -68,6 +68,7 @@ static void test_A01_arguments(void) {
     int32_t ids[4], wrong[] = { 5, -1 }, large[] = { 1 << 30 };
     size_t n;
     char *text;
+    dsvk_tokenizer *tokenizer = NULL;
     dsvk_model_options model_options = { .size = 3 };
     dsvk_session_options session_options = { .size = sizeof session_options, .context = 1ull << 40 };
     CHECK_REFUSED(dsvk_model_open(NULL, device, DSVK_NANO, NULL, &err), DSVK_INVALID, &err, "model");
@@ -79,6 +80,17 @@ static void test_A01_arguments(void) {
     model_options = (dsvk_model_options){ .size = sizeof model_options, .page_tokens = 100 };
     CHECK_REFUSED(dsvk_model_open(&none, device, DSVK_NANO, &model_options, &err), DSVK_INVALID, &err, "100|128");
     CHECK_REFUSED(dsvk_model_open(&none, device, "/nowhere/at/all", NULL, &err), DSVK_IO, &err, "/nowhere/at/all");
+    CHECK_REFUSED(dsvk_model_open(&none, device, "", NULL, &err), DSVK_INVALID, &err, "path is empty");
+    CHECK_REFUSED(dsvk_plan("", NULL, NULL, 0, &text, &err), DSVK_INVALID, &err, "path is empty");
+    CHECK_REFUSED(dsvk_verify("", NULL, &text, &err), DSVK_INVALID, &err, "path is empty");
+    CHECK_REFUSED(dsvk_tokenizer_open(&tokenizer, "", &err), DSVK_INVALID, &err, "path is empty");
+    CHECK_REFUSED(dsvk_model_open(&none, device, "/no\xff\nj\xc3\xbcrgen\x7f", NULL, &err), DSVK_IO, &err,
+                  "/no\\xff\\x0aj\xc3\xbcrgen\\x7f/config");
+    char long_path[2 * DSVK_MESSAGE_SIZE];
+    memset(long_path, '\xff', sizeof long_path);
+    long_path[0] = '/', long_path[sizeof long_path - 1] = 0;
+    CHECK_REFUSED(dsvk_model_open(&none, device, long_path, NULL, &err), DSVK_IO, &err, "/\\xff\\xff");
+    CHECK(strlen(err.message) > DSVK_MESSAGE_SIZE - 8 && strlen(err.message) < DSVK_MESSAGE_SIZE, "%zu bytes", strlen(err.message));
     CHECK(none == NULL, "a failed open gave a model");
     dsvk_session *other = NULL;
     CHECK_REFUSED(dsvk_session_open(&other, model, &session_options, &err), DSVK_INVALID, &err, "1099511627776");

@@ -57,7 +57,7 @@ static int test_A06_every_allocation_fails_once(dsvk_device *device) {
 }
 
 static int test_A01_wrong_arguments(dsvk_device *device) {
-    dsvk_tensor *x = NULL, *results[DSVK_OP_RESULTS];
+    dsvk_tensor *x = NULL, *w = NULL, *results[DSVK_OP_RESULTS];
     dsvk_tensor_options o = options_of(DSVK_FORM_VALUES, 2, 64);
     char *json = NULL;
     o.size = 3;
@@ -77,6 +77,18 @@ static int test_A01_wrong_arguments(dsvk_device *device) {
     CHECK(dsvk_op(device, "topk", (dsvk_op_argument[]){ { "scores", x, 0 }, { "k", NULL, __builtin_nan("") } }, 2, results, NULL, NULL,
                   &err) == DSVK_INVALID);
     CHECK(strstr(err.message, "k: expected a whole number from 1 to 65536"));
+    CHECK(dsvk_op(device, "topk", (dsvk_op_argument[]){ { "scores", x, 0 }, { "k", NULL, 3 }, { "k", NULL, 5 } }, 3, results, NULL, NULL,
+                  &err) == DSVK_INVALID && strstr(err.message, "topk: k: it is given twice"));
+    CHECK(dsvk_op(device, "topk", (dsvk_op_argument[]){ { "scores", x, 0 }, { "scores", NULL, 0 } }, 2, results, NULL, NULL, &err) ==
+              DSVK_INVALID && strstr(err.message, "scores: it is given twice"));
+    o.scales = numbers;
+    CHECK(dsvk_tensor_open(&w, device, &o, &err) == DSVK_INVALID && strstr(err.message, "values have none, got F32 with scales"));
+    o = options_of(DSVK_FORM_VALUES, 2, 64);
+    o.w3 = numbers;
+    CHECK(dsvk_tensor_open(&w, device, &o, &err) == DSVK_INVALID && strstr(err.message, "w3: only experts have it, got values"));
+    o = options_of(DSVK_FORM_MATRIX, 2, 64);
+    o.w2_scales = numbers;
+    CHECK(dsvk_tensor_open(&w, device, &o, &err) == DSVK_INVALID && strstr(err.message, "w2: only experts have it, got matrix"));
     CHECK(dsvk_ops(&json, &err) == DSVK_OK && strstr(json, "sparse_attention"));
     dsvk_free(json);
     dsvk_tensor_close(x);
@@ -137,6 +149,40 @@ static int test_A06_every_allocation_of_a_trace_fails_once(dsvk_device *device) 
     return 0;
 }
 
+static int stop_at_once(void *user, const char *stage, uint64_t done, uint64_t total) {
+    (void)stage, (void)done, (void)total;
+    ++*(int *)user;
+    return 1;
+}
+
+/* A progress function that says so stops an op, a matrix that is read, and the host's part of an op; nothing is left. */
+static int test_D10_stopped(dsvk_device *device) {
+    static float big[512 * 512];
+    dsvk_tensor_options of_x = options_of(DSVK_FORM_VALUES, 512, 512), of_w = options_of(DSVK_FORM_MATRIX, 512, 512);
+    dsvk_tensor *x = NULL, *w = NULL, *results[DSVK_OP_RESULTS];
+    int asked = 0;
+    of_x.data = of_w.data = big;
+    CHECK(dsvk_tensor_open(&x, device, &of_x, &err) == DSVK_OK && dsvk_tensor_open(&w, device, &of_w, &err) == DSVK_OK);
+    const dsvk_op_argument product_of[] = { { "x", x, 0 }, { "w", w, 0 } }, scores = { "scores", x, 0 };
+    CHECK(dsvk_op(device, "matmul", product_of, 2, results, NULL, NULL, &err) == DSVK_OK); /* kernels stay */
+    dsvk_tensor_close(results[0]);
+    CHECK(dsvk_op(device, "topk", &scores, 1, results, NULL, NULL, &err) == DSVK_OK);
+    dsvk_tensor_close(results[0]);
+    CHECK(dsvk_tensor_read(w, big, sizeof big, NULL, NULL, &err) == DSVK_OK);
+    const int64_t live = dsvk_alloc_live();
+    CHECK(dsvk_op(device, "matmul", product_of, 2, results, stop_at_once, &asked, &err) == DSVK_CANCELLED && asked == 1);
+    CHECK(!results[0] && strstr(err.message, "cancelled at matmul, after "));
+    CHECK(dsvk_op(device, "topk", &scores, 1, results, stop_at_once, &asked, &err) == DSVK_CANCELLED && asked == 2);
+    CHECK(!results[0] && strstr(err.message, "topk: cancelled after 0 of 512 rows"));
+    CHECK(dsvk_tensor_read(w, big, sizeof big, stop_at_once, &asked, &err) == DSVK_CANCELLED && asked == 3);
+    CHECK(strstr(err.message, " of 512 columns") && dsvk_alloc_live() == live);
+    CHECK(dsvk_op(device, "matmul", product_of, 2, results, NULL, NULL, &err) == DSVK_OK);
+    dsvk_tensor_close(results[0]);
+    dsvk_tensor_close(w);
+    dsvk_tensor_close(x);
+    return 0;
+}
+
 int main(void) {
     dsvk_device *device = NULL;
     for (size_t i = 0; i < DSVK_COUNT(numbers); i++)
@@ -145,8 +191,8 @@ int main(void) {
         printf("%s\n", err.message);
         return 1;
     }
-    int failed = test_A01_wrong_arguments(device) || test_budget_of_device_memory() || test_A06_every_allocation_fails_once(device) ||
-                 test_A06_every_allocation_of_a_trace_fails_once(device);
+    int failed = test_A01_wrong_arguments(device) || test_D10_stopped(device) || test_budget_of_device_memory() ||
+                 test_A06_every_allocation_fails_once(device) || test_A06_every_allocation_of_a_trace_fails_once(device);
     dsvk_device_close(device);
     return failed;
 }

@@ -250,6 +250,117 @@ CALL(schedule) {
     return status ? status : ended;
 }
 
+/* ---- ops, on tensors of zeros ---- */
+
+struct given {
+    const char *name;
+    dsvk_form form;
+    dsvk_dtype dtype;
+    uint32_t rank;
+    uint64_t shape[3];
+};
+
+struct op_case {
+    const char *op;
+    struct given tensors[8];
+    dsvk_op_argument numbers[2];
+};
+
+static dsvk_status open_zeros(struct world *w, const struct given *g, dsvk_tensor **tensor, dsvk_error *err) {
+    static const float zeros[1 << 15];
+    const bool experts = g->form == DSVK_FORM_EXPERTS;
+    dsvk_tensor_options o = { .size = sizeof o, .form = g->form, .dtype = g->dtype, .rank = g->rank, .data = zeros,
+                              .w3 = experts ? zeros : NULL, .w2 = experts ? zeros : NULL };
+    memcpy(o.shape, g->shape, sizeof g->shape);
+    return dsvk_tensor_open(tensor, w->device, &o, err);
+}
+
+static dsvk_status read_all(const dsvk_tensor *tensor, dsvk_error *err) {
+    static float numbers[1 << 15];
+    dsvk_tensor_info info = { .size = sizeof info };
+    const dsvk_status status = dsvk_tensor_describe(tensor, &info, err);
+    CHECK(info.read_bytes <= sizeof numbers, "%d bytes to read", (int)info.read_bytes);
+    return status ? status : dsvk_tensor_read(tensor, numbers, info.read_bytes, NULL, NULL, err);
+}
+
+/* Opens its tensors, runs it, reads what it gives first. */
+static dsvk_status run_op(struct world *w, const struct op_case *c, dsvk_error *err) {
+    dsvk_op_argument arguments[10];
+    dsvk_tensor *tensors[8] = { NULL }, *results[DSVK_OP_RESULTS] = { NULL };
+    dsvk_status status = DSVK_OK;
+    size_t n = 0, n_tensors = 0;
+    for (; n_tensors < 8 && c->tensors[n_tensors].name && status == DSVK_OK; n_tensors++) {
+        status = open_zeros(w, &c->tensors[n_tensors], &tensors[n_tensors], err);
+        arguments[n++] = (dsvk_op_argument){ c->tensors[n_tensors].name, tensors[n_tensors], 0 };
+    }
+    for (size_t i = 0; i < 2 && c->numbers[i].name; i++)
+        arguments[n++] = c->numbers[i];
+    if (status == DSVK_OK)
+        status = dsvk_op(w->device, c->op, arguments, n, results, NULL, NULL, err);
+    if (status == DSVK_OK)
+        status = read_all(results[0], err);
+    for (size_t i = 0; i < DSVK_OP_RESULTS; i++)
+        dsvk_tensor_close(results[i]);
+    for (size_t i = 0; i < n_tensors; i++)
+        dsvk_tensor_close(tensors[i]);
+    return status;
+}
+
+#define F32(name, rank, ...) { name, DSVK_FORM_VALUES, DSVK_DTYPE_F32, rank, { __VA_ARGS__ } }
+#define I32(name, rank, ...) { name, DSVK_FORM_VALUES, DSVK_DTYPE_I32, rank, { __VA_ARGS__ } }
+#define MATRIX(name, rows, columns) { name, DSVK_FORM_MATRIX, DSVK_DTYPE_F32, 2, { rows, columns } }
+#define EXPERTS(name, n, hidden, dim) { name, DSVK_FORM_EXPERTS, DSVK_DTYPE_F32, 3, { n, hidden, dim } }
+#define TABLE F32("table", 3, 64, 32, 2)
+#define OP_CALL(name, ...)                                                       \
+    CALL(name) {                                                                 \
+        static const struct op_case c = __VA_ARGS__;                             \
+        return run_op(w, &c, err);                                               \
+    }
+
+OP_CALL(rms_norm, { "rms_norm", { F32("x", 2, 4, 64), F32("weight", 1, 64) } })
+OP_CALL(rope, { "rope", { F32("q", 3, 8, 4, 128), TABLE } })
+OP_CALL(quant_row, { "quant_row", { F32("kv", 2, 8, 128), F32("weight", 1, 128), TABLE }, { { "native", NULL, 1 } } })
+OP_CALL(quant_index, { "quant_index", { F32("iq", 3, 8, 4, 128), TABLE }, { { "native", NULL, 1 } } })
+OP_CALL(kv_compress, { "kv_compress", { F32("ks", 2, 40, 512), F32("ape", 2, 4, 256), F32("norm", 1, 128), TABLE },
+                       { { "native", NULL, 1 } } })
+OP_CALL(index_keys, { "kv_compress", { F32("ks", 2, 40, 512), F32("ape", 2, 4, 256), F32("norm", 1, 128), TABLE },
+                      { { "native", NULL, 1 }, { "index", NULL, 1 } } })
+OP_CALL(indexer, { "indexer", { F32("iq", 3, 8, 4, 128), F32("weights", 2, 8, 4), F32("keys", 2, 10, 128) } })
+OP_CALL(topk, { "topk", { F32("scores", 2, 4, 40) }, { { "k", NULL, 2 } } })
+OP_CALL(sparse_attention, { "sparse_attention", { F32("q", 3, 8, 4, 128), F32("kv", 2, 40, 128), F32("sink", 1, 4), TABLE,
+                                                  F32("compressed", 2, 10, 128), I32("idx", 2, 8, 2) }, { { "ratio", NULL, 4 } } })
+OP_CALL(hyper_connection, { "hyper_connection", { F32("streams", 3, 5, 4, 64), F32("fn", 2, 24, 256), F32("base", 1, 24),
+                                                  F32("scale", 1, 3), F32("norm", 1, 64) } })
+OP_CALL(moe, { "moe", { F32("x", 2, 4, 64), MATRIX("gate", 8, 64), EXPERTS("experts", 8, 32, 64), F32("bias", 1, 8),
+                        EXPERTS("shared", 1, 32, 64) }, { { "k", NULL, 2 } } })
+OP_CALL(moe_by_tokens, { "moe", { F32("x", 2, 4, 64), MATRIX("gate", 8, 64), EXPERTS("experts", 8, 32, 64), I32("table", 2, 3, 2),
+                                  I32("tokens", 1, 4) } })
+
+CALL(read_matrix) {
+    static const struct given matrix = MATRIX("w", 64, 64);
+    dsvk_tensor *tensor = NULL;
+    dsvk_status status = open_zeros(w, &matrix, &tensor, err);
+    if (status == DSVK_OK)
+        status = read_all(tensor, err);
+    dsvk_tensor_close(tensor);
+    return status;
+}
+
+static int stop_at_once(void *user, const char *stage, uint64_t done, uint64_t total) {
+    UNUSED(user), UNUSED(stage), UNUSED(done), UNUSED(total);
+    return 1;
+}
+
+/* Up to the first number it has; all of it takes seconds. */
+CALL(measure) {
+    char *json = NULL;
+    const dsvk_status status = dsvk_device_measure(w->device, &json, stop_at_once, NULL, err);
+    CHECK(status != DSVK_OK && json == NULL, "not stopped");
+    return status == DSVK_CANCELLED ? DSVK_OK : status;
+}
+
+JSON_CALL(ops, dsvk_ops(&json, err))
+
 /* ---- each of them with each allocation failing ---- */
 
 #define ROW(name) { #name, name }
@@ -260,7 +371,8 @@ static const struct {
     ROW(devices), ROW(open_device), ROW(describe), ROW(device_memory), ROW(profile), ROW(open_model), ROW(model_config), ROW(model_report),
     ROW(plan), ROW(verify), ROW(open_tokenizer), ROW(encode_and_decode), ROW(decoder), ROW(chat_encode), ROW(chat_encode_ids),
     ROW(chat_parser), ROW(chat_parse), ROW(session), ROW(decode), ROW(begin_and_poll), ROW(session_memory), ROW(schedule),
-    ROW(scheduler_report),
+    ROW(scheduler_report), ROW(ops), ROW(rms_norm), ROW(rope), ROW(quant_row), ROW(quant_index), ROW(kv_compress), ROW(index_keys),
+    ROW(indexer), ROW(topk), ROW(sparse_attention), ROW(hyper_connection), ROW(moe), ROW(moe_by_tokens), ROW(read_matrix), ROW(measure),
 };
 
 static void open_world(struct world *w) {

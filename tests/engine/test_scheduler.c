@@ -31,7 +31,7 @@ static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
 static dsvk_request_options a_request(void) {
     static const char *const texts[] = { "no such text" };
     static const size_t sizes[] = { 12 };
-    static const int32_t stop[] = { -1 };
+    static const int32_t stop[] = { 2047 }; /* nothing that nano says here */
     return (dsvk_request_options){ .size = sizeof(dsvk_request_options), .prompt = prompt, .n_prompt = DSVK_COUNT(prompt),
                                    .max_tokens = 6, .choices = 2,
                                    .sampling = { .size = sizeof(dsvk_sample_options), .stop = stop, .n_stop = 1 },

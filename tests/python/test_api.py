@@ -121,6 +121,17 @@ def test_profile(nano):
     assert "matmul" in str(report) and "<table" in report._repr_html_()
 
 
+def test_a_profile_inside_another_loses_nothing(nano):
+    with nano.session() as session, nano.device.profile() as report:
+        session.sync([1, 2, 3])
+        with pytest.raises(dsvk.StateError, match="running already"), nano.device.profile():
+            raise AssertionError("begun twice")
+        session.decode(1)
+    assert report["submits"] > 1
+    with pytest.raises(dsvk.StateError, match="no profile"):
+        nano.device.profile_end()
+
+
 # ---- session ----
 
 def test_evaluate_sync_and_logits_agree(nano):
@@ -545,7 +556,6 @@ CALLS = {
     "stream": "[None for piece in model.generate('Romeo', max_tokens=4000, stream=True, temperature=0)]",
     "op": "import numpy as np; w = np.zeros((8192, 1024), 'f4'); dsvk.ops.matmul(w, dsvk.Tensor(w, model.device, 'matrix'))",
     "read": "import numpy as np; dsvk.Tensor(np.zeros((8192, 4096), 'f4'), model.device, 'matrix').read()",
-    "measure": "[model.device.measure() for _ in range(1000)]",
     "load": "[dsvk.Model('nano', device=model.device).close() for _ in range(1000)]",
     "verify": "[dsvk.verify('nano') for _ in range(1000)]",
     "tokenize": "[model.tokenizer.encode('a b c ' * 10000) for _ in range(10000)]",

@@ -90,6 +90,13 @@ def test_the_library_shows_what_the_header_declares(prefix):
     assert shown == declared and len(declared) > 50
 
 
+def test_the_archive_defines_names_of_its_own(prefix):
+    """Whatever a program links libdsvk.a with, their names do not meet."""
+    library, = prefix.rglob("libdsvk.a")
+    names = {line.split()[-1] for line in run("nm", "-g", "--defined-only", library).splitlines() if len(line.split()) == 3}
+    assert len(names) > 200 and [name for name in sorted(names) if not name.startswith("dsvk_")] == []
+
+
 def test_hello_by_pkg_config(by_pkg_config, weights):
     assert run(by_pkg_config("hello"), weights).startswith(TEXT)
     missing = subprocess.run([by_pkg_config("hello"), weights / "no"], capture_output=True, text=True, timeout=600)

@@ -223,6 +223,14 @@ def test_sparse_attention(device, table, ratio):
     near(ops.sparse_attention(q, kv, sink, table, window=1, start=0), attention(q, kv, sink, 0, 1, lambda t, pos: entries[:0]))
 
 
+def test_what_attention_makes_of_idx(device, table):
+    """At positions 8 to 10 two entries are visible, and two numbers of idx are looked at."""
+    q, kv, sink, entries = numbers(3, HEADS, DH), numbers(11, DH), numbers(HEADS), numbers(8, DH)
+    idx, looked_at = np.array([[1, 1, 0], [2, -7, 0], [700, 0, 1]], np.int32), [[1, 1], [], [0]]
+    o = ops.sparse_attention(q, Tensor(kv, device), sink, table, compressed=entries, idx=idx, ratio=4)
+    near(o, attention(q, kv, sink, 8, 128, lambda t, pos: entries[looked_at[t]]))
+
+
 def test_attention_over_native_rows(device, table):
     kv, q, sink = ops.quant_row(numbers(70, DH), np.ones(DH, np.float32), table, native=True), numbers(3, HEADS, DH), numbers(HEADS)
     near(ops.sparse_attention(q, kv, sink, table), attention(q, np.asarray(kv), sink, 67, 128, lambda t, pos: np.zeros((0, DH))))
@@ -246,6 +254,10 @@ def test_D10_large_ops_run_in_slices(device):
         o = ops.sparse_attention(q, Tensor(kv, device), sink, longer)
     near(o, attention(q, kv, sink, 0, 128, lambda t, pos: kv[:0]))
     assert calls(report, "sparse_attn") > 1
+    far = numbers(60000, DH)        # two rows with little in their window and much behind it
+    with device.profile() as report:
+        o = ops.sparse_attention(q[:2], Tensor(far, device), sink, ops.rope_table(device, len(far), DR), compressed=far, ratio=1, window=4)
+    assert np.isfinite(np.asarray(o)).all() and calls(report, "sparse_attn") == 2
     X, norm, scale = numbers(1100, 4, 512), numbers(512), np.array([1, .5, 2], np.float32)
     fn, base = numbers(24, 2048) * np.float32(0.02), numbers(24) * np.float32(0.1)
     with device.profile() as report:

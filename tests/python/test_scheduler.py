@@ -282,7 +282,8 @@ def test_stop_ids_are_not_handed_out(tiny):
         free = run.alone(prompt(1, 30), 12)
         stop = free["ids"][5]
         at = free["ids"].index(stop)
-        got = run.alone(prompt(1, 30), 12, stop=[-7, stop])
+        unsaid = next(i for i in range(64) if i not in free["ids"])
+        got = run.alone(prompt(1, 30), 12, stop=[unsaid, stop])
         assert got["ids"] == free["ids"][:at] and got["finish"] == "stop" and got["stop_id"] == stop
         assert got["completion_tokens"] == at
 
