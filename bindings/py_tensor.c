@@ -196,6 +196,11 @@ static bool check_arrays(const numbers *a, const dsvk_tensor_options *o) {
     return ok;
 }
 
+/* Integers of one or two bytes carry the bits of what has no type of its own; other numbers would become others. */
+static bool carries(dsvk_dtype items) {
+    return items == DSVK_DTYPE_U8 || items == DSVK_DTYPE_I8 || items == DSVK_DTYPE_U16 || items == DSVK_DTYPE_I16;
+}
+
 static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dtype_name) {
     const numbers *data = &a[DATA];
     o->dtype = data->dtype;
@@ -210,6 +215,11 @@ static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dty
     } else if (bits != item) {
         PyErr_Format(PyExc_ValueError, "dtype: %s has %u bits%s, the items of data have %u", dsvk_dtype_name(o->dtype), bits,
                      bits == 4 ? ", two to a byte" : "", item);
+        return false;
+    }
+    if (o->dtype != data->dtype && !carries(data->dtype)) {
+        PyErr_Format(PyExc_ValueError, "dtype: the items of data are %s, which are no %s: convert the array", dsvk_dtype_name(data->dtype),
+                     dsvk_dtype_name(o->dtype));
         return false;
     }
     o->data = data->data;

@@ -273,9 +273,18 @@ static PyObject *tokenizer_decoder(PyObject *object, PyObject *nothing) {
     return (PyObject *)decoder;
 }
 
+static bool is_closed(const py_tokenizer *self) {
+    return self->handle == NULL || (self->model != NULL && self->model->handle == NULL);
+}
+
+static PyObject *tokenizer_closed(PyObject *object, void *nothing) {
+    (void)nothing;
+    return PyBool_FromLong(is_closed((py_tokenizer *)object));
+}
+
 static PyObject *tokenizer_repr(PyObject *object) {
     py_tokenizer *self = (py_tokenizer *)object;
-    if (self->handle == NULL || (self->model != NULL && self->model->handle == NULL))
+    if (is_closed(self))
         return PyUnicode_FromString("<dsvk.Tokenizer closed>");
     return PyUnicode_FromFormat("<dsvk.Tokenizer %u ids>", (unsigned)dsvk_tokenizer_vocab_size(self->handle));
 }
@@ -296,6 +305,7 @@ static PyMethodDef tokenizer_methods[] = {
 
 static PyGetSetDef tokenizer_getset[] = {
     {"vocab_size", tokenizer_vocab_size, NULL, "The largest id + 1.", NULL},
+    {"closed", tokenizer_closed, NULL, "True when the model it is of is closed.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -368,10 +378,24 @@ static PyObject *decoder_finish(PyObject *object, PyObject *nothing) {
     return result;
 }
 
+static PyObject *decoder_closed(PyObject *object, void *nothing) {
+    (void)nothing;
+    return PyBool_FromLong(is_closed(((py_decoder *)object)->tokenizer));
+}
+
+static PyObject *decoder_repr(PyObject *object) {
+    return PyUnicode_FromString(is_closed(((py_decoder *)object)->tokenizer) ? "<dsvk.Decoder closed>" : "<dsvk.Decoder>");
+}
+
 static PyMethodDef decoder_methods[] = {
     {"push", decoder_push, METH_O, push_doc},
     {"finish", decoder_finish, METH_NOARGS, finish_doc},
     {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef decoder_getset[] = {
+    {"closed", decoder_closed, NULL, "True when its tokenizer is closed.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(decoder_doc, "Streaming decode, from Tokenizer.decoder(): push ids, get whole characters.");
@@ -379,7 +403,9 @@ PyDoc_STRVAR(decoder_doc, "Streaming decode, from Tokenizer.decoder(): push ids,
 static PyType_Slot decoder_slots[] = {
     {Py_tp_doc, (void *)decoder_doc},
     {Py_tp_dealloc, decoder_dealloc},
+    {Py_tp_repr, decoder_repr},
     {Py_tp_methods, decoder_methods},
+    {Py_tp_getset, decoder_getset},
     {Py_tp_traverse, decoder_traverse},
     {0, NULL},
 };

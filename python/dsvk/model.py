@@ -168,7 +168,9 @@ class Model(_dsvk.Model):
         session."""
         sessions, stop, n = list(sessions), list(stop), count_of("n", n)
         told = Options([session.position for session in sessions], stop=stop, **options)
-        for session in sessions:
+        for i, session in enumerate(sessions):
+            if session.model is not self:
+                raise _dsvk.InvalidError(f"sessions[{i}] belongs to another model")
             room_for(session, n)
         rows: list[list[int]] = [[] for _ in sessions]
         running, pace = list(range(len(sessions))), Pace()

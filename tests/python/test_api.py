@@ -292,6 +292,7 @@ def test_A02_use_after_close(device):
     model = dsvk.Model("nano", device=device)
     session, tokenizer = model.session(), model.tokenizer
     decoder = tokenizer.decoder()
+    assert not tokenizer.closed and not decoder.closed and "closed" not in repr(tokenizer) + repr(decoder)
     session.close()
     session.close()
     for use in (lambda: session.position, lambda: session.sync([1]), session.logits, lambda: session.decode(1),
@@ -304,12 +305,23 @@ def test_A02_use_after_close(device):
                 lambda: tokenizer.encode("a"), lambda: decoder.push(5), decoder.finish):
         with pytest.raises(dsvk.StateError, match="closed"):
             use()
-    assert "closed" in repr(session) and "closed" in repr(model) and "closed" in repr(tokenizer)
+    assert "closed" in repr(session) and "closed" in repr(model) and "closed" in repr(tokenizer) and "closed" in repr(decoder)
+    assert tokenizer.closed and decoder.closed
     with pytest.raises(dsvk.StateError, match="the model was already opened"):
         model.__init__("nano", device=device)
     unopened = dsvk._dsvk.Session.__new__(dsvk._dsvk.Session)
     with pytest.raises(dsvk.StateError, match="closed"):
         unopened.position
+
+
+def test_A02_another_models_session(device, nano):
+    with dsvk.Model("nano", device=device) as stranger, stranger.session(context=64) as other, nano.session(context=64) as own:
+        other.sync([5])
+        own.sync([5])
+        for sessions, i in ([other], 0), ([own, other], 1):
+            with pytest.raises(dsvk.InvalidError, match=rf"sessions\[{i}\] belongs to another model"):
+                nano.decode(sessions, 1)
+        assert own.position == other.position == 1
 
 
 def test_A03_sessions_keep_their_model():
