@@ -82,20 +82,30 @@ int ld_json(lua_State *L, dsvk_status status, ld_box *text, const dsvk_error *er
 
 /* ---- tokens and logits ---- */
 
-void ld_push_ids(lua_State *L, const int32_t *ids, size_t n) {
-    lua_createtable(L, n < INT_MAX ? (int)n : INT_MAX, 0);
+void ld_push_list(lua_State *L, size_t n) { lua_createtable(L, n < INT_MAX ? (int)n : INT_MAX, 0); }
+
+void ld_put_ids(lua_State *L, const int32_t *ids, size_t n) {
     for (size_t i = 0; i < n; i++) {
         lua_pushinteger(L, ids[i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
 }
 
-void ld_push_numbers(lua_State *L, const float *numbers, size_t n) {
-    lua_createtable(L, n < INT_MAX ? (int)n : INT_MAX, 0);
+void ld_put_numbers(lua_State *L, const float *numbers, size_t n) {
     for (size_t i = 0; i < n; i++) {
         lua_pushnumber(L, numbers[i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
+}
+
+void ld_push_ids(lua_State *L, const int32_t *ids, size_t n) {
+    ld_push_list(L, n);
+    ld_put_ids(L, ids, n);
+}
+
+void ld_push_numbers(lua_State *L, const float *numbers, size_t n) {
+    ld_push_list(L, n);
+    ld_put_numbers(L, numbers, n);
 }
 
 void ld_push_shape(lua_State *L, const uint64_t *shape, uint32_t rank) {
@@ -106,10 +116,23 @@ void ld_push_shape(lua_State *L, const uint64_t *shape, uint32_t rank) {
     }
 }
 
+/* Items count as they lie in the table itself. What would be taken for another number of them than its owner sees is refused. */
+static void check_array(lua_State *L, int arg, const char *name) {
+    const bool empty = lua_rawlen(L, arg) == 0;
+    if (luaL_getmetafield(L, arg, "__len") != LUA_TNIL || (empty && luaL_getmetafield(L, arg, "__index") != LUA_TNIL))
+        luaL_error(L, "%s: expected an array of token ids, got a table whose items are made by a metatable", name);
+    if (!empty)
+        return;
+    lua_pushnil(L);
+    if (lua_next(L, arg) != 0)
+        luaL_error(L, "%s: expected an array of token ids, got a table with [%s] and without [1]", name, ld_shown(L, -2));
+}
+
 const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n) {
     arg = lua_absindex(L, arg);
     if (!lua_istable(L, arg))
         luaL_error(L, "%s: expected an array of token ids, got %s", name, luaL_typename(L, arg));
+    check_array(L, arg, name);
     *n = lua_rawlen(L, arg);
     int32_t *ids = lua_newuserdatauv(L, (*n + 1) * sizeof *ids, 0); /* + 1: an empty array has an address too */
     for (size_t i = 0; i < *n; i++) {
@@ -117,7 +140,7 @@ const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n) {
         lua_rawgeti(L, arg, (lua_Integer)i + 1);
         const lua_Integer id = lua_tointegerx(L, -1, &is_integer);
         if (!is_integer || lua_type(L, -1) != LUA_TNUMBER)
-            luaL_error(L, "%s[%I]: expected an integer, got %s", name, (lua_Integer)i + 1, luaL_tolstring(L, -1, NULL));
+            luaL_error(L, "%s[%I]: expected an integer, got %s", name, (lua_Integer)i + 1, ld_shown(L, -1));
         if (id < INT32_MIN || id > INT32_MAX)
             luaL_error(L, "%s[%I]: %I is no token id (32 bits)", name, (lua_Integer)i + 1, id);
         ids[i] = (int32_t)id;
@@ -126,30 +149,26 @@ const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n) {
     return ids;
 }
 
-const int32_t *ld_tokens(lua_State *L, int arg, const dsvk_tokenizer *tokenizer, size_t *n, dsvk_error *err) {
-    if (lua_type(L, arg) != LUA_TSTRING)
-        return ld_ids(L, arg, "tokens", n);
-    if (tokenizer == NULL) {
-        err->status = DSVK_UNSUPPORTED;
-        strcpy(err->message, "the model has no tokenizer.json: give token ids instead of text");
-        return NULL;
-    }
-    size_t length;
-    const char *text = lua_tolstring(L, arg, &length);
-    ld_box *box = ld_new_box(L, dsvk_free);
-    int32_t *ids = NULL;
-    if (dsvk_tokenizer_encode(tokenizer, text, length, 0, &ids, n, err) != DSVK_OK)
-        return NULL;
-    box->memory = ids;
-    return ids;
-}
-
 /* ---- options ---- */
+
+const char *ld_shown(lua_State *L, int index) {
+    const bool text = lua_type(L, index) == LUA_TSTRING;
+    const char *shown = luaL_tolstring(L, index, NULL);
+    return text ? lua_pushfstring(L, "'%s'", shown) : shown;
+}
 
 static bool known(const char *const *names, const char *key) {
     while (*names != NULL && strcmp(*names, key) != 0)
         names++;
     return *names != NULL;
+}
+
+/* The first key of a table that is none of `names`, shown and pushed; NULL when there is none. */
+static const char *unknown_key(lua_State *L, int table, const char *const *names) {
+    for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1))
+        if (lua_type(L, -2) != LUA_TSTRING || !known(names, lua_tostring(L, -2)))
+            return luaL_tolstring(L, -2, NULL);
+    return NULL;
 }
 
 void ld_options(lua_State *L, int arg, const char *const *names) {
@@ -160,20 +179,32 @@ void ld_options(lua_State *L, int arg, const char *const *names) {
         return;
     }
     luaL_checktype(L, arg, LUA_TTABLE);
-    for (lua_pushnil(L); lua_next(L, arg) != 0; lua_pop(L, 1))
-        if (lua_type(L, -2) != LUA_TSTRING || !known(names, lua_tostring(L, -2))) {
-            luaL_tolstring(L, -2, NULL);
-            luaL_argerror(L, arg, lua_pushfstring(L, "unknown option '%s'", lua_tostring(L, -1)));
-        }
+    const char *key = unknown_key(L, arg, names);
+    if (key != NULL)
+        luaL_error(L, "unknown option '%s'", key);
 }
 
-static void wrong_option(lua_State *L, const char *name, int value, const char *expected) {
-    luaL_error(L, "option '%s': expected %s, got %s", name, expected, luaL_tolstring(L, value, NULL));
+void ld_wrong_option(lua_State *L, const char *name, int value, const char *expected) {
+    luaL_error(L, "option '%s': expected %s, got %s", name, expected, ld_shown(L, value));
+}
+
+void ld_option_table(lua_State *L, int arg, const char *name, const char *const *names) {
+    const int type = lua_getfield(L, arg, name);
+    if (type == LUA_TNIL) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        return;
+    }
+    if (type != LUA_TTABLE)
+        ld_wrong_option(L, name, -1, "a table");
+    const char *key = unknown_key(L, lua_gettop(L), names);
+    if (key != NULL)
+        luaL_error(L, "option '%s': unknown option '%s'", name, key);
 }
 
 bool ld_option_flag(lua_State *L, int arg, const char *name) {
     if (lua_getfield(L, arg, name) != LUA_TBOOLEAN && !lua_isnil(L, -1))
-        wrong_option(L, name, -1, "true or false");
+        ld_wrong_option(L, name, -1, "true or false");
     const bool flag = lua_toboolean(L, -1);
     lua_pop(L, 1);
     return flag;
@@ -181,7 +212,7 @@ bool ld_option_flag(lua_State *L, int arg, const char *name) {
 
 float ld_option_number(lua_State *L, int arg, const char *name) {
     if (lua_getfield(L, arg, name) != LUA_TNUMBER && !lua_isnil(L, -1))
-        wrong_option(L, name, -1, "a number");
+        ld_wrong_option(L, name, -1, "a number");
     const float number = (float)lua_tonumber(L, -1);
     lua_pop(L, 1);
     return number;
@@ -193,15 +224,19 @@ uint64_t ld_option_count(lua_State *L, int arg, const char *name, uint64_t most)
     const lua_Integer count = is_integer ? lua_tointegerx(L, -1, &is_integer) : 0;
     most = most < INT64_MAX ? most : INT64_MAX;
     if (given && (!is_integer || count < 0 || (uint64_t)count > most))
-        wrong_option(L, name, -2, lua_pushfstring(L, "an integer 0 .. %I", (lua_Integer)most));
+        ld_wrong_option(L, name, -2, lua_pushfstring(L, "an integer 0 .. %I", (lua_Integer)most));
     lua_pop(L, 1);
     return (uint64_t)count;
 }
 
 const char *ld_option_text(lua_State *L, int arg, const char *name) {
+    size_t n = 0;
     if (lua_getfield(L, arg, name) != LUA_TSTRING && !lua_isnil(L, -1))
-        wrong_option(L, name, -1, "a string");
-    return lua_tostring(L, -1);
+        ld_wrong_option(L, name, -1, "a string");
+    const char *text = lua_tolstring(L, -1, &n);
+    if (text != NULL && strlen(text) != n)
+        ld_wrong_option(L, name, -1, "a string without zero bytes");
+    return text;
 }
 
 int ld_option_function(lua_State *L, int arg, const char *name, const char *takes) {
@@ -209,6 +244,6 @@ int ld_option_function(lua_State *L, int arg, const char *name, const char *take
     if (type == LUA_TNIL)
         return 0;
     if (type != LUA_TFUNCTION)
-        wrong_option(L, name, -2, lua_pushfstring(L, "a function %s", takes));
+        ld_wrong_option(L, name, -2, lua_pushfstring(L, "a function %s", takes));
     return lua_gettop(L);
 }

@@ -15,9 +15,8 @@ static const char *const purpose_names[DSVK_PURPOSE_COUNT + 1] = {
 };
 
 static void budgets(lua_State *L, int arg, uint64_t out[DSVK_PURPOSE_COUNT]) {
-    lua_getfield(L, arg, "budgets");
+    ld_option_table(L, arg, "budgets", purpose_names);
     const int table = lua_gettop(L);
-    ld_options(L, table, purpose_names);
     for (int i = 0; i < DSVK_PURPOSE_COUNT; i++)
         out[i] = ld_option_count(L, table, purpose_names[i], UINT64_MAX);
     lua_pop(L, 1);
@@ -93,6 +92,8 @@ int ld_device_open(lua_State *L) {
 
 static int device_collect(lua_State *L) {
     ld_device *self = luaL_checkudata(L, 1, LD_DEVICE);
+    if (self->users > 0) /* called by hand: nothing is collected in the middle of its call */
+        return 0;
     dsvk_device *handle = self->handle;
     self->handle = NULL;
     dsvk_device_close(handle);
@@ -113,21 +114,21 @@ static int device_closed(lua_State *L) {
 }
 
 static int report(lua_State *L, dsvk_status (*read)(dsvk_device *device, char **json, dsvk_error *err)) {
-    ld_device *self = ld_check_device(L, 1);
+    ld_check_device(L, 1);
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    return ld_json(L, read(self->handle, (char **)&json->memory, &err), json, &err);
+    return ld_json(L, read(ld_check_device(L, 1)->handle, (char **)&json->memory, &err), json, &err);
 }
 
 static int device_info(lua_State *L) { return report(L, dsvk_device_describe); }
 static int device_memory(lua_State *L) { return report(L, dsvk_device_memory); }
-static int device_measure(lua_State *L) { return report(L, dsvk_device_measure); }
+static dsvk_status measure(dsvk_device *device, char **json, dsvk_error *err) { return dsvk_device_measure(device, json, NULL, NULL, err); }
+static int device_measure(lua_State *L) { return report(L, measure); }
 static int device_profile_end(lua_State *L) { return report(L, dsvk_device_profile_end); }
 
 static int device_profile_begin(lua_State *L) {
-    ld_device *self = ld_check_device(L, 1);
     dsvk_error err = {0};
-    return ld_done(L, dsvk_device_profile_begin(self->handle, &err), &err);
+    return ld_done(L, dsvk_device_profile_begin(ld_check_device(L, 1)->handle, &err), &err);
 }
 
 static const luaL_Reg functions[] = {

@@ -4,7 +4,13 @@
  * Lua raises by longjmp, at any allocation. So nothing that has to be freed is held by a C local where Lua can raise: handles
  * live in userdata that are made closed and then opened, what the library returns goes into a box made before the call, and
  * arrays of ours are userdata. A callback runs in a protected call, and its error waits on the stack until the library's
- * frames have returned. `users` counts the calls running on a handle; close refuses while it is not zero. */
+ * frames have returned.
+ *
+ * Nor do objects stay as they were: finalizers run at any allocation of Lua, and they, the metamethods of an options table and
+ * callbacks may call whatever the module has. Hence two rules. The check that a handle is open stands in the very expression that
+ * gives it to the library (ld_check_model(L, 1)->handle), or right before it, with no allocation of Lua's in between; a check at
+ * the top of a function is there for the caller's sake. And while the library may call back, or what it returned is read in its
+ * memory, `users` of the object is not zero: then close refuses. */
 #ifndef DSVK_LUA_DSVK_H
 #define DSVK_LUA_DSVK_H
 
@@ -28,6 +34,7 @@
 #define LD_DECODER "dsvk.Decoder"
 #define LD_TENSOR "dsvk.Tensor"
 #define LD_TRACE "dsvk.Trace"
+#define LD_PARSER "dsvk.ChatParser"
 
 typedef struct ld_device { /* user value 1: the thread of its log, or nil */
     dsvk_device *handle;
@@ -62,6 +69,8 @@ typedef struct ld_session { /* user values: 1 its Model, 2 the progress function
 } ld_session;
 
 /* lua_module.c */
+/* Argument 1, the path of a model or a tokenizer, as dsvk.locate finds it; NULL and the three results of a failure on the stack. */
+const char *ld_path(lua_State *L);
 void *ld_new(lua_State *L, size_t size, int n_values, const char *type); /* pushes a zeroed object */
 /* Adds the type to the module on top of the stack as dsvk.NAME, the table of its functions, which are its methods. `collect` is
  * __gc, `leave` __close. */
@@ -99,16 +108,21 @@ void ld_release(ld_box *box);
 void ld_add_box_type(lua_State *L);
 /* The end of a call that gives JSON text in a box: its value, the text released, or the failure. */
 int ld_json(lua_State *L, dsvk_status status, ld_box *text, const dsvk_error *err);
+void ld_push_list(lua_State *L, size_t n); /* an empty table with room for n items: putting them there runs no finalizers */
+void ld_put_ids(lua_State *L, const int32_t *ids, size_t n); /* into the table on top of the stack */
+void ld_put_numbers(lua_State *L, const float *numbers, size_t n);
 void ld_push_ids(lua_State *L, const int32_t *ids, size_t n);
 void ld_push_numbers(lua_State *L, const float *numbers, size_t n);
 void ld_push_shape(lua_State *L, const uint64_t *shape, uint32_t rank);
-/* Token ids of argument `arg`: an array of integers, or text, encoded by `tokenizer` as ordinary text. Pushes what holds them.
- * Text that cannot be encoded returns NULL and fills *err. */
-const int32_t *ld_tokens(lua_State *L, int arg, const dsvk_tokenizer *tokenizer, size_t *n, dsvk_error *err);
-const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n); /* the same for an array alone; arg may be relative */
+/* Token ids of an array of integers at `arg`, which may be relative. Pushes what holds them. */
+const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n);
 
+const char *ld_shown(lua_State *L, int index); /* pushes a value as a sentence shows it: a string in quotes */
 /* Argument `arg` is a table with no other keys than `names` (ends with NULL), or nil; it is a table afterwards. */
 void ld_options(lua_State *L, int arg, const char *const *names);
+/* Raises that it was something else: the value at `value`. */
+void ld_wrong_option(lua_State *L, const char *name, int value, const char *expected);
+void ld_option_table(lua_State *L, int arg, const char *name, const char *const *names); /* pushes it, empty when there is none */
 bool ld_option_flag(lua_State *L, int arg, const char *name);
 float ld_option_number(lua_State *L, int arg, const char *name);
 uint64_t ld_option_count(lua_State *L, int arg, const char *name, uint64_t most); /* 0 .. most, default 0 */
@@ -128,6 +142,9 @@ ld_model *ld_check_model(lua_State *L, int arg);
 #define LD_MODEL_OPTIONS "cache", "strict", "verify", "threads", "max_chunk", "page_tokens"
 void ld_model_options(lua_State *L, int arg, dsvk_model_options *options);
 
+/* lua_tokenizer.c */
+ld_tokenizer *ld_check_tokenizer(lua_State *L, int arg);
+
 /* lua_session.c */
 int ld_decode_batch(lua_State *L);
 
@@ -138,6 +155,7 @@ void ld_add_session(lua_State *L);
 void ld_add_tokenizer(lua_State *L);
 void ld_add_tensor(lua_State *L);
 void ld_add_trace(lua_State *L);
+void ld_add_chat(lua_State *L);
 int ld_device_open(lua_State *L);
 int ld_model_open(lua_State *L);
 int ld_session_open(lua_State *L);

@@ -39,19 +39,21 @@ static dsvk_status push_device(lua_State *L, int arg, bool *opened, dsvk_error *
 
 int ld_model_open(lua_State *L) {
     static const char *const names[] = {"device", "budgets", "progress", LD_MODEL_OPTIONS, NULL};
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = ld_path(L);
     dsvk_model_options options;
     dsvk_error err = {0};
     bool opened;
+    if (path == NULL)
+        return 3;
     lua_settop(L, 2);
     ld_options(L, 2, names);
     ld_model_options(L, 2, &options);
     const int progress = ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES);
     if (push_device(L, 2, &opened, &err) != DSVK_OK)
         return ld_fail(L, &err);
-    ld_device *device = ld_check_device(L, lua_gettop(L));
+    const int at = lua_gettop(L);
     ld_model *self = ld_new(L, sizeof *self, 1, LD_MODEL);
-    lua_pushvalue(L, -2);
+    lua_pushvalue(L, at);
     lua_setiuservalue(L, -2, 1);
     self->owns_device = opened;
 
@@ -59,6 +61,7 @@ int ld_model_open(lua_State *L) {
     ld_call_begin(&call, &running, L, progress);
     options.progress = ld_progress;
     options.user = &running;
+    ld_device *device = ld_check_device(L, at);
     device->users++;
     const dsvk_status status = dsvk_model_open(&self->handle, device->handle, path, &options, &err);
     device->users--;
@@ -98,10 +101,10 @@ static int model_closed(lua_State *L) {
 /* ---- what it is ---- */
 
 static int report(lua_State *L, dsvk_status (*read)(const dsvk_model *model, char **json, dsvk_error *err)) {
-    ld_model *self = ld_check_model(L, 1);
+    ld_check_model(L, 1);
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    return ld_json(L, read(self->handle, (char **)&json->memory, &err), json, &err);
+    return ld_json(L, read(ld_check_model(L, 1)->handle, (char **)&json->memory, &err), json, &err);
 }
 
 static int model_config(lua_State *L) { return report(L, dsvk_model_config); }

@@ -44,6 +44,22 @@ void ld_add_type(lua_State *L, const char *type, const luaL_Reg *functions, lua_
 
 /* ---- functions ---- */
 
+#define LOCATE "dsvk.locate" /* the function, in the registry */
+
+const char *ld_path(lua_State *L) {
+    size_t n;
+    const char *path = luaL_checklstring(L, 1, &n);
+    luaL_argcheck(L, strlen(path) == n, 1, "a path has no zero bytes");
+    lua_getfield(L, LUA_REGISTRYINDEX, LOCATE);
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 3);
+    if (lua_isnil(L, -3))
+        return NULL;
+    lua_pop(L, 2);
+    lua_replace(L, 1);
+    return luaL_checkstring(L, 1);
+}
+
 static int survey(lua_State *L) {
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
@@ -52,25 +68,31 @@ static int survey(lua_State *L) {
 
 static int plan(lua_State *L) {
     static const char *const names[] = {"context", "device", LD_MODEL_OPTIONS, NULL};
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = ld_path(L);
     dsvk_model_options options;
     dsvk_error err = {0};
+    if (path == NULL)
+        return 3;
     lua_settop(L, 2);
     ld_options(L, 2, names);
     ld_model_options(L, 2, &options);
     const uint64_t context = ld_option_count(L, 2, "context", UINT64_MAX);
-    dsvk_device *device = NULL;
-    if (lua_getfield(L, 2, "device") != LUA_TNIL)
-        device = ld_check_device(L, lua_gettop(L))->handle;
+    const bool on_device = lua_getfield(L, 2, "device") != LUA_TNIL;
+    const int at = lua_gettop(L);
+    if (on_device && luaL_testudata(L, at, LD_DEVICE) == NULL)
+        ld_wrong_option(L, "device", at, "a " LD_DEVICE);
     ld_box *json = ld_new_box(L, dsvk_free);
+    dsvk_device *device = on_device ? ld_check_device(L, at)->handle : NULL;
     return ld_json(L, dsvk_plan(path, device, &options, context, (char **)&json->memory, &err), json, &err);
 }
 
 static int verify(lua_State *L) {
     static const char *const names[] = {"strict", "threads", "progress", NULL};
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = ld_path(L);
     dsvk_model_options options;
     dsvk_error err = {0};
+    if (path == NULL)
+        return 3;
     lua_settop(L, 2);
     ld_options(L, 2, names);
     ld_model_options(L, 2, &options);
@@ -107,10 +129,13 @@ int luaopen_dsvk(lua_State *L) {
     ld_add_tokenizer(L);
     ld_add_tensor(L);
     ld_add_trace(L);
+    ld_add_chat(L);
     if (luaL_loadbuffer(L, (const char *)lua_part, sizeof lua_part, "@dsvk.lua") != LUA_OK)
         return lua_error(L);
     lua_pushvalue(L, 3);
     lua_pushvalue(L, 2);
     lua_call(L, 2, 0);
+    lua_getfield(L, 3, "locate");
+    lua_setfield(L, LUA_REGISTRYINDEX, LOCATE);
     return 1;
 }

@@ -1,5 +1,6 @@
 /* dsvk.Session: one timeline of tokens on a model. A call from inside its own progress function is turned away by the library
  * (BUSY), and closing is refused there. */
+#include <stdio.h>
 #include <string.h>
 
 #include "lua_dsvk.h"
@@ -12,7 +13,7 @@ static ld_session *check_session(lua_State *L, int arg) {
 
 int ld_session_open(lua_State *L) {
     static const char *const names[] = {"context", "mtp", "progress", NULL};
-    ld_model *model = ld_check_model(L, 1);
+    ld_check_model(L, 1);
     lua_settop(L, 2);
     ld_options(L, 2, names);
     ld_session *self = ld_new(L, sizeof *self, 3, LD_SESSION);
@@ -24,16 +25,19 @@ int ld_session_open(lua_State *L) {
     if (ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES) != 0)
         lua_setiuservalue(L, 3, 2);
     dsvk_error err = {0};
-    if (dsvk_session_open(&self->handle, model->handle, &options, &err) != DSVK_OK)
+    dsvk_model *model = ld_check_model(L, 1)->handle;
+    if (dsvk_session_open(&self->handle, model, &options, &err) != DSVK_OK)
         return ld_fail(L, &err);
-    self->tokenizer = dsvk_model_tokenizer(model->handle);
-    self->n_vocab = dsvk_model_vocab_size(model->handle);
+    self->tokenizer = dsvk_model_tokenizer(model);
+    self->n_vocab = dsvk_model_vocab_size(model);
     lua_settop(L, 3);
     return 1;
 }
 
 static int session_collect(lua_State *L) {
     ld_session *self = luaL_checkudata(L, 1, LD_SESSION);
+    if (self->users > 0) /* called by hand: nothing is collected in the middle of its call */
+        return 0;
     dsvk_session *handle = self->handle;
     dsvk_decoder *decoder = self->decoder;
     self->handle = NULL;
@@ -58,7 +62,30 @@ static int session_closed(lua_State *L) {
 
 /* ---- calls that may take long ---- */
 
+/* Token ids of argument 2: an array of integers, or text, encoded by the model's tokenizer as ordinary text. Pushes what holds
+ * them. Text that cannot be encoded returns NULL and fills *err. */
+static const int32_t *take_tokens(lua_State *L, size_t *n, dsvk_error *err) {
+    if (lua_type(L, 2) != LUA_TSTRING)
+        return ld_ids(L, 2, "tokens", n);
+    size_t length;
+    const char *text = lua_tolstring(L, 2, &length);
+    ld_box *box = ld_new_box(L, dsvk_free);
+    const dsvk_tokenizer *tokenizer = check_session(L, 1)->tokenizer;
+    if (tokenizer == NULL) {
+        err->status = DSVK_UNSUPPORTED;
+        strcpy(err->message, "the model has no tokenizer.json: give token ids instead of text");
+        return NULL;
+    }
+    int32_t *ids = NULL;
+    if (dsvk_tokenizer_encode(tokenizer, text, length, 0, &ids, n, err) != DSVK_OK)
+        return NULL;
+    box->memory = ids;
+    return ids;
+}
+
+/* The last thing before the library's call, which then works on an open handle. */
 static void enter(lua_State *L, ld_session *self, ld_call *call) {
+    check_session(L, 1);
     const bool reports = lua_getiuservalue(L, 1, 2) == LUA_TFUNCTION;
     ld_call_begin(call, &self->call, L, reports ? lua_gettop(L) : 0);
     self->users++;
@@ -74,7 +101,7 @@ static int session_sync(lua_State *L) {
     size_t n;
     ld_call call;
     dsvk_error err = {0};
-    const int32_t *tokens = ld_tokens(L, 2, self->tokenizer, &n, &err);
+    const int32_t *tokens = take_tokens(L, &n, &err);
     if (tokens == NULL)
         return ld_fail(L, &err);
     enter(L, self, &call);
@@ -108,6 +135,12 @@ static void *new_rows(lua_State *L, uint64_t n, uint64_t each) {
     return lua_newuserdatauv(L, (size_t)bytes, 0);
 }
 
+/* How many of n tokens that go to the session's end need room: the library refuses more than its context, before any work. */
+static uint64_t room_for(const ld_session *self, uint64_t n) {
+    const uint64_t context = dsvk_session_context(self->handle);
+    return n < context ? n : context;
+}
+
 static void push_rows(lua_State *L, const float *rows, size_t n, size_t width) {
     lua_newtable(L);
     for (size_t i = 0; i < n; i++) {
@@ -126,10 +159,11 @@ static int session_evaluate(lua_State *L) {
     size_t n;
     ld_call call;
     dsvk_error err = {0};
-    const int32_t *tokens = ld_tokens(L, 2, self->tokenizer, &n, &err);
+    const int32_t *tokens = take_tokens(L, &n, &err);
     if (tokens == NULL)
         return ld_fail(L, &err);
-    float *rows = new_rows(L, n, self->n_vocab), *mtp_rows = mtp ? new_rows(L, n, self->n_vocab) : NULL;
+    const uint64_t room = room_for(self, n);
+    float *rows = new_rows(L, room, self->n_vocab), *mtp_rows = mtp ? new_rows(L, room, self->n_vocab) : NULL;
     enter(L, self, &call);
     const dsvk_status status = dsvk_session_evaluate(self->handle, tokens, n, chunk, rows, mtp_rows, &err);
     leave(self, &call);
@@ -145,7 +179,7 @@ static int session_evaluate(lua_State *L) {
 
 static uint64_t to_seed(lua_State *L, int index) {
     if (!lua_isinteger(L, index))
-        luaL_error(L, "option 'seed': expected an integer, got %s", luaL_tolstring(L, index, NULL));
+        luaL_error(L, "option 'seed': expected an integer, got %s", ld_shown(L, index));
     return (uint64_t)lua_tointeger(L, index);
 }
 
@@ -158,14 +192,18 @@ static void logit_bias(lua_State *L, int arg, dsvk_sample_options *options) {
         return;
     if (type != LUA_TTABLE)
         luaL_error(L, "option 'logit_bias': expected a table of ids and numbers, got %s", luaL_typename(L, table));
+    size_t room = 0;
     for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1))
-        n++;
-    dsvk_logit_bias *bias = lua_newuserdatauv(L, (n + 1) * sizeof *bias, 0);
-    n = 0;
+        room++;
+    dsvk_logit_bias *bias = lua_newuserdatauv(L, (room + 1) * sizeof *bias, 0);
     for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1)) {
+        if (n == room)
+            luaL_error(L, "option 'logit_bias': the table changes while it is read");
         const lua_Integer id = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : -1;
-        if (id < 0 || id > INT32_MAX || lua_type(L, -1) != LUA_TNUMBER)
-            luaL_error(L, "option 'logit_bias': expected an id and a number, got %s", luaL_tolstring(L, -2, NULL));
+        if (id < 0 || id > INT32_MAX)
+            luaL_error(L, "option 'logit_bias': expected ids and numbers, got the id %s", ld_shown(L, -2));
+        if (lua_type(L, -1) != LUA_TNUMBER)
+            luaL_error(L, "option 'logit_bias': expected ids and numbers, got %s for id %I", ld_shown(L, -1), id);
         bias[n++] = (dsvk_logit_bias){(int32_t)id, (float)lua_tonumber(L, -1)};
     }
     options->bias = bias;
@@ -213,10 +251,10 @@ static int session_decode(lua_State *L) {
     dsvk_error err = {0};
     lua_settop(L, 3);
     const int mask = sample_options(L, 3, false, &options);
-    size_t told = dsvk_session_position(self->handle);
     options.mask_user = &self->call;
-    int32_t *out = new_rows(L, n, 1);
+    int32_t *out = new_rows(L, room_for(self, n), 1);
     enter(L, self, &call);
+    size_t told = dsvk_session_position(self->handle);
     call.mask = mask;
     call.told = &told;
     const dsvk_status status = dsvk_session_decode(self->handle, n, &options, out, &n_out, &err);
@@ -240,6 +278,54 @@ static void batch_seeds(lua_State *L, int arg, dsvk_sample_options *options, siz
     lua_pop(L, 1);
 }
 
+/* Pushes a list of the sessions of the array at 2, so that they stay whatever becomes of it. Returns how many tokens of n need room for
+ * the one with the smallest context. */
+static uint64_t push_sessions(lua_State *L, size_t n_sessions, uint64_t n) {
+    ld_push_list(L, n_sessions);
+    for (size_t i = 0; i < n_sessions; i++) {
+        lua_rawgeti(L, 2, (lua_Integer)i + 1);
+        const ld_session *session = luaL_testudata(L, -1, LD_SESSION);
+        if (session == NULL || session->handle == NULL)
+            luaL_error(L, "sessions[%I]: expected an open Session, got %s", (lua_Integer)i + 1,
+                       session ? "a closed one" : luaL_typename(L, -1));
+        n = room_for(session, n);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return n;
+}
+
+static ld_session *session_of(lua_State *L, int list, size_t i) {
+    lua_rawgeti(L, list, (lua_Integer)i + 1);
+    ld_session *session = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return session;
+}
+
+/* Handles of the sessions of a list, all of the model at 1, and how much of each is known to a mask. */
+static dsvk_status take_sessions(lua_State *L, int list, size_t n, dsvk_session **handles, size_t *told, dsvk_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, list, (lua_Integer)i + 1);
+        const ld_session *session = lua_touserdata(L, -1);
+        if (session->handle == NULL)
+            luaL_error(L, "sessions[%I]: it was closed meanwhile", (lua_Integer)i + 1);
+        lua_getiuservalue(L, -1, 1);
+        const bool ours = lua_rawequal(L, -1, 1);
+        lua_pop(L, 2);
+        if (!ours) {
+            snprintf(err->message, sizeof err->message, "sessions[%zu] belongs to another model", i + 1);
+            return err->status = DSVK_INVALID;
+        }
+        handles[i] = session->handle;
+        told[i] = dsvk_session_position(session->handle);
+    }
+    return DSVK_OK;
+}
+
+static void use_sessions(lua_State *L, int list, size_t n, int users) {
+    for (size_t i = 0; i < n; i++)
+        session_of(L, list, i)->users += users;
+}
+
 /* model:decode(sessions, n, options). The sessions' progress functions are not called: which of them would it be? A mask function
  * is, with the number of the session. */
 int ld_decode_batch(lua_State *L) {
@@ -247,9 +333,12 @@ int ld_decode_batch(lua_State *L) {
     luaL_checktype(L, 2, LUA_TTABLE);
     const size_t n_sessions = lua_rawlen(L, 2), n = check_count(L, 3);
     luaL_argcheck(L, n_sessions > 0, 2, "expected at least one session");
+    luaL_checkstack(L, 30, "no room for a batch");
     dsvk_sample_options options;
     dsvk_error err = {0};
     lua_settop(L, 4);
+    const uint64_t room = push_sessions(L, n_sessions, n);
+    const int list = lua_gettop(L);
     const int mask = sample_options(L, 4, true, &options);
     ld_call call, *running = NULL;
     options.mask_user = &running;
@@ -257,22 +346,19 @@ int ld_decode_batch(lua_State *L) {
     dsvk_sample_options *each = lua_newuserdatauv(L, n_sessions * sizeof *each, 0);
     size_t *n_out = lua_newuserdatauv(L, n_sessions * sizeof *n_out, 0);
     size_t *told = lua_newuserdatauv(L, n_sessions * sizeof *told, 0);
-    int32_t *out = new_rows(L, n_sessions, n);
-    for (size_t i = 0; i < n_sessions; i++, lua_pop(L, 1)) {
-        lua_rawgeti(L, 2, (lua_Integer)i + 1);
-        const ld_session *session = luaL_testudata(L, -1, LD_SESSION);
-        if (session == NULL || session->handle == NULL)
-            luaL_error(L, "sessions[%I]: expected an open Session, got %s", (lua_Integer)i + 1,
-                       session ? "a closed one" : luaL_typename(L, -1));
-        handles[i] = session->handle;
-        told[i] = dsvk_session_position(session->handle);
+    int32_t *out = new_rows(L, n_sessions, room);
+    for (size_t i = 0; i < n_sessions; i++)
         each[i] = options;
-    }
     batch_seeds(L, 4, each, n_sessions);
+    ld_check_model(L, 1);
+    if (take_sessions(L, list, n_sessions, handles, told, &err) != DSVK_OK)
+        return ld_fail(L, &err);
     ld_call_begin(&call, &running, L, 0);
     call.mask = mask;
     call.told = told;
+    use_sessions(L, list, n_sessions, 1);
     const dsvk_status status = dsvk_decode_batch(handles, n_sessions, n, each, out, n_out, &err);
+    use_sessions(L, list, n_sessions, -1);
     ld_call_end(&call, &running);
     if (status != DSVK_OK)
         return ld_fail(L, &err);
@@ -286,12 +372,24 @@ int ld_decode_batch(lua_State *L) {
 
 /* ---- in slices ---- */
 
+/* The timeline, pushed: as long as it is when this returns, for a finalizer may take it on while room is made. */
+static int32_t *push_timeline(lua_State *L, size_t *n) {
+    int32_t *ids;
+    uint64_t room;
+    do {
+        room = dsvk_session_position(check_session(L, 1)->handle);
+        ids = new_rows(L, room + 1, 1); /* + 1: an empty timeline has an address too */
+        *n = (size_t)dsvk_session_position(check_session(L, 1)->handle);
+    } while (*n > room);
+    return ids;
+}
+
 /* session:begin(tokens, n, options); tokens nil: the timeline as it stands. */
 static int session_begin(lua_State *L) {
     ld_session *self = check_session(L, 1);
     luaL_argcheck(L, lua_isinteger(L, 3) && lua_tointeger(L, 3) >= 0, 3, "expected how many tokens to decode");
     const size_t n_decode = (size_t)lua_tointeger(L, 3);
-    size_t n = dsvk_session_position(self->handle);
+    size_t n;
     dsvk_sample_options options;
     dsvk_error err = {0};
     lua_settop(L, 4);
@@ -301,9 +399,9 @@ static int session_begin(lua_State *L) {
         return ld_busy(L, "the session");
     const int32_t *tokens = NULL;
     if (!lua_isnil(L, 2)) {
-        tokens = ld_tokens(L, 2, self->tokenizer, &n, &err);
+        tokens = take_tokens(L, &n, &err);
     } else {
-        int32_t *timeline = new_rows(L, n + 1, 1);
+        int32_t *timeline = push_timeline(L, &n);
         if (dsvk_session_tokens(self->handle, timeline, &err) == DSVK_OK)
             tokens = timeline;
     }
@@ -312,6 +410,7 @@ static int session_begin(lua_State *L) {
     lua_pushnil(L);
     if (mask != 0)
         lua_copy(L, mask, -1);
+    check_session(L, 1);
     dsvk_decoder *decoder = NULL; /* until the end of the function Lua has no chance to raise */
     dsvk_status status = self->tokenizer ? dsvk_decoder_open(&decoder, self->tokenizer, &err) : DSVK_OK;
     if (status == DSVK_OK)
@@ -366,21 +465,24 @@ static int push_polled(lua_State *L) {
 
 static int session_poll(lua_State *L) {
     ld_session *self = check_session(L, 1);
-    const lua_Integer budget = (lua_Integer)luaL_checknumber(L, 2);
-    luaL_argcheck(L, budget >= 0, 2, "expected microseconds");
+    const lua_Number budget = luaL_checknumber(L, 2);
+    if (!(budget >= 0))
+        luaL_argerror(L, 2, lua_pushfstring(L, "expected microseconds, got %f", budget));
     polled p = {.session = self};
     ld_call call;
     dsvk_error err = {0};
+    if (self->users > 0)
+        return ld_busy(L, "the session");
     const bool masked = lua_getiuservalue(L, 1, 3) == LUA_TFUNCTION;
     const int mask = masked ? lua_gettop(L) : 0;
     enter(L, self, &call);
     call.mask = mask;
     call.told = &self->told;
-    const dsvk_status status = dsvk_session_poll(self->handle, (uint64_t)budget, &p.result, &err);
+    const dsvk_status status = dsvk_session_poll(self->handle, budget < 0x1p62 ? (uint64_t)budget : 1ull << 62, &p.result, &err);
     leave(self, &call);
     if (status != DSVK_OK)
         return ld_fail(L, &err);
-    self->users++; /* the result lies in the session: finalizers that run meanwhile may neither begin anew nor close it */
+    self->users++; /* the result lies in the session: finalizers that run meanwhile may neither poll, begin anew nor close it */
     lua_pushcfunction(L, push_polled);
     lua_pushlightuserdata(L, &p);
     const bool raised = lua_pcall(L, 1, 3, 0) != LUA_OK;
@@ -406,21 +508,20 @@ static int session_context(lua_State *L) {
 }
 
 static int session_tokens(lua_State *L) {
-    const ld_session *self = check_session(L, 1);
-    const uint64_t n = dsvk_session_position(self->handle);
-    int32_t *ids = new_rows(L, n, 1);
+    size_t n;
+    int32_t *ids = push_timeline(L, &n);
     dsvk_error err = {0};
-    if (dsvk_session_tokens(self->handle, ids, &err) != DSVK_OK)
+    if (dsvk_session_tokens(check_session(L, 1)->handle, ids, &err) != DSVK_OK)
         return ld_fail(L, &err);
     ld_push_ids(L, ids, n);
     return 1;
 }
 
 static int session_memory(lua_State *L) {
-    const ld_session *self = check_session(L, 1);
+    check_session(L, 1);
     ld_box *json = ld_new_box(L, dsvk_free);
     dsvk_error err = {0};
-    return ld_json(L, dsvk_session_memory(self->handle, (char **)&json->memory, &err), json, &err);
+    return ld_json(L, dsvk_session_memory(check_session(L, 1)->handle, (char **)&json->memory, &err), json, &err);
 }
 
 static int session_model(lua_State *L) {

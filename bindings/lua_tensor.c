@@ -26,14 +26,24 @@ static dsvk_dtype check_dtype(lua_State *L, const char *name) {
 
 /* ---- numbers from and to Lua ---- */
 
+/* The value on top of the stack, which is to be item i. */
+static lua_Integer whole(lua_State *L, const char *name, size_t i, lua_Integer least, lua_Integer most) {
+    int is_whole = 0;
+    const lua_Integer number = lua_type(L, -1) == LUA_TNUMBER ? lua_tointegerx(L, -1, &is_whole) : 0;
+    if (!is_whole || number < least || number > most)
+        luaL_error(L, "option '%s': expected integers %I .. %I, got %s at %I", name, least, most, ld_shown(L, -1), (lua_Integer)i + 1);
+    return number;
+}
+
 static void put_number(lua_State *L, const char *name, dsvk_dtype dtype, void *to, size_t i) {
-    const lua_Number number = lua_tonumber(L, -1);
-    if (lua_type(L, -1) != LUA_TNUMBER)
-        luaL_error(L, "option '%s': expected numbers, got %s at %I", name, luaL_typename(L, -1), (lua_Integer)i + 1);
     switch (dtype) {
-    case DSVK_DTYPE_F32: ((float *)to)[i] = (float)number; break;
-    case DSVK_DTYPE_I32: ((int32_t *)to)[i] = (int32_t)number; break;
-    default: ((uint8_t *)to)[i] = (uint8_t)number; break;
+    case DSVK_DTYPE_F32:
+        if (lua_type(L, -1) != LUA_TNUMBER)
+            luaL_error(L, "option '%s': expected numbers, got %s at %I", name, ld_shown(L, -1), (lua_Integer)i + 1);
+        ((float *)to)[i] = (float)lua_tonumber(L, -1);
+        break;
+    case DSVK_DTYPE_I32: ((int32_t *)to)[i] = (int32_t)whole(L, name, i, INT32_MIN, INT32_MAX); break;
+    default: ((uint8_t *)to)[i] = (uint8_t)whole(L, name, i, 0, UINT8_MAX); break;
     }
 }
 
@@ -114,7 +124,7 @@ int ld_tensor_open(lua_State *L) {
                                         NULL};
     dsvk_tensor_options o = {.size = sizeof o};
     dsvk_error err = {0};
-    ld_device *device = ld_check_device(L, 1);
+    ld_check_device(L, 1);
     lua_settop(L, 2);
     ld_options(L, 2, names);
     luaL_checkstack(L, 30, "no room for a tensor's options");
@@ -131,17 +141,16 @@ int ld_tensor_open(lua_State *L) {
     ld_tensor *self = ld_new(L, sizeof *self, 1, LD_TENSOR);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, 1);
-    return dsvk_tensor_open(&self->handle, device->handle, &o, &err) == DSVK_OK ? 1 : ld_fail(L, &err);
+    return dsvk_tensor_open(&self->handle, ld_check_device(L, 1)->handle, &o, &err) == DSVK_OK ? 1 : ld_fail(L, &err);
 }
 
 static int tensor_read(lua_State *L) {
-    ld_tensor *self = check_tensor(L, 1);
     dsvk_tensor_info info = {.size = sizeof info};
     dsvk_error err = {0};
-    if (dsvk_tensor_describe(self->handle, &info, &err) != DSVK_OK)
+    if (dsvk_tensor_describe(check_tensor(L, 1)->handle, &info, &err) != DSVK_OK)
         return ld_fail(L, &err);
     void *data = lua_newuserdatauv(L, info.read_bytes + 1, 0);
-    if (dsvk_tensor_read(self->handle, data, info.read_bytes, &err) != DSVK_OK)
+    if (dsvk_tensor_read(check_tensor(L, 1)->handle, data, info.read_bytes, NULL, NULL, &err) != DSVK_OK)
         return ld_fail(L, &err);
     if (info.read_dtype == DSVK_DTYPE_F32)
         ld_push_numbers(L, data, info.read_bytes / sizeof(float));
@@ -153,10 +162,9 @@ static int tensor_read(lua_State *L) {
 }
 
 static int tensor_info(lua_State *L) {
-    ld_tensor *self = check_tensor(L, 1);
     dsvk_tensor_info info = {.size = sizeof info};
     dsvk_error err = {0};
-    if (dsvk_tensor_describe(self->handle, &info, &err) != DSVK_OK)
+    if (dsvk_tensor_describe(check_tensor(L, 1)->handle, &info, &err) != DSVK_OK)
         return ld_fail(L, &err);
     lua_createtable(L, 0, 4);
     lua_pushstring(L, form_names[info.form]);
@@ -194,17 +202,9 @@ static int tensor_closed(lua_State *L) {
 
 #define MOST_ARGUMENTS 32
 
-/* device, name, arguments -> the results, as many as the op has */
-int ld_op(lua_State *L) {
-    dsvk_op_argument arguments[MOST_ARGUMENTS];
-    dsvk_tensor *results[DSVK_OP_RESULTS] = {0};
-    ld_tensor *made[DSVK_OP_RESULTS];
+/* The table at 3; nothing in here allocates but what raises. */
+static size_t op_arguments(lua_State *L, dsvk_op_argument arguments[MOST_ARGUMENTS]) {
     size_t n = 0;
-    dsvk_error err = {0};
-    ld_device *device = ld_check_device(L, 1);
-    const char *name = luaL_checkstring(L, 2);
-    luaL_checktype(L, 3, LUA_TTABLE);
-    lua_settop(L, 3);
     for (lua_pushnil(L); lua_next(L, 3) != 0; lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TSTRING || n == MOST_ARGUMENTS)
             luaL_argerror(L, 3, "expected a table of arguments by name");
@@ -217,12 +217,26 @@ int ld_op(lua_State *L) {
         else
             luaL_error(L, "%s: expected a tensor or a number, got %s", a->name, luaL_typename(L, -1));
     }
+    return n;
+}
+
+/* device, name, arguments -> the results, as many as the op has */
+int ld_op(lua_State *L) {
+    dsvk_op_argument arguments[MOST_ARGUMENTS];
+    dsvk_tensor *results[DSVK_OP_RESULTS] = {0};
+    ld_tensor *made[DSVK_OP_RESULTS];
+    dsvk_error err = {0};
+    ld_check_device(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    lua_settop(L, 3);
     for (int i = 0; i < DSVK_OP_RESULTS; i++) { /* made before the call, so that nothing of it is held when Lua raises */
         made[i] = ld_new(L, sizeof *made[i], 1, LD_TENSOR);
         lua_pushvalue(L, 1);
         lua_setiuservalue(L, -2, 1);
     }
-    if (dsvk_op(device->handle, name, arguments, n, results, &err) != DSVK_OK)
+    const size_t n = op_arguments(L, arguments);
+    if (dsvk_op(ld_check_device(L, 1)->handle, name, arguments, n, results, NULL, NULL, &err) != DSVK_OK)
         return ld_fail(L, &err);
     for (int i = 0; i < DSVK_OP_RESULTS; i++)
         made[i]->handle = results[i];

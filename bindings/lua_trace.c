@@ -10,7 +10,7 @@ typedef struct ld_trace { /* user value 1: the ids it is of */
 /* model, ids, options -> Trace */
 int ld_trace_open(lua_State *L) {
     static const char *const names[] = {"progress", NULL};
-    ld_model *model = ld_check_model(L, 1);
+    ld_check_model(L, 1);
     size_t n;
     dsvk_error err = {0};
     lua_settop(L, 3);
@@ -23,7 +23,7 @@ int ld_trace_open(lua_State *L) {
 
     ld_call call, *running = NULL;
     ld_call_begin(&call, &running, L, progress);
-    const dsvk_status status = dsvk_model_trace(&self->handle, model->handle, ids, n, ld_progress, &running, &err);
+    const dsvk_status status = dsvk_model_trace(&self->handle, ld_check_model(L, 1)->handle, ids, n, ld_progress, &running, &err);
     ld_call_end(&call, &running);
     return status == DSVK_OK ? 1 : ld_fail(L, &err);
 }
@@ -34,13 +34,15 @@ static ld_trace *check_trace(lua_State *L, int arg) {
     return self;
 }
 
-/* The entry that argument 2 names, or NULL and the three results of a failure on the stack. */
+/* The entry that argument 2 names, or NULL and the three results of a failure on the stack. It lies in the trace: its data is
+ * there until the next allocation, for a finalizer may close the trace. */
 static const dsvk_trace_entry *find(lua_State *L) {
-    const ld_trace *self = check_trace(L, 1);
+    check_trace(L, 1);
     const char *name = luaL_checkstring(L, 2);
+    const dsvk_trace *trace = check_trace(L, 1)->handle;
     dsvk_error err = {.status = DSVK_INVALID};
-    for (size_t i = 0; i < dsvk_trace_count(self->handle); i++) {
-        const dsvk_trace_entry *entry = dsvk_trace_get(self->handle, i);
+    for (size_t i = 0; i < dsvk_trace_count(trace); i++) {
+        const dsvk_trace_entry *entry = dsvk_trace_get(trace, i);
         if (strcmp(entry->name, name) == 0)
             return entry;
     }
@@ -50,24 +52,24 @@ static const dsvk_trace_entry *find(lua_State *L) {
 }
 
 static int trace_names(lua_State *L) {
-    const ld_trace *self = check_trace(L, 1);
-    const size_t n = dsvk_trace_count(self->handle);
-    lua_createtable(L, (int)n, 0);
+    const size_t n = dsvk_trace_count(check_trace(L, 1)->handle);
+    ld_push_list(L, n);
     for (size_t i = 0; i < n; i++) {
-        lua_pushstring(L, dsvk_trace_get(self->handle, i)->name);
+        lua_pushstring(L, dsvk_trace_get(check_trace(L, 1)->handle, i)->name);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 1;
 }
 
 static int trace_info(lua_State *L) {
-    const dsvk_trace_entry *entry = find(L);
-    if (entry == NULL)
+    const dsvk_trace_entry *found = find(L);
+    if (found == NULL)
         return 3;
+    const dsvk_trace_entry entry = *found;
     lua_createtable(L, 0, 2);
-    lua_pushstring(L, dsvk_dtype_name(entry->dtype));
+    lua_pushstring(L, dsvk_dtype_name(entry.dtype));
     lua_setfield(L, -2, "dtype");
-    ld_push_shape(L, entry->shape, entry->rank);
+    ld_push_shape(L, entry.shape, entry.rank);
     lua_setfield(L, -2, "shape");
     return 1;
 }
@@ -79,10 +81,12 @@ static int trace_read(lua_State *L) {
         return 3;
     for (uint32_t i = 0; i < entry->rank; i++)
         n *= (size_t)entry->shape[i];
+    ld_push_list(L, n);
+    entry = find(L);
     if (entry->dtype == DSVK_DTYPE_I32)
-        ld_push_ids(L, entry->data, n);
+        ld_put_ids(L, entry->data, n);
     else
-        ld_push_numbers(L, entry->data, n);
+        ld_put_numbers(L, entry->data, n);
     return 1;
 }
 

@@ -7,7 +7,8 @@
 
 /* ---- types of numbers ---- */
 
-/* What Python calls a dtype: its letter in the buffer protocol (of BF16 and FP8, which have none, the bits), and its DLPack type. */
+/* What Python calls a dtype: its format in the buffer protocol (of BF16 and FP8, which have none, the bits), and its DLPack type. What
+ * is less than a byte never gets here. */
 static const struct {
     const char *format;
     uint8_t code;
@@ -17,6 +18,7 @@ static const struct {
     [DSVK_DTYPE_U32] = {"I", PY_DL_UINT},   [DSVK_DTYPE_I64] = {"q", PY_DL_INT},       [DSVK_DTYPE_U64] = {"Q", PY_DL_UINT},
     [DSVK_DTYPE_F16] = {"e", PY_DL_FLOAT},  [DSVK_DTYPE_F32] = {"f", PY_DL_FLOAT},     [DSVK_DTYPE_F64] = {"d", PY_DL_FLOAT},
     [DSVK_DTYPE_BF16] = {"H", PY_DL_BFLOAT}, [DSVK_DTYPE_F8_E4M3] = {"B", PY_DL_F8_E4M3}, [DSVK_DTYPE_F8_E8M0] = {"B", PY_DL_F8_E8M0},
+    [DSVK_DTYPE_F8_E5M2] = {"B", PY_DL_F8_E5M2}, [DSVK_DTYPE_C64] = {"Zf", PY_DL_COMPLEX},
 };
 
 const char *py_format_of_dtype(dsvk_dtype dtype) { return formats[dtype].format; }
@@ -76,10 +78,12 @@ PyObject *py_array_of_buffer(const py_state *state, PyObject *object) {
     if (Py_IS_TYPE(object, state->tensor))
         dtype = ((py_tensor *)object)->info.read_dtype; /* which the format may not tell */
     PyObject *self = array_of(state->array, NULL, view.buf, dtype, view.ndim, view.shape);
-    if (self == NULL)
+    if (self == NULL) {
         PyBuffer_Release(&view);
-    else
-        ((py_array *)self)->view = view;
+        return NULL;
+    }
+    ((py_array *)self)->view = view;
+    ((py_array *)self)->read_only = view.readonly;
     return self;
 }
 
@@ -114,11 +118,10 @@ static void array_dealloc(PyObject *object) {
 
 static int array_getbuffer(PyObject *object, Py_buffer *view, int flags) {
     py_array *self = (py_array *)object;
-    const bool read_only = self->view.obj != NULL && self->view.readonly;
     const char *wrong = NULL;
     if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && (flags & PyBUF_C_CONTIGUOUS) != PyBUF_C_CONTIGUOUS && self->n_dims > 1)
         wrong = "dsvk.Array: rows are contiguous, not columns";
-    else if (read_only && (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE)
+    else if (self->read_only && (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE)
         wrong = "dsvk.Array: these are a tensor's numbers, which do not change";
     if (wrong != NULL) {
         view->obj = NULL;
@@ -130,7 +133,7 @@ static int array_getbuffer(PyObject *object, Py_buffer *view, int flags) {
     view->buf = self->data;
     view->itemsize = dsvk_dtype_bits(self->dtype) / 8;
     view->len = self->count * view->itemsize;
-    view->readonly = read_only;
+    view->readonly = self->read_only;
     view->format = flags & PyBUF_FORMAT ? (char *)py_format_of_dtype(self->dtype) : NULL;
     view->ndim = self->n_dims;
     view->shape = flags & PyBUF_ND ? self->shape : NULL;
@@ -150,10 +153,13 @@ static double half_value(uint16_t bits) {
     return bits & 0x8000 ? -value : value;
 }
 
+static PyObject *complex_at(const float *at) { return PyComplex_FromDoubles(at[0], at[1]); }
+
 static PyObject *number_at(const py_array *self, Py_ssize_t i) {
     switch (self->dtype) {
     case DSVK_DTYPE_F32: return PyFloat_FromDouble(((const float *)self->data)[i]);
     case DSVK_DTYPE_F64: return PyFloat_FromDouble(((const double *)self->data)[i]);
+    case DSVK_DTYPE_C64: return complex_at((const float *)self->data + 2 * i);
     case DSVK_DTYPE_F16: return PyFloat_FromDouble(half_value(((const uint16_t *)self->data)[i]));
     case DSVK_DTYPE_U16: return PyLong_FromLong(((const uint16_t *)self->data)[i]);
     case DSVK_DTYPE_BOOL: return PyBool_FromLong(((const uint8_t *)self->data)[i] != 0);
@@ -178,8 +184,11 @@ static PyObject *array_item(PyObject *object, Py_ssize_t i) {
     if (self->n_dims == 1)
         return number_at(self, i);
     PyObject *owner = self->base ? self->base : object;
-    return array_of(Py_TYPE(object), owner, (char *)self->data + i * self->strides[0], self->dtype, self->n_dims - 1,
-                    self->shape + 1);
+    PyObject *row = array_of(Py_TYPE(object), owner, (char *)self->data + i * self->strides[0], self->dtype, self->n_dims - 1,
+                             self->shape + 1);
+    if (row != NULL)
+        ((py_array *)row)->read_only = self->read_only;
+    return row;
 }
 
 PyDoc_STRVAR(tolist_doc, "tolist($self, /)\n--\n\nThe numbers as a list, or a list of such rows.");
@@ -261,7 +270,7 @@ static void drop_capsule(PyObject *capsule) {
     }
 }
 
-static PyObject *share(py_array *self, bool versioned) {
+static PyObject *share(py_array *self, bool versioned, bool copied) {
     shared *s = calloc(1, sizeof *s);
     if (s == NULL)
         return PyErr_NoMemory();
@@ -272,7 +281,8 @@ static PyObject *share(py_array *self, bool versioned) {
         s->shape[i] = self->shape[i];
     if (versioned)
         s->tensor.versioned = (py_dl_versioned){.major = 1, .context = s, .deleter = release_versioned,
-                                                .flags = self->view.obj != NULL && self->view.readonly, .tensor = tensor};
+                                                .flags = (self->read_only ? PY_DL_READ_ONLY : 0) | (copied ? PY_DL_COPIED : 0),
+                                                .tensor = tensor};
     else
         s->tensor.old = (py_dl_managed){.tensor = tensor, .context = s, .deleter = release_old};
     s->owner = Py_NewRef((PyObject *)self);
@@ -286,23 +296,50 @@ static PyObject *share(py_array *self, bool versioned) {
     return capsule;
 }
 
+/* The same numbers in memory of their own. */
+static py_array *copy_of(const py_array *self) {
+    const size_t bytes = (size_t)self->count * (dsvk_dtype_bits(self->dtype) / 8);
+    void *data = malloc(bytes + 1);
+    if (data == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memcpy(data, self->data, bytes);
+    PyObject *copy = array_of(Py_TYPE((PyObject *)self), NULL, data, self->dtype, self->n_dims, self->shape);
+    if (copy == NULL)
+        free(data);
+    return (py_array *)copy;
+}
+
+static bool pair_of(PyObject *value, const char *name, int *first, int *second) {
+    if (value == Py_None)
+        return true;
+    if (PyTuple_Check(value) && PyArg_ParseTuple(value, "ii", first, second))
+        return true;
+    PyErr_Format(PyExc_TypeError, "%s: expected None or a tuple of two integers, got %R", name, value);
+    return false;
+}
+
 PyDoc_STRVAR(dlpack_doc, "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
-                         "For torch.from_dlpack and numpy.from_dlpack: the same memory.");
+                         "For torch.from_dlpack and numpy.from_dlpack: the same memory, with copy=True a copy of it.");
 
 static PyObject *array_dlpack(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
     PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
     int major = 0, minor = 0, type = PY_DL_CPU, number = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy) ||
-        (version != Py_None && !PyArg_ParseTuple(version, "ii", &major, &minor)) ||
-        (device != Py_None && !PyArg_ParseTuple(device, "ii", &type, &number)))
+        !pair_of(version, "max_version", &major, &minor) || !pair_of(device, "dl_device", &type, &number))
         return NULL;
-    if (type != PY_DL_CPU || stream != Py_None || copy == Py_True) {
-        PyErr_SetString(PyExc_BufferError, "dsvk.Array: its numbers are in host memory (DLPack's CPU), are not copied, and know no "
-                                           "streams");
+    if (type != PY_DL_CPU || stream != Py_None) {
+        PyErr_SetString(PyExc_BufferError, "dsvk.Array: its numbers are in host memory (DLPack's CPU), and know no streams");
         return NULL;
     }
-    return share((py_array *)object, major >= 1);
+    if (copy != Py_True)
+        return share((py_array *)object, major >= 1, false);
+    py_array *copied = copy_of((py_array *)object);
+    PyObject *capsule = copied ? share(copied, major >= 1, true) : NULL;
+    Py_XDECREF((PyObject *)copied);
+    return capsule;
 }
 
 PyDoc_STRVAR(dlpack_device_doc, "__dlpack_device__($self, /)\n--\n\n(1, 0): host memory.");
@@ -326,7 +363,8 @@ static PyGetSetDef array_getset[] = {
 };
 
 PyDoc_STRVAR(array_doc, "Numbers of any shape, row by row: numpy.asarray(a), memoryview(a), torch.from_dlpack(a) see them without\n"
-                        "a copy. a[i] is a number or a row that shares its memory. BF16 and FP8 are their bits, except by DLPack.");
+                        "a copy. a[i] is a number or a row that shares its memory. BF16 and FP8 are their bits, except by DLPack.\n"
+                        "What a Tensor's read() gives is read-only, as its rows are. torch knows nothing of the kind: write to a copy.");
 
 static PyType_Slot array_slots[] = {
     {Py_tp_doc, (void *)array_doc},
@@ -349,8 +387,7 @@ PyType_Spec py_array_spec = {
 
 /* ---- the caller's own array as output ---- */
 
-/* The shape of a view or a wanted shape as "[3, 512]". */
-static void describe(char *text, size_t size, int n_dims, const Py_ssize_t *shape) {
+void py_shape_text(char *text, size_t size, int n_dims, const Py_ssize_t *shape) {
     size_t used = (size_t)PyOS_snprintf(text, size, "[");
     for (int i = 0; i < n_dims && used < size; i++)
         used += (size_t)PyOS_snprintf(text + used, size - used, i ? ", %zd" : "%zd", shape[i]);
@@ -372,8 +409,8 @@ static bool output_fits(const Py_buffer *view, const char *name, int n_dims, con
         same = view->shape[i] == wanted[i];
     if (!same) {
         char want[64], have[160];
-        describe(want, sizeof want, n_dims, wanted);
-        describe(have, sizeof have, view->ndim, view->shape);
+        py_shape_text(want, sizeof want, n_dims, wanted);
+        py_shape_text(have, sizeof have, view->ndim, view->shape);
         PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %s", name, want, have);
         return false;
     }

@@ -19,6 +19,15 @@ PyObject *py_json(const py_state *state, char *json) {
 
 PyObject *py_text(const char *text, size_t n) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)n, "replace"); }
 
+const char *py_utf8(PyObject *text, const char *name) {
+    Py_ssize_t n;
+    const char *bytes = PyUnicode_AsUTF8AndSize(text, &n);
+    if (bytes == NULL || (Py_ssize_t)strlen(bytes) == n)
+        return bytes;
+    PyErr_Format(PyExc_ValueError, "%s: embedded null character in %R", name, text);
+    return NULL;
+}
+
 /* A number 0 .. most; a NULL value is 0. */
 static bool unsigned_number(PyObject *value, const char *name, unsigned long long most, unsigned long long *out) {
     *out = 0;

@@ -70,7 +70,7 @@ static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (!py_budgets(budgets, options.budget) || !py_u64(max_allocation, "max_allocation", &options.max_allocation))
         return -1;
     text = choice_text(choice);
-    if (PyErr_Occurred() || (text != NULL && (options.device = PyUnicode_AsUTF8AndSize(text, NULL)) == NULL))
+    if (PyErr_Occurred() || (text != NULL && (options.device = py_utf8(text, "choice")) == NULL))
         goto done;
     if (cache_dir != NULL && cache_dir != Py_None) {
         if (!PyUnicode_FSConverter(cache_dir, &folder))
@@ -179,9 +179,13 @@ PyDoc_STRVAR(measure_doc,
              "written, the better of transfer_bytes_per_s and kernel_bytes_per_s), copy_buffer_bytes, f32_flops_per_s,\n"
              "matrix_flops_per_s and matrix_kernel (cooperative matrices of halves; None where there are none).");
 
+static dsvk_status measure(dsvk_device *device, char **json, dsvk_error *err) {
+    return dsvk_device_measure(device, json, py_call_progress, NULL, err);
+}
+
 static PyObject *device_measure(PyObject *self, PyObject *nothing) {
     (void)nothing;
-    return device_report(self, dsvk_device_measure);
+    return device_report(self, measure);
 }
 
 static PyObject *device_enter(PyObject *self, PyObject *nothing) {

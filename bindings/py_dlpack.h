@@ -10,7 +10,11 @@
 #define PY_DL_VERSIONED "dltensor_versioned"
 
 enum { PY_DL_CPU = 1 };
-enum { PY_DL_INT, PY_DL_UINT, PY_DL_FLOAT, PY_DL_BFLOAT = 4, PY_DL_BOOL = 6, PY_DL_F8_E4M3 = 10, PY_DL_F8_E8M0 = 14 };
+enum { PY_DL_READ_ONLY = 1, PY_DL_COPIED = 2 }; /* flags */
+enum {
+    PY_DL_INT, PY_DL_UINT, PY_DL_FLOAT, PY_DL_BFLOAT = 4, PY_DL_COMPLEX, PY_DL_BOOL,
+    PY_DL_F8_E4M3 = 10, PY_DL_F8_E5M2 = 12, PY_DL_F8_E8M0 = 14
+};
 
 typedef struct py_dl_tensor {
     void *data;
@@ -34,7 +38,7 @@ typedef struct py_dl_versioned {
     uint32_t major, minor;
     void *context;
     void (*deleter)(struct py_dl_versioned *self);
-    uint64_t flags; /* 1: read-only */
+    uint64_t flags;
     py_dl_tensor tensor;
 } py_dl_versioned;
 

@@ -99,6 +99,7 @@ typedef struct py_array {
     PyObject_HEAD
     PyObject *base; /* owned object whose memory this is, or NULL: `view` or `data` is ours */
     Py_buffer view; /* of a tensor; view.obj NULL otherwise */
+    bool read_only; /* a tensor's, and every row of one */
     void *data;
     dsvk_dtype dtype;
     int n_dims;
@@ -138,6 +139,7 @@ void py_log(void *user, const char *line); /* a dsvk_log_fn; user: the py_device
 /* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot. */
 PyObject *py_json(const py_state *state, char *json);       /* releases json */
 PyObject *py_text(const char *text, size_t n);              /* UTF-8 with U+FFFD for what is none */
+const char *py_utf8(PyObject *text, const char *name);      /* ValueError for a NUL, which would end it; lives as long as `text` */
 bool py_u32(PyObject *value, const char *name, uint32_t *out);
 bool py_u64(PyObject *value, const char *name, uint64_t *out);
 /* *out: borrowed; None -> NULL. takes: "(stage, done, total)", for the message. */
@@ -163,6 +165,7 @@ py_array *py_array_new(const py_state *state, Py_ssize_t rows, Py_ssize_t column
 PyObject *py_array_of(const py_state *state, PyObject *base, void *data, dsvk_dtype dtype, int n_dims, const Py_ssize_t *shape);
 PyObject *py_array_of_buffer(const py_state *state, PyObject *object); /* through its buffer protocol, held as long as the array */
 PyObject *py_shape(int n_dims, const Py_ssize_t *shape);               /* a tuple */
+void py_shape_text(char *text, size_t size, int n_dims, const Py_ssize_t *shape); /* "[3, 512]" */
 const char *py_format_of_dtype(dsvk_dtype dtype); /* of the buffer protocol */
 /* DSVK_DTYPE_COUNT: none of ours. */
 dsvk_dtype py_dtype_of_format(const char *format, Py_ssize_t itemsize);

@@ -156,34 +156,44 @@ static bool tensor_adopt(py_tensor *self, py_device *device, dsvk_tensor *handle
 enum { DATA, SCALES, W3, W3_SCALES, W2, W2_SCALES, ARRAYS };
 static const char *const array_names[ARRAYS] = {"data", "scales", "w3", "w3_scales", "w2", "w2_scales"};
 
-/* The bytes each array has to have are known from the shape of `data`: nothing is read beyond its end. */
-static bool check_bytes(const numbers *n, const char *name, uint64_t expected) {
-    uint64_t bytes = dsvk_dtype_bits(n->dtype) / 8;
-    for (int i = 0; i < n->n_dims; i++)
-        bytes *= (uint64_t)n->shape[i];
-    if (n->data == NULL || bytes == expected)
+/* The items and shape each array has to have are known from `data`: nothing is read beyond an array's end or in another order than it
+ * has. `like`: the array whose items are of the same kind, which `dtype` is another name for. experts 0: of a matrix. */
+static bool check_array(const numbers *a, int which, const numbers *like, dsvk_dtype dtype, Py_ssize_t experts, Py_ssize_t rows,
+                        Py_ssize_t cols) {
+    const numbers *n = &a[which];
+    const Py_ssize_t all[3] = {experts, rows, cols}, *shape = experts ? all : all + 1;
+    const int n_dims = experts ? 3 : 2;
+    if (n->data == NULL || ((n->dtype == like->dtype || n->dtype == dtype) && n->n_dims == n_dims &&
+                            memcmp(n->shape, shape, (size_t)n_dims * sizeof *shape) == 0))
         return true;
-    PyErr_Format(PyExc_ValueError, "%s: expected %llu bytes by the shape of data, got %llu", name, (unsigned long long)expected,
-                 (unsigned long long)bytes);
+    char want[96], have[128], first[96];
+    py_shape_text(want, sizeof want, n_dims, shape);
+    py_shape_text(have, sizeof have, n->n_dims, n->shape);
+    py_shape_text(first, sizeof first, a[DATA].n_dims, a[DATA].shape);
+    PyErr_Format(PyExc_ValueError, "%s: expected %s %s to go with data %s, got %s %s", array_names[which], dsvk_dtype_name(like->dtype),
+                 want, first, dsvk_dtype_name(n->dtype), have);
     return false;
 }
 
-static uint64_t scale_bytes(const dsvk_tensor_options *o, uint64_t rows, uint64_t cols, uint64_t n) {
-    const bool fp8 = o->dtype == DSVK_DTYPE_F8_E4M3;
-    const uint64_t count = fp8 ? (rows + 127) / 128 * ((cols + 127) / 128) : rows * ((cols + 31) / 32);
-    return n * count * dsvk_dtype_bits(o->scale_dtype) / 8;
-}
-
 static bool check_arrays(const numbers *a, const dsvk_tensor_options *o) {
-    const bool experts = o->form == DSVK_FORM_EXPERTS;
-    const bool scaled = o->dtype == DSVK_DTYPE_F8_E4M3 || o->dtype == DSVK_DTYPE_F4;
-    if (o->form == DSVK_FORM_VALUES || o->rank != (experts ? 3u : 2u) || (!scaled && a[SCALES].data != NULL))
+    const bool experts = o->form == DSVK_FORM_EXPERTS, fp8 = o->dtype == DSVK_DTYPE_F8_E4M3, fp4 = o->dtype == DSVK_DTYPE_F4;
+    const bool scaled = fp8 || fp4;
+    if (o->form == DSVK_FORM_VALUES || o->rank != (experts ? 3u : 2u) || scaled != (a[SCALES].data != NULL))
         return true; /* the library says what is wrong */
-    const uint64_t n = experts ? o->shape[0] : 1, rows = o->shape[o->rank - 2], cols = o->shape[o->rank - 1];
-    const uint64_t bytes = n * rows * cols * dsvk_dtype_bits(o->dtype) / 8;
-    return check_bytes(&a[SCALES], "scales", scale_bytes(o, rows, cols, n)) && check_bytes(&a[W3], "w3", bytes) &&
-           check_bytes(&a[W3_SCALES], "w3_scales", scale_bytes(o, rows, cols, n)) && check_bytes(&a[W2], "w2", bytes) &&
-           check_bytes(&a[W2_SCALES], "w2_scales", scale_bytes(o, cols, rows, n));
+    const Py_ssize_t n = experts ? (Py_ssize_t)o->shape[0] : 0, rows = (Py_ssize_t)o->shape[o->rank - 2];
+    const Py_ssize_t cols = (Py_ssize_t)o->shape[o->rank - 1], items = fp4 ? 2 : 1; /* numbers in one */
+    const Py_ssize_t high = fp8 ? 128 : 1, wide = fp8 ? 128 : 32; /* of a block with one scale */
+    const dsvk_dtype scale = o->scale_dtype;
+    bool ok = true;
+    if (experts)
+        ok = check_array(a, W3, &a[DATA], o->dtype, n, rows, cols / items) &&
+             check_array(a, W2, &a[DATA], o->dtype, n, cols, rows / items);
+    if (ok && scaled)
+        ok = check_array(a, SCALES, &a[SCALES], scale, n, (rows + high - 1) / high, (cols + wide - 1) / wide);
+    if (ok && scaled && experts)
+        ok = check_array(a, W3_SCALES, &a[SCALES], scale, n, (rows + high - 1) / high, (cols + wide - 1) / wide) &&
+             check_array(a, W2_SCALES, &a[SCALES], scale, n, (cols + high - 1) / high, (rows + wide - 1) / wide);
+    return ok;
 }
 
 static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dtype_name) {
@@ -204,7 +214,7 @@ static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dty
     }
     o->data = data->data;
     o->scales = a[SCALES].data;
-    o->scale_dtype = a[SCALES].data && dsvk_dtype_bits(a[SCALES].dtype) == 8 ? DSVK_DTYPE_F8_E8M0 : a[SCALES].dtype;
+    o->scale_dtype = a[SCALES].data && a[SCALES].dtype == DSVK_DTYPE_U8 ? DSVK_DTYPE_F8_E8M0 : a[SCALES].dtype;
     o->w3 = a[W3].data;
     o->w3_scales = a[W3_SCALES].data;
     o->w2 = a[W2].data;
@@ -293,7 +303,7 @@ static bool read_copy(py_tensor *self, void **copy) {
     dsvk_error err = {0};
     py_call call;
     py_call_begin(&call, NULL);
-    dsvk_status status = dsvk_tensor_read(self->handle, *copy, self->info.read_bytes, &err);
+    dsvk_status status = dsvk_tensor_read(self->handle, *copy, self->info.read_bytes, py_call_progress, NULL, &err);
     if (py_call_end(&call, self->state, status, &err))
         return true;
     free(*copy);
@@ -348,6 +358,11 @@ static PyObject *tensor_read(PyObject *object, PyObject *nothing) {
 PyDoc_STRVAR(dlpack_doc, "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nread(), by DLPack.");
 
 static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwargs) {
+    const py_tensor *self = (const py_tensor *)object;
+    if (self->handle != NULL && self->info.host == NULL && kwargs != NULL && PyDict_GetItemString(kwargs, "copy") == Py_False) {
+        PyErr_SetString(PyExc_BufferError, "dsvk.Tensor: the host does not see these numbers, reading copies them");
+        return NULL;
+    }
     PyObject *array = tensor_read(object, NULL);
     PyObject *method = array ? PyObject_GetAttrString(array, "__dlpack__") : NULL;
     PyObject *capsule = method ? PyObject_Call(method, args, kwargs) : NULL;
@@ -443,7 +458,7 @@ PyDoc_STRVAR(tensor_doc,
              "w2 [n, dim, hidden]. dtype: what the items of data are: 'BF16' for uint16, 'F8_E4M3' for uint8, 'F4' for uint8 with\n"
              "two numbers each, the first in the low half. scales: of FP8 one per 128x128 block, float32 or uint8 (ue8m0), of FP4\n"
              "one per row and 32 columns, uint8. numpy.asarray(t), t.read(), torch.from_dlpack(t) give its numbers, without a\n"
-             "copy where the host sees the device's memory.");
+             "copy where the host sees the device's memory, and read-only; torch, which cannot say so, must not write to them.");
 
 static PyType_Slot tensor_slots[] = {
     {Py_tp_doc, (void *)tensor_doc},
@@ -481,7 +496,7 @@ static bool op_arguments(const py_state *state, PyObject *dict, dsvk_op_argument
             return false;
         }
         dsvk_op_argument *a = &out[(*n)++];
-        *a = (dsvk_op_argument){.name = PyUnicode_AsUTF8AndSize(key, NULL)};
+        *a = (dsvk_op_argument){.name = py_utf8(key, "arguments")};
         if (a->name == NULL)
             return false;
         if (Py_IS_TYPE(value, state->tensor)) {
@@ -539,7 +554,7 @@ PyObject *py_op(PyObject *module, PyObject *args) {
         dsvk_error err = {0};
         py_call call;
         py_call_begin(&call, NULL);
-        dsvk_status status = dsvk_op(device->handle, name, arguments, n, results, &err);
+        dsvk_status status = dsvk_op(device->handle, name, arguments, n, results, py_call_progress, NULL, &err);
         if (py_call_end(&call, state, status, &err))
             result = op_results(state, device, results);
         else

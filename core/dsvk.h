@@ -88,7 +88,8 @@ DSVK_API const dsvk_allocator *dsvk_use_allocator(const dsvk_allocator *allocato
 typedef void (*dsvk_log_fn)(void *user, const char *line);
 
 /* Called from the thread that made the call, at least every few MB or every submit. Return nonzero to cancel: the call
- * then returns DSVK_CANCELLED. `done` and `total` are bytes while loading, tokens while evaluating. */
+ * then returns DSVK_CANCELLED. `done` and `total` are bytes while loading, tokens while evaluating; for others the call says what.
+ * A handle that the call was given is not closed from inside, but where close says so. */
 typedef int (*dsvk_progress_fn)(void *user, const char *stage, uint64_t done, uint64_t total);
 
 /* ---- device ---- */
@@ -157,15 +158,17 @@ DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_e
 /* Between begin and end every dispatch is timed on the device; of what ran several times in one submit (a decoded token) the
  * last time, which then counts as often. The report: {"timestamps": bool, "submits", "dispatches",
  * "host_us", "device_us", "ops": [{"name", "part", "calls", "us", "bytes", "flops"}]}. An op has an entry for each part of a model
- * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. */
+ * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too. A device
+ * has one profile: begin returns DSVK_STATE while it runs, and changes nothing; end does where none runs. */
 DSVK_API dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err);
 DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err);
 
 /* Measures what the device can do, in about two seconds: {"copy_bytes_per_s": the better of "transfer_bytes_per_s" (the driver's
  * copy) and "kernel_bytes_per_s" (a kernel that copies), bytes read and written both counted, with "copy_buffer_bytes" the size of
  * what was copied; "f32_flops_per_s": multiplications and additions of a kernel that does nothing else; "matrix_flops_per_s": the same of
- * one that multiplies cooperative matrices of halves into float32, "matrix_kernel" its shape; null where there are none}. */
-DSVK_API dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_error *err);
+ * one that multiplies cooperative matrices of halves into float32, "matrix_kernel" its shape; null where there are none}. `progress`
+ * (may be NULL) is asked between submits: stage "measure", `done` of them for one of the numbers, `total` 0. */
+DSVK_API dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_progress_fn progress, void *user, dsvk_error *err);
 
 /* ---- model ---- */
 
@@ -318,11 +321,15 @@ typedef struct dsvk_session_options {
 
 DSVK_API dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const dsvk_session_options *options,
                                        dsvk_error *err);
+/* No call may begin on it any more. One that runs in another thread is asked to stop, returns DSVK_CANCELLED, and is waited for, at most
+ * 5 s; from inside a callback of the session's own call close returns at once. What still runs then is told nothing more and frees the
+ * session when it ends; what the call was given, and what its callbacks use, has to stay until it has returned. */
 DSVK_API void dsvk_session_close(dsvk_session *session);
 DSVK_API uint64_t dsvk_session_position(const dsvk_session *session); /* tokens in the timeline */
 DSVK_API uint64_t dsvk_session_context(const dsvk_session *session);
-/* Copies the timeline's tokens [position] to `tokens`, which must hold dsvk_session_position of them. */
-DSVK_API dsvk_status dsvk_session_tokens(const dsvk_session *session, int32_t *tokens, dsvk_error *err);
+/* Copies the timeline's tokens [position] to `tokens`, which must hold dsvk_session_position of them. BUSY while a call runs, which may
+ * make them more. */
+DSVK_API dsvk_status dsvk_session_tokens(dsvk_session *session, int32_t *tokens, dsvk_error *err);
 
 /* "Be at this prefix": keeps the common beginning, rolls back, extends or rebuilds as needed. After it logits are those
  * after the last token. On DSVK_CANCELLED the session stands at the last whole chunk. */
@@ -441,7 +448,8 @@ typedef struct dsvk_request_options {
     const size_t *stop_sizes;        /* [n_stop_texts], 1 to 4096 bytes each */
     size_t n_stop_texts;
     int32_t stop_after;              /* stop texts are looked for behind this id ("</think>"); 0: from the start */
-    int32_t stop_before;             /* ... and no longer from this id on; 0: to the end */
+    int32_t stop_before;             /* ... and no longer from this id on, nor in the white space and the '<' that lead to it; 0: to
+                                        the end */
     uint32_t logprobs;               /* 1 + k: with the log-probability of each token and the k <= 20 likeliest; 0: none */
     uint32_t prompt_logprobs;        /* 1: those of the prompt's tokens too, for which all of it is computed; needs logprobs */
     uint32_t exact;                  /* 1: use only kept prefixes that hold what this prompt alone computes */
@@ -576,8 +584,10 @@ typedef struct dsvk_tensor_info {
 DSVK_API dsvk_status dsvk_tensor_open(dsvk_tensor **tensor, dsvk_device *device, const dsvk_tensor_options *options, dsvk_error *err);
 DSVK_API void dsvk_tensor_close(dsvk_tensor *tensor); /* the device stays open until its tensors are closed */
 DSVK_API dsvk_status dsvk_tensor_describe(const dsvk_tensor *tensor, dsvk_tensor_info *info, dsvk_error *err);
-/* The numbers, row-major: out [bytes], which has to be read_bytes. What is stored in a small format comes decoded. */
-DSVK_API dsvk_status dsvk_tensor_read(const dsvk_tensor *tensor, void *out, uint64_t bytes, dsvk_error *err);
+/* The numbers, row-major: out [bytes], which has to be read_bytes. What is stored in a small format comes decoded. `progress` (may be
+ * NULL) is asked while a matrix is read: stage "columns", of which so many of all are. */
+DSVK_API dsvk_status dsvk_tensor_read(const dsvk_tensor *tensor, void *out, uint64_t bytes, dsvk_progress_fn progress, void *user,
+                                      dsvk_error *err);
 
 typedef struct dsvk_op_argument {
     const char *name;
@@ -587,11 +597,13 @@ typedef struct dsvk_op_argument {
 
 #define DSVK_OP_RESULTS 4
 
-/* Runs one op of the family on the device and waits for it. Arguments are found by name; those left out have their defaults.
+/* Runs one op of the family on the device and waits for it, in submits of about 0.1 s however large it is. Between them `progress` (may
+ * be NULL) is asked: the stage is the kernel, or the op while the host works for it; done and total count its workgroups, or rows.
+ * Arguments are found by name; those left out have their defaults.
  * results: new tensors, to be closed by the caller, the rest NULL; all NULL on failure. INVALID names the argument, what was expected
  * and what came. From any thread; tensors may be shared between threads. One sequence at a time: row t has position start + t. */
 DSVK_API dsvk_status dsvk_op(dsvk_device *device, const char *op, const dsvk_op_argument *arguments, size_t n_arguments,
-                             dsvk_tensor *results[DSVK_OP_RESULTS], dsvk_error *err);
+                             dsvk_tensor *results[DSVK_OP_RESULTS], dsvk_progress_fn progress, void *user, dsvk_error *err);
 /* The ops: [{"name", "does": formula, "arguments": [{"name", "kind": "F32", "I32", "MATRIX", "EXPERTS", "ROWS", "KEYS" (of
  * these two also F32), "integer" or "number"; "shape": "n dim" of tensors, the same word for the same number; "optional";
  * "default", "least", "most" of numbers}], "results": [{"name", "shape"}]}]. */

@@ -4,6 +4,35 @@ local dsvk, library = ...
 local Model, Session = dsvk.Model, dsvk.Session
 local SLICE = 50000 -- microseconds between two pieces of a stream
 
+-- ---- arguments: what is wrong with them is said where the function was called ----
+
+-- A value in a sentence.
+local function shown(value) return type(value) == "string" and ("'%s'"):format(value) or tostring(value) end
+
+-- For a function written here: raises, where it was called, unless `good`.
+local function check(good, message, ...)
+  if not good then error(message:format(...), 3) end
+end
+
+local function is_whole(value, least) return math.type(value) == "integer" and value >= least end
+
+-- The metatable of an object of the module, or of another library, else an empty one.
+local function meta_of(value)
+  local meta = type(value) == "userdata" and getmetatable(value)
+  return type(meta) == "table" and meta or {}
+end
+
+local function is_a(value, class) return meta_of(value).__index == class end
+
+local function type_of(value) return meta_of(value).__name or type(value) end
+
+-- What f(...) returns. What it raises is raised where the function that uses this was called.
+local function call(f, ...)
+  local results = table.pack(pcall(f, ...))
+  if not results[1] then error(results[2], 3) end
+  return table.unpack(results, 2, results.n)
+end
+
 -- ---- models ----
 
 local function readable(path)
@@ -12,18 +41,15 @@ local function readable(path)
 end
 
 --- The folder of a model: "nano" is the small one that comes with the module (unless a folder has that name). It is looked for
---- as dsvk/nano beside dsvk.so and in the folders of package.path.
+--- as dsvk/nano beside dsvk.so and in the folders of package.path; nil, message, "IO" where it is in none of them. What takes the
+--- path of a model asks here.
 function dsvk.locate(path)
   if path ~= "nano" or readable("nano/config.json") then return path end
   local places = package.path:gsub("%.lua%f[;\0]", ".json")
   local folder = library and library:match("^(.*)[/\\]") or "."
-  local config = package.searchpath("dsvk/nano/config", folder .. "/?.json;" .. places)
-  return config and config:gsub("[/\\]config%.json$", "") or path
-end
-
-for _, name in ipairs { "model", "plan", "verify", "tokenizer" } do
-  local open = dsvk[name]
-  dsvk[name] = function(path, ...) return open(dsvk.locate(path), ...) end
+  local config, tried = package.searchpath("dsvk/nano/config", folder .. "/?.json;" .. places)
+  if config then return (config:gsub("[/\\]config%.json$", "")) end
+  return nil, "nano, the model that comes with the module, was not found: " .. tried:gsub("\n%s*", ", "), "IO"
 end
 
 --- Every Vulkan device the loader shows, usable or not, the best first.
@@ -38,7 +64,10 @@ end
 --- Decodes up to n tokens: `for piece, ids in session:stream(n, options) do`. Pieces are whole characters (sometimes none), and
 --- the text of a stop is not among them; ids are the tokens they come from, as decode gives them. Raises what fails.
 function Session.stream(session, n, options)
-  local begun, message = session:begin(nil, n, options)
+  check(is_a(session, Session), "stream: expected a dsvk.Session, got %s", type_of(session))
+  check(is_whole(n, 0), "stream: expected how many tokens to decode, got %s", shown(n))
+  check(options == nil or type(options) == "table", "stream: expected a table of options, got %s", shown(options))
+  local begun, message = call(session.begin, session, nil, n, options)
   if not begun then error(message, 2) end
   local finished = false
   return function()
@@ -55,11 +84,15 @@ end
 --- (nil: as it stands) and n decoded tokens, and yields the text and ids that are new, often "" and {}. The last ones are
 --- returned; so is a failure, as nil, message, code.
 function Session.coroutine(session, tokens, n, options)
+  check(is_a(session, Session), "coroutine: expected a dsvk.Session, got %s", type_of(session))
+  check(is_whole(n, 0), "coroutine: expected how many tokens to decode, got %s", shown(n))
+  check(options == nil or type(options) == "table", "coroutine: expected a table of options, got %s", shown(options))
   local sampling, budget = {}, 4000
   for name, value in pairs(options or {}) do
     if name == "budget" then budget = value else sampling[name] = value end
   end
-  local begun, message, code = session:begin(tokens, n, sampling)
+  check(type(budget) == "number" and budget >= 0, "option 'budget': expected microseconds, got %s", shown(budget))
+  local begun, message, code = call(session.begin, session, tokens, n, sampling)
   if not begun then return nil, message, code end
   return coroutine.create(function()
     while true do
@@ -120,18 +153,43 @@ local sampling_options = { temperature = 1.0, top_p = 1.0, top_k = 0, min_p = 0.
 local logit_options = { frequency_penalty = true, presence_penalty = true, logit_bias = true, mask = true, mask_after = true }
 local generate_options = { max_tokens = true, stream = true, stop = true, bos = true, seed = true }
 
-local function take_options(options)
+-- What decoding takes of generate's options.
+local function sampling_of(options)
   local sampling = {}
-  for name, default in pairs(sampling_options) do sampling[name] = options[name] or default end
+  for name, default in pairs(sampling_options) do
+    sampling[name] = options[name]
+    if sampling[name] == nil then sampling[name] = default end
+  end
+  for name in pairs(logit_options) do sampling[name] = options[name] end
+  sampling.seed = options.seed
+  if sampling.seed == nil then sampling.seed = math.random(0) end
+  return sampling
+end
+
+-- What is wrong with generate's own arguments, or nil.
+local function wrong_with(prompt, options)
+  if type(prompt) ~= "string" and type(prompt) ~= "table" then
+    return ("prompt: expected text or an array of token ids, got %s"):format(shown(prompt))
+  end
+  if type(options) ~= "table" then return ("generate: expected a table of options, got %s"):format(shown(options)) end
   for name in pairs(options) do
-    if logit_options[name] then
-      sampling[name] = options[name]
-    elseif not (sampling_options[name] or generate_options[name]) then
-      error(("unknown option '%s'"):format(tostring(name)), 3)
+    if not (sampling_options[name] or logit_options[name] or generate_options[name]) then
+      return ("unknown option '%s'"):format(tostring(name))
     end
   end
-  sampling.seed = options.seed or math.random(0)
-  return sampling
+  if options.max_tokens ~= nil and not is_whole(options.max_tokens, 0) then
+    return ("option 'max_tokens': expected an integer from 0 on, got %s"):format(shown(options.max_tokens))
+  end
+  for _, name in ipairs { "stream", "bos" } do
+    if options[name] ~= nil and type(options[name]) ~= "boolean" then
+      return ("option '%s': expected true or false, got %s"):format(name, shown(options[name]))
+    end
+  end
+  for _, stop in ipairs(type(options.stop) == "table" and options.stop or { options.stop }) do
+    if type(stop) ~= "string" and math.type(stop) ~= "integer" then
+      return ("option 'stop': expected texts or token ids, got %s"):format(shown(stop))
+    end
+  end
 end
 
 -- The ids generate starts from: a text's with the begin token in front unless bos is false; ids as they are.
@@ -159,28 +217,30 @@ end
 --- top_k, min_p, seed (drawn), stop (texts or ids, not part of the result), bos (true), and what session:decode takes to change
 --- logits (frequency_penalty, presence_penalty, logit_bias, mask, mask_after). A context that fills up ends the text.
 function Model.generate(model, prompt, options)
-  options = options or {}
-  local sampling = take_options(options)
-  local config, message, code = model:config()
+  if options == nil then options = {} end
+  check(is_a(model, Model), "generate: expected a dsvk.Model, got %s", type_of(model))
+  local wrong = wrong_with(prompt, options)
+  check(not wrong, "%s", wrong)
+  local config, message, code = call(model.config, model)
   if not config then return nil, message, code end
   local tokenizer, tokens, session, begun
   tokenizer, message, code = model:tokenizer()
   if not tokenizer then return nil, message, code end
   tokens, message, code = prompt_tokens(config, tokenizer, prompt, options.bos)
   if not tokens then return nil, message, code end
+  if #tokens == 0 then return nil, "the prompt has no tokens to continue from", "INVALID" end
   if #tokens > config.max_positions then
     return nil, ("%d tokens are more than the context of %d"):format(#tokens, config.max_positions), "LIMIT"
   end
-  local texts
+  local sampling, texts, ok = sampling_of(options), nil, nil
   sampling.stop, texts = stops_of(config, options.stop)
   local n = math.min(options.max_tokens or 256, config.max_positions - #tokens)
   session, message, code = model:session { context = #tokens + n }
   if not session then return nil, message, code end
-  begun, message, code = session:begin(tokens, n, sampling)
-  if not begun then
-    session:close()
-    return nil, message, code
-  end
+  ok, begun, message, code = pcall(session.begin, session, tokens, n, sampling)
+  if not (ok and begun) then session:close() end
+  if not ok then error(begun, 2) end
+  if not begun then return nil, message, code end
   local next_piece = pieces(session, texts)
   if options.stream then
     return function()
@@ -198,6 +258,78 @@ function Model.generate(model, prompt, options)
   return table.concat(all)
 end
 
+-- ---- conversations ----
+
+local chat = dsvk.chat
+local DEEPEST = 64
+
+-- A value as JSON text; where: its place, for a message. Keys are sorted, so that the same value is the same text each time.
+local function to_json(value, where, depth)
+  local kind = math.type(value) or type(value)
+  if kind == "string" then
+    return '"' .. value:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+  elseif kind == "boolean" then
+    return tostring(value)
+  elseif kind == "integer" then
+    return ("%d"):format(value)
+  elseif kind == "float" and value - value == 0 then -- neither infinite nor NaN
+    return ("%.17g"):format(value)
+  elseif kind ~= "table" then
+    error(("%s: a %s is no JSON"):format(where, kind == "float" and tostring(value) or kind), 0)
+  elseif depth > DEEPEST then
+    error(("%s: nested deeper than %d"):format(where, DEEPEST), 0)
+  end
+  local parts, n = {}, #value
+  for key in pairs(value) do
+    if n > 0 and not (math.type(key) == "integer" and key >= 1 and key <= n) or n == 0 and type(key) ~= "string" then
+      error(("%s: the key %s in a %s"):format(where, tostring(key), n > 0 and "list" or "table of names"), 0)
+    end
+    if n == 0 then parts[#parts + 1] = key end
+  end
+  table.sort(parts)
+  for i = 1, math.max(n, #parts) do
+    local key = parts[i]
+    local item = to_json(value[key or i], ("%s[%s]"):format(where, key or i), depth + 1)
+    parts[i] = key and to_json(key) .. ": " .. item or item
+  end
+  return (n > 0 and "[%s]" or "{%s}"):format(table.concat(parts, ", "))
+end
+
+local texts_too = { messages = true, context = true, tools = true, response_format = true } -- may be JSON text
+local chat_options = { thinking_mode = true, drop_thinking = true, reasoning_effort = true, add_bos = true, context = true, tools = true,
+  response_format = true, revision = true, replay = true }
+
+-- The JSON that the library reads; it checks every value.
+local function conversation(messages, options)
+  local given, parts = { messages = messages }, {}
+  for name, value in pairs(options or {}) do
+    if not chat_options[name] then error(("unknown option '%s'"):format(tostring(name)), 3) end
+    given[name] = value
+  end
+  for name, value in pairs(given) do
+    local empty = type(value) == "table" and next(value) == nil -- a list or not, that of nothing is nothing
+    if texts_too[name] and type(value) == "string" then
+      parts[#parts + 1] = ('"%s": %s'):format(name, value)
+    elseif not empty then
+      local fine, text = pcall(to_json, value, name, 1)
+      if not fine then error(text, 3) end
+      parts[#parts + 1] = ('"%s": %s'):format(name, text)
+    elseif name == "messages" then
+      parts[#parts + 1] = '"messages": []'
+    end
+  end
+  return "{" .. table.concat(parts, ", ") .. "}"
+end
+
+local encode, encode_ids = chat.encode, chat.encode_ids
+
+--- The prompt of a conversation as text. messages: a list of { role =, content = }, or JSON text of one, as tools and what else has
+--- keys in an order of its own may be. An empty table inside is an object.
+function chat.encode(messages, options) return encode(conversation(messages, options)) end
+
+--- The prompt of a conversation as ids: special strings in messages stay ordinary text.
+function chat.encode_ids(tokenizer, messages, options) return encode_ids(tokenizer, conversation(messages, options)) end
+
 -- ---- traces ----
 
 local trace = Model.trace
@@ -206,7 +338,8 @@ local trace = Model.trace
 function Model.trace(model, tokens, options)
   if type(tokens) == "string" then
     local config, tokenizer, message, code
-    config, message, code = model:config()
+    check(is_a(model, Model), "trace: expected a dsvk.Model, got %s", type_of(model))
+    config, message, code = call(model.config, model)
     if not config then return nil, message, code end
     tokenizer, message, code = model:tokenizer()
     if not tokenizer then return nil, message, code end
@@ -236,13 +369,16 @@ end
 dsvk.ops = {}
 for _, op in ipairs(assert(dsvk.op_table())) do
   dsvk.ops[op.name] = function(arguments)
+    check(type(arguments) == "table", "%s: expected a table of arguments, got %s", op.name, shown(arguments))
     local device = arguments.device
     local given = {}
     for name, value in pairs(arguments) do
       if name ~= "device" then given[name] = value end
-      if not device and type(value) == "userdata" then device = value:device() end
+      if device == nil and is_a(value, dsvk.Tensor) then device = value:device() end
     end
-    if not device then error(op.name .. ": no argument is a tensor, so give a device", 2) end
-    return dsvk.op(device, op.name, given)
+    check(device ~= nil, "%s: no argument is a tensor, so give a device", op.name)
+    check(is_a(device, dsvk.Device), "%s: device: expected a dsvk.Device, got %s", op.name, type_of(device))
+    local first, second, third, fourth = call(dsvk.op, device, op.name, given)
+    return first, second, third, fourth -- no tail call: errors are raised where this function was called
   end
 end

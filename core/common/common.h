@@ -19,9 +19,16 @@ dsvk_status dsvk_fail(dsvk_error *err, dsvk_status status, const char *format, .
     __attribute__((format(printf, 3, 4)));
 /* The common out-of-host-memory failure. */
 dsvk_status dsvk_fail_nomem(dsvk_error *err, uint64_t bytes);
+/* INVALID when an option that is 0 or 1 is anything else. */
+dsvk_status dsvk_check_switch(const char *name, uint32_t value, dsvk_error *err);
 /* Escapes up to `n` bytes of hostile text into out (printable ASCII stays, the rest becomes \xNN), cut to fit with "...";
  * returns out. */
 const char *dsvk_escape(char *out, size_t out_size, const char *text, size_t n);
+
+/* Text to out as one line of UTF-8: control characters and bytes that are none become \xNN; cut to fit. What dsvk_fail does. */
+void dsvk_one_line(char *out, size_t out_size, const char *text);
+/* Bytes of the UTF-8 character at p, or 0 when it is malformed: overlong, a surrogate, above U+10FFFF, or cut (json_reader.c). */
+size_t dsvk_utf8_length(const unsigned char *p, size_t left);
 
 #define DSVK_TRY(call)                         \
     do {                                       \

@@ -117,8 +117,7 @@ static void skip_space(struct check *c) {
         c->at++;
 }
 
-/* Bytes of the UTF-8 character at p, or 0 when it is malformed: overlong, a surrogate, above U+10FFFF, or cut. */
-static size_t utf8_length(const unsigned char *p, size_t left) {
+size_t dsvk_utf8_length(const unsigned char *p, size_t left) {
     if (p[0] < 0x80)
         return 1;
     size_t n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
@@ -186,7 +185,7 @@ static dsvk_status check_string(struct check *c) {
             DSVK_TRY(check_escape(c));
             continue;
         }
-        size_t length = utf8_length(c->text + c->at, c->n - c->at);
+        size_t length = dsvk_utf8_length(c->text + c->at, c->n - c->at);
         if (!length)
             return bad(c, c->at, "bad UTF-8");
         c->at += length;

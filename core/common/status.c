@@ -30,6 +30,25 @@ const char *dsvk_status_text(dsvk_status status) {
     return "unknown status";
 }
 
+void dsvk_one_line(char *out, size_t out_size, const char *text) {
+    size_t used = 0;
+    for (size_t left = strlen(text); left > 0;) {
+        const unsigned char c = (unsigned char)*text;
+        const size_t length = c < 0x20 || c == 0x7f ? 0 : dsvk_utf8_length((const unsigned char *)text, left);
+        const size_t needed = length ? length : 4;
+        if (used + needed >= out_size)
+            break;
+        if (length)
+            memcpy(out + used, text, length);
+        else
+            snprintf(out + used, out_size - used, "\\x%02x", c);
+        used += needed;
+        text += length ? length : 1;
+        left -= length ? length : 1;
+    }
+    out[used] = 0;
+}
+
 dsvk_status dsvk_fail(dsvk_error *err, dsvk_status status, const char *format, ...) {
     if (err) {
         char text[DSVK_MESSAGE_SIZE]; /* the arguments may point into err itself */
@@ -38,13 +57,17 @@ dsvk_status dsvk_fail(dsvk_error *err, dsvk_status status, const char *format, .
         vsnprintf(text, sizeof text, format, list);
         va_end(list);
         err->status = status;
-        memcpy(err->message, text, sizeof text);
+        dsvk_one_line(err->message, sizeof err->message, text); /* paths and names are anybody's */
     }
     return status;
 }
 
 dsvk_status dsvk_fail_nomem(dsvk_error *err, uint64_t bytes) {
     return dsvk_fail(err, DSVK_NOMEM, "out of host memory: %llu bytes were asked for", (unsigned long long)bytes);
+}
+
+dsvk_status dsvk_check_switch(const char *name, uint32_t value, dsvk_error *err) {
+    return value <= 1 ? DSVK_OK : dsvk_fail(err, DSVK_INVALID, "%s is %u, not 0 or 1", name, value);
 }
 
 const char *dsvk_escape(char *out, size_t out_size, const char *text, size_t n) {

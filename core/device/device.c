@@ -21,13 +21,14 @@ bool dsvk_device_forked(const dsvk_device *device) {
 static _Thread_local const dsvk_device *logging; /* whose log this thread is in */
 
 void dsvk_log(const dsvk_device *device, const char *format, ...) {
-    char line[DSVK_MESSAGE_SIZE];
+    char text[DSVK_MESSAGE_SIZE], line[DSVK_MESSAGE_SIZE];
     if (!device->log || logging)
         return;
     va_list list;
     va_start(list, format);
-    vsnprintf(line, sizeof line, format, list);
+    vsnprintf(text, sizeof text, format, list);
     va_end(list);
+    dsvk_one_line(line, sizeof line, text);
     logging = device;
     device->log(device->log_user, line);
     logging = NULL;
@@ -142,10 +143,8 @@ static dsvk_status resolve_options(dsvk_device_options *options, const dsvk_devi
                              sizeof *options);
         *options = *given;
     }
-    if (options->validation > 1)
-        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_options.validation is %u, not 0 or 1", options->validation);
-    if (options->statistics > 1)
-        return dsvk_fail(err, DSVK_INVALID, "dsvk_device_options.statistics is %u, not 0 or 1", options->statistics);
+    DSVK_TRY(dsvk_check_switch("validation", options->validation, err));
+    DSVK_TRY(dsvk_check_switch("statistics", options->statistics, err));
     return DSVK_OK;
 }
 

@@ -39,8 +39,9 @@ typedef enum dsvk_matmul_kind {
 } dsvk_matmul_kind;
 
 typedef struct dsvk_matmul_variant {
-    uint8_t kind;    /* a dsvk_matmul_kind */
-    uint8_t m, n, k; /* coopmat: rows of x, output rows and inputs of one product */
+    uint8_t kind;        /* a dsvk_matmul_kind */
+    uint8_t m, n, k : 7; /* coopmat: rows of x, output rows and inputs of one product */
+    uint8_t plain_attention : 1; /* coopmat: a chunk's attention does without */
 } dsvk_matmul_variant;
 
 typedef enum dsvk_matmul_source {
@@ -50,7 +51,7 @@ typedef enum dsvk_matmul_source {
 } dsvk_matmul_source;
 
 #define DSVK_MATMUL_VARIANTS 16
-#define DSVK_MATMUL_NAME 32
+#define DSVK_MATMUL_NAME 48
 /* All that this device has, into list; returns how many. */
 uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
 uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */
@@ -58,7 +59,7 @@ dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in
 dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device);
 void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
 void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
-const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16"; returns out */
+const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16", with ", plain attention" behind it if so; returns out */
 
 /* Index scores are to be made of packed integer products (ops.h, byte queries). */
 bool dsvk_device_byte_products(const dsvk_device *device);
@@ -97,7 +98,9 @@ typedef struct dsvk_dispatch_info {
     uint32_t groups[3];        /* workgroups; any zero: nothing is dispatched */
     const dsvk_buffer *grid;   /* not NULL: at grid_offset of it stand the workgroups to run, u32 [3], each at most as many as */
     uint64_t grid_offset;      /* in `groups`; written before a dsvk_barrier_grids, read when the dispatch begins */
-    uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles; 0: unknown */
+    uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles and slices; 0: unknown */
+    bool counts_groups;        /* its kernel asks for gl_NumWorkGroups.x or z, so slices are along y alone */
+    bool sliced;               /* its pipeline has to be able to begin at any workgroup; dsvk_dispatch decides */
 } dsvk_dispatch_info;
 
 /* A new recording in the begun state, to be destroyed before its device is closed. The first error of any recording call
@@ -107,6 +110,16 @@ void dsvk_cmd_destroy(dsvk_cmd *cmd); /* waits (bounded) for a running submit fi
 dsvk_status dsvk_cmd_begin(dsvk_cmd *cmd, dsvk_error *err); /* starts a recording anew; waits for the previous submit */
 /* With `dry` set dispatches only build their pipelines (in this process and the cache) and are not recorded. */
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry);
+/* For a recording that may be long (D10): what stands in it when a dispatch comes that no longer fits into `seconds` is submitted
+ * and waited for, and a dispatch that alone would take longer runs in slices of its workgroups, with the same results. Time is
+ * guessed low from bytes and flops, then sized by what the last slice took. After each of these submits `progress` (may be NULL) is
+ * asked: of which op's workgroups how many have run. Non-zero fails the recording with CANCELLED. */
+typedef struct dsvk_slices {
+    double seconds; /* 0: everything in one submit, as at first */
+    dsvk_progress_fn progress;
+    void *user;
+} dsvk_slices;
+void dsvk_cmd_set_slices(dsvk_cmd *cmd, dsvk_slices slices);
 dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd);
 /* What follows belongs to this part of a model, for profiles ("CSA"), until it is changed; kept by pointer: a string
  * literal. NULL, as at first: to none. */

@@ -13,7 +13,7 @@ static bool is_cpu(const dsvk_physical *p) { return p->properties.deviceType == 
 
 const char *dsvk_matmul_name(dsvk_matmul_variant v, char out[DSVK_MATMUL_NAME]) {
     if (v.kind == DSVK_MATMUL_COOPMAT)
-        snprintf(out, DSVK_MATMUL_NAME, "%s %ux%ux%u", names[v.kind], v.m, v.n, v.k);
+        snprintf(out, DSVK_MATMUL_NAME, "%s %ux%ux%u%s", names[v.kind], v.m, v.n, v.k, v.plain_attention ? ", plain attention" : "");
     else
         snprintf(out, DSVK_MATMUL_NAME, "%s", names[v.kind]);
     return out;
@@ -52,7 +52,7 @@ json_t *dsvk_matmul_json(const dsvk_physical *p) {
 /* Shapes that the kernel can work with: matrices of a slab of 32 inputs, in tiles of 32 rows of x and output rows whose scales
  * are the same for 16. */
 static void add_shape(dsvk_physical *p, uint32_t m, uint32_t n, uint32_t k) {
-    const dsvk_matmul_variant shape = { DSVK_MATMUL_COOPMAT, (uint8_t)m, (uint8_t)n, (uint8_t)k };
+    const dsvk_matmul_variant shape = { .kind = DSVK_MATMUL_COOPMAT, .m = (uint8_t)m, .n = (uint8_t)n, .k = k & 0x7f };
     if ((m != 8 && m != 16) || (n != 8 && n != 16) || (k != 8 && k != 16) || p->n_shapes == DSVK_MATMUL_SHAPES)
         return;
     for (uint32_t i = 0; i < p->n_shapes; i++)
@@ -162,17 +162,21 @@ void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant v) {
     dsvk_cache_write(device, "matmul", &v, sizeof v);
 }
 
+/* Equal but for what attention does, which is a choice of coopmat's alone. */
+static bool same_product(dsvk_matmul_variant a, dsvk_matmul_variant b) {
+    return a.kind == b.kind && a.m == b.m && a.n == b.n && a.k == b.k && (!a.plain_attention || a.kind == DSVK_MATMUL_COOPMAT);
+}
+
 /* The variant that a file of this driver names, if the device has it. */
 static bool recall(dsvk_device *device, const dsvk_matmul_variant *list, uint32_t n, dsvk_matmul_variant *out) {
     void *payload;
     size_t bytes;
     bool found = false;
     dsvk_cache_read(device, "matmul", &payload, &bytes);
+    if (payload && bytes == sizeof *out)
+        memcpy(out, payload, bytes);
     for (uint32_t i = 0; payload && bytes == sizeof *out && i < n && !found; i++)
-        if (memcmp(payload, &list[i], sizeof *out) == 0) {
-            *out = list[i];
-            found = true;
-        }
+        found = same_product(*out, list[i]);
     dsvk_free(payload);
     return found;
 }
@@ -194,9 +198,11 @@ dsvk_status dsvk_matmul_open(dsvk_device *device, const char *wanted, dsvk_error
         return DSVK_OK;
     }
     for (uint32_t i = 0; i < n; i++) {
-        if (is_meant(list[i], wanted)) {
+        dsvk_matmul_variant plain = list[i];
+        plain.plain_attention = plain.kind == DSVK_MATMUL_COOPMAT;
+        if (is_meant(list[i], wanted) || is_meant(plain, wanted)) {
             atomic_store(&device->matmul_source, DSVK_MATMUL_FORCED);
-            dsvk_device_set_matmul(device, list[i]);
+            dsvk_device_set_matmul(device, is_meant(list[i], wanted) ? list[i] : plain);
             return DSVK_OK;
         }
         snprintf(all + strlen(all), sizeof all - strlen(all), ", %s", dsvk_matmul_name(list[i], name));

@@ -1,5 +1,5 @@
-/* Kernels: one pipeline per shader and set of specialization constants, built at first use or by a dry recording, kept
- * until the device closes. All share one layout: 128 bytes of push constants and no descriptors. What the driver's
+/* Kernels: one pipeline per shader and set of specialization constants, and one more where a dispatch runs in slices, built at
+ * first use or by a dry recording, kept until the device closes. All share one layout: 128 bytes of push constants and no descriptors. What the driver's
  * compiler says about them can be asked for. */
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +14,7 @@ struct dsvk_pipeline {
     dsvk_pipeline *next; /* in its bucket */
     const dsvk_shader *shader;
     VkPipeline handle;
+    bool sliced;
     atomic_bool compiled; /* on a software driver: dispatched before */
     uint32_t n_constants;
     uint32_t constants[]; /* [n_constants] */
@@ -38,7 +39,7 @@ static uint32_t bucket_of(const char *shader, const uint32_t *constants, uint32_
 
 static dsvk_pipeline *find(const dsvk_device *device, uint32_t bucket, const dsvk_dispatch_info *info) {
     for (dsvk_pipeline *p = device->pipelines[bucket]; p; p = p->next)
-        if (p->n_constants == info->n_constants && strcmp(p->shader->name, info->shader) == 0 &&
+        if (p->n_constants == info->n_constants && p->sliced == info->sliced && strcmp(p->shader->name, info->shader) == 0 &&
             (p->n_constants == 0 || memcmp(p->constants, info->constants, p->n_constants * sizeof(uint32_t)) == 0))
             return p;
     return NULL;
@@ -47,7 +48,7 @@ static dsvk_pipeline *find(const dsvk_device *device, uint32_t bucket, const dsv
 static bool has_sizes(const dsvk_device *device) { return device->limits.subgroup_min != device->limits.subgroup_max; }
 
 static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint32_t *constants, uint32_t n, uint32_t subgroup,
-                      VkPipeline *pipeline) {
+                      bool sliced, VkPipeline *pipeline) {
     size_t bytes = shader->bytes;
     uint32_t *words = dsvk_keep_half_denormals(&device->physical.v12, shader->words, &bytes);
     if (!words)
@@ -80,7 +81,8 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
     };
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .flags = device->statistics ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR : 0,
+        .flags = (device->statistics ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR : 0) |
+                 (sliced ? VK_PIPELINE_CREATE_DISPATCH_BASE_BIT : 0),
         .stage =
             {
                 .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
@@ -108,10 +110,11 @@ static dsvk_status add(dsvk_device *device, uint32_t bucket, const dsvk_dispatch
     if (!made)
         return dsvk_fail_nomem(err, sizeof *made);
     made->shader = shader;
+    made->sliced = info->sliced;
     made->n_constants = info->n_constants;
     if (info->n_constants)
         memcpy(made->constants, info->constants, info->n_constants * sizeof(uint32_t));
-    VkResult result = build(device, shader, made->constants, made->n_constants, info->subgroup, &made->handle);
+    VkResult result = build(device, shader, made->constants, made->n_constants, info->subgroup, info->sliced, &made->handle);
     if (result != VK_SUCCESS) {
         dsvk_free(made);
         return dsvk_vk_fail(device, result, err, "building the pipeline of %s", info->shader);

@@ -62,11 +62,13 @@ dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err) {
     DSVK_TRY(dsvk_device_status(device, err));
     dsvk_profile *profile = &device->profile;
     pthread_mutex_lock(&profile->lock);
-    profile->submits = profile->dispatches = profile->n_ops = 0;
-    profile->host_us = profile->device_us = 0;
-    atomic_store(&profile->on, true);
+    const bool was_on = atomic_exchange(&profile->on, true);
+    if (!was_on) {
+        profile->submits = profile->dispatches = profile->n_ops = 0;
+        profile->host_us = profile->device_us = 0;
+    }
     pthread_mutex_unlock(&profile->lock);
-    return DSVK_OK;
+    return was_on ? dsvk_fail(err, DSVK_STATE, "a profile of this device is running already") : DSVK_OK;
 }
 
 static json_t *report(const dsvk_device *device) {
@@ -94,6 +96,6 @@ dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error
     json_t *root = was_on ? report(device) : NULL;
     pthread_mutex_unlock(&profile->lock);
     if (!was_on)
-        return dsvk_fail(err, DSVK_STATE, "dsvk_device_profile_end without dsvk_device_profile_begin");
+        return dsvk_fail(err, DSVK_STATE, "no profile of this device is running");
     return dsvk_json_text(root, json, err);
 }

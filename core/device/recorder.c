@@ -5,6 +5,7 @@
  * later submit, and the host after wait, see everything. A submit may hold several recordings, and one several times: for
  * the barrier at its end that is the same as several submits. While a profile runs, a timestamp is written after each
  * dispatch, copy and fill; the time since the one before is booked on it, so that the sum is the device's time. */
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #include "device_internal.h"
 
 #define QUERIES_PER_POOL 512u
+#define GUESS_PER_S 1e9 /* bytes or operations: less than any device does, so that a first slice is short */
+#define MOST_GROWTH 8.0 /* of a slice, against the one before */
 
 /* What the timestamp at the same index ends. */
 typedef struct timed {
@@ -29,6 +32,8 @@ struct dsvk_cmd {
     cmd_state state;
     uint64_t ticket; /* timeline value of the last submit; 0: none */
     uint32_t times;  /* how often it runs in that submit */
+    dsvk_slices slices;
+    double guess_s;  /* what stands in the recording would take */
     bool dry;
     bool repeatable, repeatable_now; /* the next recording, this one */
     bool touched; /* something was recorded since begin */
@@ -61,6 +66,9 @@ dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) {
 }
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) {
     cmd->dry = dry;
+}
+void dsvk_cmd_set_slices(dsvk_cmd *cmd, dsvk_slices slices) {
+    cmd->slices = slices;
 }
 void dsvk_cmd_set_part(dsvk_cmd *cmd, const char *part) {
     cmd->part = part;
@@ -162,6 +170,7 @@ static dsvk_status begin(dsvk_cmd *cmd, dsvk_error *err) {
     cmd->touched = cmd->dirty = cmd->cut = cmd->profiled = cmd->timed = false;
     cmd->repeatable_now = cmd->repeatable;
     cmd->bound = VK_NULL_HANDLE;
+    cmd->guess_s = 0;
     cmd->dispatches = cmd->n_timings = 0;
     return DSVK_OK;
 }
@@ -242,8 +251,13 @@ static bool ready(dsvk_cmd *cmd) {
     return true;
 }
 
+static double guess_s(uint64_t bytes, uint64_t flops) {
+    return (double)(bytes > flops ? bytes : flops) / GUESS_PER_S;
+}
+
 static void recorded(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
     cmd->dirty = true;
+    cmd->guess_s += guess_s(bytes, flops);
     if (cmd->profiled && !cmd->cut)
         stamp(cmd, op, bytes, flops);
 }
@@ -263,20 +277,14 @@ static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
     return cmd->error.status == DSVK_OK;
 }
 
-void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
+/* Workgroups first .. first + n - 1 along one dimension, and all along the others. */
+static void record_groups(dsvk_cmd *cmd, const dsvk_dispatch_info *info, VkPipeline pipeline, int along, uint32_t first, uint32_t n) {
     const dsvk_vk *vk = &cmd->device->vk;
-    VkPipeline pipeline;
-    dsvk_error error;
-    if (!ready(cmd) || !check_dispatch(cmd, info))
-        return;
-    if (!cmd->dry && (info->groups[0] == 0 || info->groups[1] == 0 || info->groups[2] == 0))
-        return;
-    dsvk_status status = dsvk_pipeline_get(cmd->device, info, !cmd->dry, &pipeline, &error);
-    if (status != DSVK_OK) {
-        dsvk_cmd_fail(cmd, status, "%s", error.message);
-        return;
-    }
-    if (cmd->dry)
+    uint32_t base[3] = {0}, count[3] = {info->groups[0], info->groups[1], info->groups[2]};
+    const double share = (double)n / count[along];
+    base[along] = first;
+    count[along] = n;
+    if (!ready(cmd))
         return;
     if (cmd->bound != pipeline)
         vk->vkCmdBindPipeline(cmd->buffer, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
@@ -287,9 +295,65 @@ void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
     if (info->grid)
         vk->vkCmdDispatchIndirect(cmd->buffer, dsvk_buffer_handle(info->grid), info->grid->offset + info->grid_offset);
     else
-        vk->vkCmdDispatch(cmd->buffer, info->groups[0], info->groups[1], info->groups[2]);
+        vk->vkCmdDispatchBase(cmd->buffer, base[0], base[1], base[2], count[0], count[1], count[2]);
     cmd->dispatches++;
-    recorded(cmd, info->op, info->bytes, info->flops);
+    recorded(cmd, info->op, (uint64_t)((double)info->bytes * share), (uint64_t)((double)info->flops * share));
+}
+
+/* Runs what stands in the recording, and begins it again. Returns the seconds that took. */
+static double cut(dsvk_cmd *cmd, const char *op, uint64_t done, uint64_t all) {
+    const dsvk_slices *slices = &cmd->slices;
+    dsvk_error error;
+    const double began_us = dsvk_now_us();
+    dsvk_status status = dsvk_cmd_run(cmd, &error);
+    const double seconds = (dsvk_now_us() - began_us) * 1e-6;
+    if (status == DSVK_OK)
+        status = begin(cmd, &error);
+    if (status == DSVK_OK && slices->progress && slices->progress(slices->user, op, done, all) != 0)
+        status = dsvk_fail(&error, DSVK_CANCELLED, "cancelled at %s, after %llu of its %llu workgroups", op, (unsigned long long)done,
+                           (unsigned long long)all);
+    if (status != DSVK_OK)
+        dsvk_cmd_fail(cmd, status, "%s", error.message);
+    return seconds;
+}
+
+static void record_slices(dsvk_cmd *cmd, const dsvk_dispatch_info *info, VkPipeline pipeline, int along, double guess) {
+    const uint32_t all = info->groups[along];
+    double each = guess / all;
+    for (uint32_t first = 0, n; first < all && cmd->error.status == DSVK_OK; first += n) {
+        const double fit = fmax(cmd->slices.seconds / each, 1);
+        n = fit < all - first ? (uint32_t)fit : all - first;
+        record_groups(cmd, info, pipeline, along, first, n);
+        if (first + n < all)
+            each = fmax(cut(cmd, info->op, first + n, all) / n, each / MOST_GROWTH);
+    }
+}
+
+void dsvk_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *given) {
+    const uint32_t *groups = given->groups;
+    const int along = groups[0] > groups[1] && !given->counts_groups ? 0 : 1;
+    const double guess = guess_s(given->bytes, given->flops), most = cmd->slices.seconds;
+    dsvk_dispatch_info info = *given;
+    VkPipeline pipeline;
+    dsvk_error error;
+    info.sliced = most > 0 && guess > most && groups[along] > 1 && !info.grid;
+    if (!ready(cmd) || !check_dispatch(cmd, &info))
+        return;
+    if (!cmd->dry && (groups[0] == 0 || groups[1] == 0 || groups[2] == 0))
+        return;
+    dsvk_status status = dsvk_pipeline_get(cmd->device, &info, !cmd->dry, &pipeline, &error);
+    if (status != DSVK_OK) {
+        dsvk_cmd_fail(cmd, status, "%s", error.message);
+        return;
+    }
+    if (cmd->dry)
+        return;
+    if (most > 0 && cmd->guess_s > 0 && cmd->guess_s + guess > most)
+        cut(cmd, info.op, 0, groups[along]);
+    if (info.sliced)
+        record_slices(cmd, &info, pipeline, along, guess);
+    else
+        record_groups(cmd, &info, pipeline, along, 0, groups[along]);
 }
 
 /* For kernels and copies, and one more stage. */

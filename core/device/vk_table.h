@@ -111,6 +111,7 @@ typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixFlexibleDime
     X(DEVICE, vkCmdBindPipeline)                                                                                       \
     X(DEVICE, vkCmdPushConstants)                                                                                      \
     X(DEVICE, vkCmdDispatch)                                                                                           \
+    X(DEVICE, vkCmdDispatchBase)                                                                                       \
     X(DEVICE, vkCmdDispatchIndirect)                                                                                   \
     X(DEVICE, vkCmdCopyBuffer)                                                                                         \
     X(DEVICE, vkCmdFillBuffer)                                                                                         \

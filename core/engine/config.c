@@ -680,6 +680,8 @@ dsvk_status dsvk_config_read(dsvk_config *config, const char *path, dsvk_error *
     char *text = NULL;
     size_t n;
     memset(config, 0, sizeof *config);
+    if (!*path)
+        return dsvk_fail(err, DSVK_INVALID, "path is empty");
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
         if (!dsvk_path_join(joined, sizeof joined, path, "config.json"))
             return dsvk_fail(err, DSVK_IO, "the path of config.json is longer than %zu bytes", sizeof joined);

@@ -171,6 +171,12 @@ typedef struct dsvk_pace {
     double seconds;
 } dsvk_pace;
 
+/* Through which one call at a time works on a session: there is one for calls, and one for a poll, which is a series of them. */
+typedef struct dsvk_gate {
+    atomic_flag taken;
+    atomic_uintptr_t thread; /* whose call is inside; 0: none */
+} dsvk_gate;
+
 /* What a session is polled towards (poll.c). */
 typedef struct dsvk_goal {
     int32_t *tokens;         /* [end] the prefix to be at, then what was decoded; NULL: no goal */
@@ -182,7 +188,7 @@ typedef struct dsvk_goal {
     dsvk_part part;
     dsvk_pace prefill, decode; /* whole slices: a step, some tokens */
     dsvk_pace layer;           /* rows of a step in parts, and a layer of them */
-    atomic_flag busy;
+    dsvk_gate poll;
     atomic_bool cancel;
 } dsvk_goal;
 
@@ -205,8 +211,10 @@ struct dsvk_session {
                                 going back and after a step that was cut short; beyond DSVK_ROLLBACK the rings are of no use
                                 for n, and the timeline runs again before it goes on */
     dsvk_logit_edit edit;    /* of the decoding that is going on */
-    atomic_flag busy;
+    dsvk_gate call;
+    atomic_uint references;  /* the handle's, and one of each call inside: who gives the last one back frees it (faults A05) */
     atomic_bool cancel;
+    atomic_bool closed;      /* the handle is gone; calls inside stop, and ask their callbacks no more */
     dsvk_goal goal;
 };
 
@@ -299,13 +307,18 @@ typedef struct dsvk_batch {
  * whose logits are changed (dsvk_edit_next) get one token, and those whose mask is asleep none behind the one that wakes it. */
 dsvk_status dsvk_decode_run(dsvk_batch *batch, uint64_t most, bool (*stop)(void *user), void *user, dsvk_error *err);
 bool dsvk_is_stop(const dsvk_sample_options *options, int32_t id);
-/* INVALID names the field (session.c). */
+/* INVALID names the field, or the first id outside the vocabulary: "token 3 is -1" (session.c). */
+dsvk_status dsvk_check_ids(const dsvk_model *model, const char *what, const int32_t *ids, size_t n, dsvk_error *err);
 dsvk_status dsvk_check_sampling(const dsvk_model *model, const dsvk_sample_options *options, dsvk_error *err);
 void dsvk_decode_measured(dsvk_model *model, uint32_t n, double seconds); /* a step of one token of n sessions took so long */
 dsvk_status dsvk_decode_open(dsvk_model *model, dsvk_error *err);
 void dsvk_decode_close(dsvk_model *model);
 uint64_t dsvk_decode_scratch_bytes(void); /* what open allocates */
 uint64_t dsvk_decode_readback_bytes(void);
+
+/* BUSY when a call is inside, STATE when the session is closed. */
+dsvk_status dsvk_gate_take(dsvk_session *session, dsvk_gate *gate, dsvk_error *err);
+void dsvk_gate_leave(dsvk_session *session, dsvk_gate *gate); /* the session may be gone after it */
 
 /* ---- work in slices (poll.c) ---- */
 

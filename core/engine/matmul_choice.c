@@ -1,8 +1,8 @@
 /* Which way to multiply, found out once per driver, when the first model is opened on it: of the ways the device has, those that
  * compute a known product right, and on matrix units known attention too, and of these the one that is fastest at a product of a
- * prefill's kind. A way that was forced is only checked, one that is remembered is taken as it is. On a CPU only the layout of weights
- * is to be found out, by a product of decode's kind: matrix units and shared memory are emulated there, which costs more than it
- * saves. */
+ * prefill's kind; with matrix units, whether a chunk's attention is faster on them, too. A way that was forced is only checked, one
+ * that is remembered is taken as it is. On a CPU only the layout of weights is to be found out, by a product of decode's kind: matrix
+ * units and shared memory are emulated there, which costs more than it saves. */
 #include <string.h>
 #include <time.h>
 
@@ -166,22 +166,22 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Seconds of one product. */
-static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, uint32_t rows, const dsvk_buffer *buffer, double *each,
-                           dsvk_error *err) {
-    const uint64_t x = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE);
-    const dsvk_matmul_params params = {
-        .variant = variant,
-        .w = { .addr = buffer->addr, .n_out = TIMED_SIDE, .n_in = TIMED_SIDE, .type = DSVK_TYPE_FP8,
-               .scales = dsvk_matrix_scales(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE),
-               .columns = in_columns(dsvk_cmd_device(cmd), variant) },
-        .x = buffer->addr + x, .out = buffer->addr + x + 4ull * TIMED_ROWS * TIMED_SIDE, .n = rows,
-        .x_stride = TIMED_SIDE, .out_stride = TIMED_SIDE };
+/* One of them is timed. */
+typedef struct timed {
+    const dsvk_matmul_params *product;
+    const dsvk_sparse_attn_params *attention;
+} timed;
+
+/* Seconds of one. */
+static dsvk_status measure(dsvk_cmd *cmd, timed what, double *each, dsvk_error *err) {
     double took = 0;
     for (uint32_t warm = 0, times = 1; times <= TIMED_MOST; times *= warm++ ? 4 : 1) { /* the first may compile the kernel */
         DSVK_TRY(dsvk_cmd_begin(cmd, err));
         for (uint32_t i = 0; i < times; i++) {
-            dsvk_matmul(cmd, &params);
+            if (what.product)
+                dsvk_matmul(cmd, what.product);
+            else
+                dsvk_sparse_attn(cmd, what.attention);
             dsvk_barrier(cmd);
         }
         const double start = seconds();
@@ -192,6 +192,66 @@ static dsvk_status measure(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, ui
             break;
     }
     return DSVK_OK;
+}
+
+static dsvk_status measure_product(dsvk_cmd *cmd, const dsvk_matmul_variant *variant, uint32_t rows, const dsvk_buffer *buffer,
+                                   double *each, dsvk_error *err) {
+    const uint64_t x = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE);
+    const dsvk_matmul_params params = {
+        .variant = variant,
+        .w = { .addr = buffer->addr, .n_out = TIMED_SIDE, .n_in = TIMED_SIDE, .type = DSVK_TYPE_FP8,
+               .scales = dsvk_matrix_scales(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE),
+               .columns = in_columns(dsvk_cmd_device(cmd), variant) },
+        .x = buffer->addr + x, .out = buffer->addr + x + 4ull * TIMED_ROWS * TIMED_SIDE, .n = rows,
+        .x_stride = TIMED_SIDE, .out_stride = TIMED_SIDE };
+    return measure(cmd, (timed){ .product = &params }, each, err);
+}
+
+/* Attention at the family's widths: tokens that see up to 128 rows of their step, by 32 heads. */
+#define TIMED_HEADS 32u
+#define TIMED_DIM 512u
+#define TIMED_TAIL 64u
+#define TIMED_WINDOW 128u
+
+typedef struct timed_attention { /* on the device; behind it all of q, and out */
+    float sink[TIMED_HEADS], angles[TIMED_ROWS * TIMED_TAIL];
+    uint8_t codes[TIMED_ROWS][TIMED_DIM + TIMED_TAIL], scales[TIMED_ROWS][8];
+    struct dsvk_row rows[TIMED_ROWS];
+    struct dsvk_seq seq;
+} timed_attention;
+#define TIMED_Q_BYTES (4ull * TIMED_ROWS * TIMED_HEADS * TIMED_DIM)
+
+/* Whether a chunk's attention is faster without matrix units of that shape. */
+static dsvk_status time_attention(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant variant, bool *plain, dsvk_error *err) {
+    const uint64_t q = dsvk_align(sizeof(timed_attention), 256);
+    timed_attention *a = dsvk_alloc_zero(1, sizeof *a);
+    dsvk_buffer buffer = { 0 };
+    double least[2] = { 0 };
+    if (!a)
+        return dsvk_fail_nomem(err, sizeof *a);
+    a->seq.rows = TIMED_ROWS;
+    for (uint32_t i = 0; i < TIMED_ROWS; i++)
+        a->rows[i].position = i;
+    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, q + 2 * TIMED_Q_BYTES, "timed attention", &buffer, err);
+    if (status == DSVK_OK)
+        status = dsvk_buffer_write(device, &buffer, 0, a, sizeof *a, err);
+    dsvk_sparse_attn_params p = {
+        .variant = &variant, .rows = buffer.addr + offsetof(timed_attention, rows), .seqs = buffer.addr + offsetof(timed_attention, seq),
+        .rope = buffer.addr + offsetof(timed_attention, angles), .q = buffer.addr + q, .out = buffer.addr + q + TIMED_Q_BYTES,
+        .step_store = buffer.addr + offsetof(timed_attention, codes), .sink = buffer.addr + offsetof(timed_attention, sink),
+        .format = { .native = true, .head_dim = TIMED_DIM, .rope_dim = TIMED_TAIL }, .n = TIMED_ROWS, .n_heads = TIMED_HEADS,
+        .q_stride = TIMED_HEADS * TIMED_DIM, .step_capacity = TIMED_ROWS, .window = TIMED_WINDOW, .ring_capacity = TIMED_WINDOW,
+        .n_splits = 1, .scale = 1 };
+    for (uint32_t i = 0; i < 2 * ROUNDS && status == DSVK_OK; i++) {
+        double took = 0;
+        variant.plain_attention = i % 2;
+        status = measure(cmd, (timed){ .attention = &p }, &took, err);
+        least[i % 2] = i < 2 || took < least[i % 2] ? took : least[i % 2];
+    }
+    *plain = least[1] < least[0];
+    dsvk_buffer_destroy(device, &buffer);
+    dsvk_free(a);
+    return status;
 }
 
 dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
@@ -209,7 +269,7 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
             if (round == 0)
                 status = is_right(device, cmd, &list[i], &right[i], err);
             else if (right[i])
-                status = measure(cmd, &list[i], rows, &buffer, &took, err);
+                status = measure_product(cmd, &list[i], rows, &buffer, &took, err);
             else
                 continue;
             least[i] = round < 2 || took < least[i] ? took : least[i];
@@ -229,6 +289,11 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
             fastest = &list[i];
     *best = fastest ? *fastest : (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
     dsvk_buffer_destroy(device, &buffer);
+    if (status == DSVK_OK && best->kind == DSVK_MATMUL_COOPMAT) {
+        bool plain = false;
+        status = time_attention(device, cmd, *best, &plain, err);
+        best->plain_attention = plain;
+    }
     return status;
 }
 

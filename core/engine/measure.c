@@ -20,6 +20,8 @@ typedef struct bench {
     dsvk_cmd *cmd;
     dsvk_buffer from, to;
     dsvk_matmul_variant shape; /* of matrix_products */
+    dsvk_progress_fn progress;
+    void *user;
 } bench;
 
 /* Records `amount` times the work; returns how much of it that is, in bytes or operations. */
@@ -85,6 +87,8 @@ static dsvk_status measure(const bench *b, work_fn work, double *rate, dsvk_erro
         const double seconds = now_s() - start;
         if (done / seconds > *rate)
             *rate = done / seconds;
+        if (b->progress && b->progress(b->user, "measure", run + 1, 0) != 0)
+            return dsvk_fail(err, DSVK_CANCELLED, "cancelled while measuring");
         if (seconds < AIM_S / 2 && amount < 1u << 24)
             amount *= seconds < AIM_S / 16 ? 8 : 2;
     }
@@ -138,11 +142,11 @@ static dsvk_status measure_all(bench *b, char **json, dsvk_error *err) {
                                     "matrix_kernel", matrix > 0 ? shape : NULL), json, err);
 }
 
-dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_error *err) {
+dsvk_status dsvk_device_measure(dsvk_device *device, char **json, dsvk_progress_fn progress, void *user, dsvk_error *err) {
     if (!json)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_device_measure: json must not be NULL");
     DSVK_TRY(dsvk_device_status(device, err));
-    bench b = { .device = device };
+    bench b = { .device = device, .progress = progress, .user = user };
     const dsvk_status status = measure_all(&b, json, err);
     dsvk_cmd_destroy(b.cmd);
     dsvk_buffer_destroy(device, &b.from);

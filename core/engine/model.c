@@ -17,6 +17,8 @@ dsvk_status dsvk_model_resolve(dsvk_model_options *out, const dsvk_model_options
     if (out->cache != DSVK_CACHE_NATIVE && out->cache != DSVK_CACHE_F32)
         return dsvk_fail(err, DSVK_INVALID, "cache is %d, allowed are %d (native) and %d (f32)", (int)out->cache,
                          (int)DSVK_CACHE_NATIVE, (int)DSVK_CACHE_F32);
+    DSVK_TRY(dsvk_check_switch("strict", out->strict, err));
+    DSVK_TRY(dsvk_check_switch("verify", out->verify, err));
     out->threads = out->threads ? out->threads : DEFAULT_THREADS;
     out->max_chunk = out->max_chunk ? out->max_chunk : DEFAULT_CHUNK;
     out->page_tokens = out->page_tokens ? out->page_tokens : DEFAULT_PAGE;
@@ -57,6 +59,7 @@ static dsvk_status load(dsvk_model *m, const char *path, dsvk_error *err) {
     dsvk_weight_list list = { 0 };
     uint8_t *used = NULL;
     size_t ignored = 0;
+    char shown[4096];
     dsvk_status status;
     DSVK_GOTO(dsvk_checkpoint_open(&checkpoint, path, err));
     size_t count = dsvk_checkpoint_count(checkpoint);
@@ -81,7 +84,8 @@ static dsvk_status load(dsvk_model *m, const char *path, dsvk_error *err) {
     dsvk_load_options options = { m->options.threads, m->options.verify, m->options.progress, m->options.user };
     DSVK_GOTO(dsvk_matmul_choose(m->device, m->cmd, err)); /* the weights' layout depends on it */
     DSVK_GOTO(dsvk_load_weights(m->device, &list, &m->weights, &m->config, checkpoint, m->buffers, &options, err));
-    m->report = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:[]}", "path", path, "bytes",
+    dsvk_one_line(shown, sizeof shown, path);
+    m->report = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:[]}", "path", shown, "bytes",
                           (json_int_t)dsvk_checkpoint_bytes(checkpoint), "device_bytes", (json_int_t)m->weight_bytes, "tensors",
                           (json_int_t)count, "ignored", (json_int_t)ignored, "shards",
                           (json_int_t)dsvk_checkpoint_shards(checkpoint), "mtp", m->mtp, "notes");
@@ -157,6 +161,8 @@ static dsvk_status warm_up(dsvk_model *m, dsvk_error *err) {
 
 static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) {
     char file[4096];
+    if (!*path)
+        return dsvk_fail(err, DSVK_INVALID, "path is empty");
     if (!dsvk_path_join(file, sizeof file, path, "config.json"))
         return dsvk_fail(err, DSVK_INVALID, "the path is longer than %zu bytes", sizeof file);
     DSVK_TRY(dsvk_config_read(&m->config, file, err));
@@ -179,6 +185,8 @@ dsvk_status dsvk_model_open(dsvk_model **model, dsvk_device *device, const char 
     if (!model || !device || !path)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_model_open: model, device and path must not be NULL");
     *model = NULL;
+    if (!path[0])
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_model_open: the path is empty");
     dsvk_model_options resolved;
     DSVK_TRY(dsvk_model_resolve(&resolved, options, err));
     DSVK_TRY(dsvk_device_status(device, err));

@@ -15,7 +15,7 @@ static const op *const ops[] = { &dsvk_op_matmul, &dsvk_op_rms_norm, &dsvk_op_ro
 
 /* ---- failing ---- */
 
-void op_fail(op_call *c, const char *format, ...) {
+void dsvk_op_fail(op_call *c, const char *format, ...) {
     char text[DSVK_MESSAGE_SIZE];
     va_list list;
     if (c->status != DSVK_OK)
@@ -24,6 +24,13 @@ void op_fail(op_call *c, const char *format, ...) {
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
     c->status = dsvk_fail(c->err, DSVK_INVALID, "%s: %s", c->op->name, text);
+}
+
+bool dsvk_op_ask(op_call *c, uint64_t done, uint64_t total) {
+    if (c->status == DSVK_OK && c->slices.progress && c->slices.progress(c->slices.user, c->op->name, done, total) != 0)
+        c->status = dsvk_fail(c->err, DSVK_CANCELLED, "%s: cancelled after %llu of %llu rows", c->op->name, (unsigned long long)done,
+                              (unsigned long long)total);
+    return c->status == DSVK_OK;
 }
 
 /* ---- arguments by name ---- */
@@ -38,20 +45,20 @@ static uint32_t slot_of(const op *o, const char *name) {
 static uint32_t slot_for(const op_call *c, const char *name) {
     const uint32_t i = slot_of(c->op, name);
     if (i == OP_SLOTS)
-        op_fail((op_call *)c, "it has no argument %s", name);
+        dsvk_op_fail((op_call *)c, "it has no argument %s", name);
     return i % OP_SLOTS;
 }
 
-const dsvk_tensor *op_tensor(const op_call *c, const char *name) { return c->tensors[slot_for(c, name)]; }
-double op_number(const op_call *c, const char *name) { return c->numbers[slot_for(c, name)]; }
-uint32_t op_integer(const op_call *c, const char *name) { return (uint32_t)op_number(c, name); }
+const dsvk_tensor *dsvk_op_tensor(const op_call *c, const char *name) { return c->tensors[slot_for(c, name)]; }
+double dsvk_op_number(const op_call *c, const char *name) { return c->numbers[slot_for(c, name)]; }
+uint32_t dsvk_op_integer(const op_call *c, const char *name) { return (uint32_t)dsvk_op_number(c, name); }
 
-dsvk_addr op_values(const op_call *c, const char *name) {
-    const dsvk_tensor *t = op_tensor(c, name);
+dsvk_addr dsvk_op_values(const op_call *c, const char *name) {
+    const dsvk_tensor *t = dsvk_op_tensor(c, name);
     return t ? t->buffer.addr : 0;
 }
 
-uint32_t op_dim(const op_call *c, const char *name) {
+uint32_t dsvk_op_dim(const op_call *c, const char *name) {
     for (uint32_t i = 0; i < c->n_dims; i++)
         if (strcmp(c->dims[i].name, name) == 0)
             return (uint32_t)c->dims[i].value;
@@ -64,7 +71,7 @@ static dsvk_buffer *new_scratch(op_call *c, dsvk_purpose purpose, uint64_t bytes
     if (c->status != DSVK_OK)
         return NULL;
     if (c->n_scratch == OP_SCRATCH) {
-        op_fail(c, "it asks for more than %u buffers", OP_SCRATCH);
+        dsvk_op_fail(c, "it asks for more than %u buffers", OP_SCRATCH);
         return NULL;
     }
     dsvk_buffer *b = &c->scratch[c->n_scratch];
@@ -75,12 +82,12 @@ static dsvk_buffer *new_scratch(op_call *c, dsvk_purpose purpose, uint64_t bytes
     return b;
 }
 
-dsvk_addr op_scratch(op_call *c, uint64_t bytes) {
+dsvk_addr dsvk_op_scratch(op_call *c, uint64_t bytes) {
     const dsvk_buffer *b = new_scratch(c, DSVK_SCRATCH, bytes);
     return b ? b->addr : 0;
 }
 
-dsvk_addr op_zeros(op_call *c, uint64_t bytes) {
+dsvk_addr dsvk_op_zeros(op_call *c, uint64_t bytes) {
     const dsvk_buffer *b = new_scratch(c, DSVK_SCRATCH, bytes);
     if (!b)
         return 0;
@@ -88,7 +95,7 @@ dsvk_addr op_zeros(op_call *c, uint64_t bytes) {
     return b->addr;
 }
 
-dsvk_addr op_upload(op_call *c, const void *data, uint64_t bytes) {
+dsvk_addr dsvk_op_upload(op_call *c, const void *data, uint64_t bytes) {
     const dsvk_buffer *b = new_scratch(c, DSVK_STAGING, bytes);
     if (!b)
         return 0;
@@ -96,44 +103,45 @@ dsvk_addr op_upload(op_call *c, const void *data, uint64_t bytes) {
     return b->addr;
 }
 
-dsvk_addr op_result(op_call *c, uint32_t i, dsvk_form form, dsvk_dtype dtype, uint32_t rank, const uint64_t *shape, uint32_t rope_dim) {
+dsvk_addr dsvk_op_result(op_call *c, uint32_t i, dsvk_form form, dsvk_dtype dtype, uint32_t rank, const uint64_t *shape,
+                         uint32_t rope_dim) {
     if (c->status == DSVK_OK)
         c->status = dsvk_tensor_make(&c->results[i], c->device, form, dtype, rank, shape, rope_dim, c->err);
     return c->results[i] ? c->results[i]->buffer.addr : 0;
 }
 
-dsvk_addr op_f32(op_call *c, uint32_t i, uint32_t rank, uint64_t a, uint64_t b, uint64_t d, uint64_t e) {
-    return op_result(c, i, DSVK_FORM_VALUES, DSVK_DTYPE_F32, rank, (const uint64_t[]){ a, b, d, e }, 0);
+dsvk_addr dsvk_op_f32(op_call *c, uint32_t i, uint32_t rank, uint64_t a, uint64_t b, uint64_t d, uint64_t e) {
+    return dsvk_op_result(c, i, DSVK_FORM_VALUES, DSVK_DTYPE_F32, rank, (const uint64_t[]){ a, b, d, e }, 0);
 }
 
-dsvk_addr op_rows(op_call *c, uint32_t n, uint32_t start, const int32_t *tokens) {
+dsvk_addr dsvk_op_rows(op_call *c, uint32_t n, uint32_t start, const int32_t *tokens) {
     struct dsvk_row *rows = dsvk_alloc_zero(n, sizeof *rows);
     if (!rows && c->status == DSVK_OK)
         c->status = dsvk_fail_nomem(c->err, n * sizeof *rows);
     for (uint32_t i = 0; rows && i < n; i++)
         rows[i] = (struct dsvk_row){ .token = tokens ? (uint32_t)tokens[i] : 0, .position = start + i };
-    dsvk_addr at = rows ? op_upload(c, rows, n * sizeof *rows) : 0;
+    dsvk_addr at = rows ? dsvk_op_upload(c, rows, n * sizeof *rows) : 0;
     dsvk_free(rows);
     return at;
 }
 
-dsvk_addr op_sequence(op_call *c, uint32_t n, dsvk_addr page) {
-    const dsvk_addr pages = op_upload(c, &page, sizeof page);
+dsvk_addr dsvk_op_sequence(op_call *c, uint32_t n, dsvk_addr page) {
+    const dsvk_addr pages = dsvk_op_upload(c, &page, sizeof page);
     const struct dsvk_seq seq = { .pages = pages, .rows = n };
-    return op_upload(c, &seq, sizeof seq);
+    return dsvk_op_upload(c, &seq, sizeof seq);
 }
 
-dsvk_addr op_rope(op_call *c, uint32_t positions) {
-    const uint64_t page = 8ull * DSVK_ROPE_PAGE * op_dim(c, "pairs"), have = op_dim(c, "positions");
+dsvk_addr dsvk_op_angles(op_call *c, uint32_t positions) {
+    const uint64_t page = 8ull * DSVK_ROPE_PAGE * dsvk_op_dim(c, "pairs"), have = dsvk_op_dim(c, "positions");
     const uint32_t n = (uint32_t)dsvk_ceil_div(have, DSVK_ROPE_PAGE);
     if (have < positions)
-        op_fail(c, "table: it has the angles of %llu positions, %u are needed", (unsigned long long)have, positions);
+        dsvk_op_fail(c, "table: it has the angles of %llu positions, %u are needed", (unsigned long long)have, positions);
     dsvk_addr *pages = dsvk_alloc_zero(n, sizeof *pages);
     if (!pages && c->status == DSVK_OK)
         c->status = dsvk_fail_nomem(c->err, n * sizeof *pages);
     for (uint32_t i = 0; pages && i < n; i++)
-        pages[i] = op_values(c, "table") + i * page;
-    dsvk_addr at = pages ? op_upload(c, pages, n * sizeof *pages) : 0;
+        pages[i] = dsvk_op_values(c, "table") + i * page;
+    dsvk_addr at = pages ? dsvk_op_upload(c, pages, n * sizeof *pages) : 0;
     dsvk_free(pages);
     return at;
 }
@@ -172,7 +180,7 @@ static void expected_text(const op_call *c, const op_slot *s, char *out, size_t 
         const size_t length = strcspn(at, " ");
         char word[16];
         snprintf(word, sizeof word, "%.*s", (int)length, at);
-        const uint32_t known = op_dim(c, word);
+        const uint32_t known = dsvk_op_dim(c, word);
         used += known ? snprintf(out + used, size - used, "%s = %u", word, known) : snprintf(out + used, size - used, "%s", word);
         at += length + (at[length] == ' ');
         if (*at && (size_t)used < size)
@@ -187,7 +195,7 @@ static void wrong_tensor(op_call *c, const op_slot *s, const dsvk_tensor *t, con
     expected_text(c, s, expected, sizeof expected);
     if (t)
         dsvk_tensor_text(got, sizeof got, t);
-    op_fail(c, "%s: expected %s%s%s, got %s", s->name, expected, from ? ", as in " : "", from ? from : "", got);
+    dsvk_op_fail(c, "%s: expected %s%s%s, got %s", s->name, expected, from ? ", as in " : "", from ? from : "", got);
 }
 
 /* One dimension of an argument: a number, or a word that stands for one number in the whole call. False: it does not fit. */
@@ -217,7 +225,7 @@ static void check_tensor(op_call *c, const op_slot *s, const dsvk_tensor *t) {
         return;
     }
     if (t->device != c->device) {
-        op_fail(c, "%s: it is on another device", s->name);
+        dsvk_op_fail(c, "%s: it is on another device", s->name);
         return;
     }
     for (const char *at = shape_of(s); *at; rank++) {
@@ -238,7 +246,8 @@ static void check_number(op_call *c, const op_slot *s, double value) {
     const bool whole = s->kind == OP_INTEGER;
     if (value >= s->least && value <= s->most && (!whole || value == floor(value)))
         return;
-    op_fail(c, "%s: expected %s from %.9g to %.9g, got %.9g", s->name, whole ? "a whole number" : "a number", s->least, s->most, value);
+    dsvk_op_fail(c, "%s: expected %s from %.9g to %.9g, got %.9g", s->name, whole ? "a whole number" : "a number", s->least, s->most,
+                 value);
 }
 
 static void unknown_argument(op_call *c, const char *name) {
@@ -246,22 +255,26 @@ static void unknown_argument(op_call *c, const char *name) {
     size_t used = 0;
     for (uint32_t i = 0; i < OP_SLOTS && c->op->slots[i].kind != OP_END && used < sizeof list; i++)
         used += (size_t)snprintf(list + used, sizeof list - used, i ? ", %s" : "%s", c->op->slots[i].name);
-    op_fail(c, "it has no argument \"%s\"; it has %s", dsvk_escape(shown, sizeof shown, name, strlen(name)), list);
+    dsvk_op_fail(c, "it has no argument \"%s\"; it has %s", dsvk_escape(shown, sizeof shown, name, strlen(name)), list);
 }
 
 static void take_arguments(op_call *c, const dsvk_op_argument *arguments, size_t n) {
+    uint32_t given = 0; /* a bit for each slot */
     for (uint32_t i = 0; i < OP_SLOTS; i++)
         c->numbers[i] = c->op->slots[i].fallback;
     for (size_t i = 0; i < n && c->status == DSVK_OK; i++) {
         const uint32_t at = arguments[i].name ? slot_of(c->op, arguments[i].name) : OP_SLOTS;
         if (at == OP_SLOTS)
             unknown_argument(c, arguments[i].name ? arguments[i].name : "");
+        else if (given & 1u << at)
+            dsvk_op_fail(c, "%s: it is given twice", arguments[i].name);
         else if (!is_number(c->op->slots[at].kind))
             c->tensors[at] = arguments[i].tensor;
         else if (arguments[i].tensor)
-            op_fail(c, "%s: expected a number, got a tensor", arguments[i].name);
+            dsvk_op_fail(c, "%s: expected a number, got a tensor", arguments[i].name);
         else
             c->numbers[at] = arguments[i].number;
+        given |= at < OP_SLOTS ? 1u << at : 0;
     }
     for (uint32_t i = 0; i < OP_SLOTS && c->op->slots[i].kind != OP_END && c->status == DSVK_OK; i++) {
         if (is_number(c->op->slots[i].kind))
@@ -286,11 +299,11 @@ static const op *find_op(const char *name, dsvk_error *err) {
 }
 
 dsvk_status dsvk_op(dsvk_device *device, const char *name, const dsvk_op_argument *arguments, size_t n_arguments,
-                    dsvk_tensor *results[DSVK_OP_RESULTS], dsvk_error *err) {
+                    dsvk_tensor *results[DSVK_OP_RESULTS], dsvk_progress_fn progress, void *user, dsvk_error *err) {
     if (!device || !name || !results || (!arguments && n_arguments))
         return dsvk_fail(err, DSVK_INVALID, "dsvk_op: device, op, arguments and results must not be NULL");
     memset(results, 0, DSVK_OP_RESULTS * sizeof *results);
-    op_call c = { .op = find_op(name, err), .device = device, .err = err };
+    op_call c = { .op = find_op(name, err), .device = device, .slices = { DSVK_SUBMIT_AIM_S, progress, user }, .err = err };
     if (!c.op)
         return DSVK_INVALID;
     DSVK_TRY(dsvk_device_status(device, err));
@@ -298,6 +311,7 @@ dsvk_status dsvk_op(dsvk_device *device, const char *name, const dsvk_op_argumen
     DSVK_TRY(c.status);
     DSVK_TRY(dsvk_cmd_create(device, &c.cmd, err));
     dsvk_cmd_set_part(c.cmd, "ops");
+    dsvk_cmd_set_slices(c.cmd, c.slices);
     c.op->run(&c);
     if (c.status == DSVK_OK)
         c.status = dsvk_cmd_run(c.cmd, err);

@@ -8,39 +8,44 @@
 
 #define MOST_ROWS 65535.0
 #define MOST_POSITION 16777216.0
+#define ASK_ROWS 64u    /* of the host's work, between two times that the caller may stop it */
+#define TABLE_ROWS 4096u /* of a table made at once, in the same sense */
 
 /* The last row's position + 1. */
-static uint32_t end_of(const op_call *c) { return op_integer(c, "start") + op_dim(c, "n"); }
+static uint32_t end_of(const op_call *c) { return dsvk_op_integer(c, "start") + dsvk_op_dim(c, "n"); }
 
 /* Of cache rows that this op writes or reads as f32; the rotated part comes from the table. */
 static dsvk_row_format row_format(const op_call *c, bool native) {
-    return (dsvk_row_format){ .native = native, .head_dim = op_dim(c, "head_dim"), .rope_dim = 2 * op_dim(c, "pairs"),
-                              .index_dim = op_dim(c, "index_dim") };
+    return (dsvk_row_format){ .native = native, .head_dim = dsvk_op_dim(c, "head_dim"), .rope_dim = 2 * dsvk_op_dim(c, "pairs"),
+                              .index_dim = dsvk_op_dim(c, "index_dim") };
 }
 
 /* ---- RoPE ---- */
 
 static void run_rope_table(op_call *c) {
-    const uint32_t n = op_integer(c, "positions"), dim = op_integer(c, "dim");
-    const double factor = op_number(c, "factor");
-    const dsvk_config config = { .rope_dim = dim, .rope_theta = op_number(c, "base"), .compress_rope_theta = op_number(c, "base"),
-                                 .yarn = { .factor = factor, .original_max_position = op_integer(c, "original"),
-                                           .beta_fast = op_number(c, "beta_fast"), .beta_slow = op_number(c, "beta_slow") } };
+    const uint32_t n = dsvk_op_integer(c, "positions"), dim = dsvk_op_integer(c, "dim");
+    const double factor = dsvk_op_number(c, "factor");
+    const dsvk_config config = { .rope_dim = dim, .rope_theta = dsvk_op_number(c, "base"), .compress_rope_theta = dsvk_op_number(c, "base"),
+                                 .yarn = { .factor = factor, .original_max_position = dsvk_op_integer(c, "original"),
+                                           .beta_fast = dsvk_op_number(c, "beta_fast"), .beta_slow = dsvk_op_number(c, "beta_slow") } };
     if (dim % 2) {
-        op_fail(c, "dim: expected an even number, got %u", dim);
+        dsvk_op_fail(c, "dim: expected an even number, got %u", dim);
         return;
     }
-    const uint64_t bytes = 4ull * n * dim;
-    float *values = dsvk_alloc(bytes + dim * sizeof(float)), *frequencies = values ? values + (uint64_t)n * dim : NULL;
-    op_f32(c, 0, 3, n, dim / 2, 2, 0);
+    const uint32_t piece = n < TABLE_ROWS ? n : TABLE_ROWS;
+    const uint64_t bytes = 4ull * (piece + 1) * dim;
+    float *frequencies = dsvk_alloc(bytes), *values = frequencies ? frequencies + dim : NULL;
+    dsvk_op_f32(c, 0, 3, n, dim / 2, 2, 0);
     if (!values && c->status == DSVK_OK)
         c->status = dsvk_fail_nomem(c->err, bytes);
-    if (c->status == DSVK_OK) {
+    if (c->status == DSVK_OK)
         dsvk_rope_frequencies(&config, factor > 1, frequencies);
-        dsvk_rope_angles(frequencies, dim, 0, n, values);
-        c->status = dsvk_buffer_write(c->device, &c->results[0]->buffer, 0, values, bytes, c->err);
+    for (uint32_t t = 0, rows; t < n && dsvk_op_ask(c, t, n); t += rows) {
+        rows = n - t < piece ? n - t : piece;
+        dsvk_rope_angles(frequencies, dim, t, rows, values);
+        c->status = dsvk_buffer_write(c->device, &c->results[0]->buffer, 4ull * t * dim, values, 4ull * rows * dim, c->err);
     }
-    dsvk_free(values);
+    dsvk_free(frequencies);
 }
 
 const op dsvk_op_rope_table = {
@@ -64,8 +69,8 @@ const op dsvk_op_rope_table = {
 
 /* The result of an op that works in place: a copy of an argument. A barrier has to follow. */
 static dsvk_addr copy_of(op_call *c, const char *name) {
-    const dsvk_tensor *t = op_tensor(c, name);
-    const dsvk_addr at = op_result(c, 0, t->form, t->dtype, t->rank, t->shape, 0);
+    const dsvk_tensor *t = dsvk_op_tensor(c, name);
+    const dsvk_addr at = dsvk_op_result(c, 0, t->form, t->dtype, t->rank, t->shape, 0);
     if (c->results[0])
         dsvk_cmd_copy(c->cmd, &t->buffer, 0, &c->results[0]->buffer, 0, t->buffer.size);
     dsvk_barrier(c->cmd);
@@ -73,11 +78,12 @@ static dsvk_addr copy_of(op_call *c, const char *name) {
 }
 
 static void run_rope(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), heads = op_dim(c, "heads"), head_dim = op_dim(c, "head_dim");
+    const uint32_t n = dsvk_op_dim(c, "n"), heads = dsvk_op_dim(c, "heads"), head_dim = dsvk_op_dim(c, "head_dim");
     const dsvk_addr q = copy_of(c, "q");
-    dsvk_rope(c->cmd, &(dsvk_rope_params){ .rows = op_rows(c, n, op_integer(c, "start"), NULL), .rope = op_rope(c, end_of(c)), .q = q,
-                                           .n = n, .n_heads = heads, .head_dim = head_dim, .rope_dim = 2 * op_dim(c, "pairs"),
-                                           .q_stride = heads * head_dim, .eps = (float)op_number(c, "eps") });
+    dsvk_rope(c->cmd, &(dsvk_rope_params){ .rows = dsvk_op_rows(c, n, dsvk_op_integer(c, "start"), NULL),
+                                           .rope = dsvk_op_angles(c, end_of(c)), .q = q, .n = n, .n_heads = heads,
+                                           .head_dim = head_dim, .rope_dim = 2 * dsvk_op_dim(c, "pairs"),
+                                           .q_stride = heads * head_dim, .eps = (float)dsvk_op_number(c, "eps") });
 }
 
 const op dsvk_op_rope = {
@@ -94,16 +100,16 @@ const op dsvk_op_rope = {
 static dsvk_addr stored_rows(op_call *c, bool native, bool keys, uint32_t n, uint32_t width) {
     const dsvk_form form = !native ? DSVK_FORM_VALUES : keys ? DSVK_FORM_KEYS : DSVK_FORM_ROWS;
     const dsvk_dtype dtype = !native ? DSVK_DTYPE_F32 : keys ? DSVK_DTYPE_F4 : DSVK_DTYPE_F8_E4M3;
-    return op_result(c, 0, form, dtype, 2, (const uint64_t[]){ n, width }, keys ? 0 : 2 * op_dim(c, "pairs"));
+    return dsvk_op_result(c, 0, form, dtype, 2, (const uint64_t[]){ n, width }, keys ? 0 : 2 * dsvk_op_dim(c, "pairs"));
 }
 
 static void run_quant_row(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), width = op_dim(c, "head_dim");
-    const bool native = op_integer(c, "native");
+    const uint32_t n = dsvk_op_dim(c, "n"), width = dsvk_op_dim(c, "head_dim");
+    const bool native = dsvk_op_integer(c, "native");
     dsvk_quant_row(c->cmd, &(dsvk_quant_row_params){
-        .rows = op_rows(c, n, op_integer(c, "start"), NULL), .rope = op_rope(c, end_of(c)), .kv = op_values(c, "kv"),
-        .weight = op_values(c, "weight"), .store = stored_rows(c, native, false, n, width), .format = row_format(c, native), .n = n,
-        .kv_stride = width, .capacity = n, .eps = (float)op_number(c, "eps") });
+        .rows = dsvk_op_rows(c, n, dsvk_op_integer(c, "start"), NULL), .rope = dsvk_op_angles(c, end_of(c)), .kv = dsvk_op_values(c, "kv"),
+        .weight = dsvk_op_values(c, "weight"), .store = stored_rows(c, native, false, n, width), .format = row_format(c, native), .n = n,
+        .kv_stride = width, .capacity = n, .eps = (float)dsvk_op_number(c, "eps") });
 }
 
 const op dsvk_op_quant_row = {
@@ -115,11 +121,11 @@ const op dsvk_op_quant_row = {
 };
 
 static void run_quant_index(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), heads = op_dim(c, "heads"), width = op_dim(c, "index_dim");
+    const uint32_t n = dsvk_op_dim(c, "n"), heads = dsvk_op_dim(c, "heads"), width = dsvk_op_dim(c, "index_dim");
     const dsvk_addr iq = copy_of(c, "iq");
     dsvk_quant_index(c->cmd, &(dsvk_quant_index_params){
-        .rows = op_rows(c, n, op_integer(c, "start"), NULL), .rope = op_rope(c, end_of(c)), .iq = iq,
-        .format = row_format(c, op_integer(c, "native")), .n = n, .n_heads = heads, .iq_stride = heads * width });
+        .rows = dsvk_op_rows(c, n, dsvk_op_integer(c, "start"), NULL), .rope = dsvk_op_angles(c, end_of(c)), .iq = iq,
+        .format = row_format(c, dsvk_op_integer(c, "native")), .n = n, .n_heads = heads, .iq_stride = heads * width });
 }
 
 const op dsvk_op_quant_index = {
@@ -131,23 +137,25 @@ const op dsvk_op_quant_index = {
 };
 
 static void run_kv_compress(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), ratio = op_dim(c, "ratio"), width = op_dim(c, "width"), entries = ratio ? n / ratio : 0;
-    const bool native = op_integer(c, "native"), index = op_integer(c, "index");
+    const uint32_t n = dsvk_op_dim(c, "n"), ratio = dsvk_op_dim(c, "ratio"), width = dsvk_op_dim(c, "width");
+    const uint32_t entries = ratio ? n / ratio : 0;
+    const bool native = dsvk_op_integer(c, "native"), index = dsvk_op_integer(c, "index");
     const uint32_t w = ratio == 4 ? 2 * width : width;
-    if (op_dim(c, "w") != w || op_dim(c, "w2") != 2 * w)
-        op_fail(c, "ape, ks: at ratio %u entries of %u values take ape [%u, %u] and ks [n, %u], got [%u, %u] and [%u, %u]", ratio, width,
-                ratio, w, 2 * w, ratio, op_dim(c, "w"), n, op_dim(c, "w2"));
+    if (dsvk_op_dim(c, "w") != w || dsvk_op_dim(c, "w2") != 2 * w)
+        dsvk_op_fail(c, "ape, ks: at ratio %u entries of %u values take ape [%u, %u] and ks [n, %u], got [%u, %u] and [%u, %u]", ratio,
+                     width, ratio, w, 2 * w, ratio, dsvk_op_dim(c, "w"), n, dsvk_op_dim(c, "w2"));
     if (n < ratio)
-        op_fail(c, "ks: %u rows complete no entry at ratio %u", n, ratio);
+        dsvk_op_fail(c, "ks: %u rows complete no entry at ratio %u", n, ratio);
     if (c->status != DSVK_OK)
         return;
     dsvk_row_format format = row_format(c, native);
     format.head_dim = format.index_dim = width;
     const dsvk_addr store = stored_rows(c, native, index, entries, width);
     dsvk_kv_compress(c->cmd, &(dsvk_kv_compress_params){
-        .rows = op_rows(c, n, 0, NULL), .seqs = op_sequence(c, n, store), .rope = op_rope(c, n), .ks = op_values(c, "ks"),
-        .ape = op_values(c, "ape"), .norm = op_values(c, "norm"), .format = format, .index = index, .n = n, .ratio = ratio,
-        .ks_stride = 2 * w, .ring_capacity = ratio + 8, .page_tokens = entries * ratio, .eps = (float)op_number(c, "eps") });
+        .rows = dsvk_op_rows(c, n, 0, NULL), .seqs = dsvk_op_sequence(c, n, store), .rope = dsvk_op_angles(c, n),
+        .ks = dsvk_op_values(c, "ks"), .ape = dsvk_op_values(c, "ape"), .norm = dsvk_op_values(c, "norm"), .format = format,
+        .index = index, .n = n, .ratio = ratio, .ks_stride = 2 * w, .ring_capacity = ratio + 8, .page_tokens = entries * ratio,
+        .eps = (float)dsvk_op_number(c, "eps") });
 }
 
 const op dsvk_op_kv_compress = {
@@ -164,14 +172,14 @@ const op dsvk_op_kv_compress = {
 /* ---- choosing entries ---- */
 
 static void run_indexer(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), heads = op_dim(c, "heads"), width = op_dim(c, "index_dim"), m = op_dim(c, "m");
+    const uint32_t n = dsvk_op_dim(c, "n"), heads = dsvk_op_dim(c, "heads"), width = dsvk_op_dim(c, "index_dim"), m = dsvk_op_dim(c, "m");
     const uint32_t stride = (uint32_t)dsvk_align(m, 4), visible = end_of(c) / 4;
-    const dsvk_tensor *keys = op_tensor(c, "keys");
-    const double scale = op_number(c, "scale");
+    const dsvk_tensor *keys = dsvk_op_tensor(c, "keys");
+    const double scale = dsvk_op_number(c, "scale");
     if (visible > m)
-        op_fail(c, "keys: row %u, at position %u, sees %u keys, there are %u", n - 1, end_of(c) - 1, visible, m);
-    const dsvk_addr bins = op_zeros(c, dsvk_topk_bins_bytes(n)), scores = op_scratch(c, 4ull * n * stride);
-    op_f32(c, 0, 2, n, m, 0, 0);
+        dsvk_op_fail(c, "keys: row %u, at position %u, sees %u keys, there are %u", n - 1, end_of(c) - 1, visible, m);
+    const dsvk_addr bins = dsvk_op_zeros(c, dsvk_topk_bins_bytes(n)), scores = dsvk_op_scratch(c, 4ull * n * stride);
+    dsvk_op_f32(c, 0, 2, n, m, 0, 0);
     if (c->status != DSVK_OK)
         return;
     const dsvk_buffer *to = &c->results[0]->buffer, *from = &c->scratch[c->n_scratch - 1];
@@ -180,10 +188,10 @@ static void run_indexer(op_call *c) {
     dsvk_row_format format = dsvk_tensor_format(keys);
     format.native = keys->form == DSVK_FORM_KEYS;
     dsvk_indexer(c->cmd, &(dsvk_indexer_params){
-        .rows = op_rows(c, n, op_integer(c, "start"), NULL), .seqs = op_sequence(c, n, keys->buffer.addr), .iq = op_values(c, "iq"),
-        .weights = op_values(c, "weights"), .scores = scores, .bins = bins, .format = format, .n = n, .n_heads = heads,
-        .iq_stride = heads * width, .weights_stride = heads, .scores_stride = stride, .k = 0, .n_seqs = 1, .max_visible = visible,
-        .page_tokens = 4 * m, .scale = (float)(scale ? scale : 1 / sqrt((double)width * heads)) });
+        .rows = dsvk_op_rows(c, n, dsvk_op_integer(c, "start"), NULL), .seqs = dsvk_op_sequence(c, n, keys->buffer.addr),
+        .iq = dsvk_op_values(c, "iq"), .weights = dsvk_op_values(c, "weights"), .scores = scores, .bins = bins, .format = format,
+        .n = n, .n_heads = heads, .iq_stride = heads * width, .weights_stride = heads, .scores_stride = stride, .k = 0, .n_seqs = 1,
+        .max_visible = visible, .page_tokens = 4 * m, .scale = (float)(scale ? scale : 1 / sqrt((double)width * heads)) });
     dsvk_barrier(c->cmd);
     if (m == stride)
         dsvk_cmd_copy(c->cmd, from, 0, to, 0, 4ull * n * m);
@@ -224,24 +232,24 @@ static counted count_bins(op_call *c, uint32_t n, uint32_t m, uint32_t stride, c
     if ((!scores || !bins) && c->status == DSVK_OK)
         c->status = dsvk_fail_nomem(c->err, bytes + 4 * n * each);
     if (c->status == DSVK_OK)
-        c->status = dsvk_buffer_read(c->device, &op_tensor(c, "scores")->buffer, 0, scores, bytes, c->err);
-    for (uint32_t t = 0; c->status == DSVK_OK && t < n; t++) {
+        c->status = dsvk_buffer_read(c->device, &dsvk_op_tensor(c, "scores")->buffer, 0, scores, bytes, c->err);
+    for (uint32_t t = 0; t < n && (t % ASK_ROWS ? c->status == DSVK_OK : dsvk_op_ask(c, t, n)); t++) {
         memcpy(spread + (uint64_t)t * stride, scores + (uint64_t)t * m, 4ull * m);
         for (uint32_t j = 0; j < m && j < (rows[t].position + 1) / 4; j++)
             bins[t * each + (order_key(scores[(uint64_t)t * m + j]) >> 21)]++;
     }
     if (c->status == DSVK_OK)
-        at = (counted){ op_upload(c, spread, 4ull * n * stride), op_upload(c, bins, 4 * n * each) };
+        at = (counted){ dsvk_op_upload(c, spread, 4ull * n * stride), dsvk_op_upload(c, bins, 4 * n * each) };
     dsvk_free(scores);
     dsvk_free(bins);
     return at;
 }
 
 static void run_topk(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), m = op_dim(c, "m"), k = op_integer(c, "k"), stride = (uint32_t)dsvk_align(m, 4);
-    const double start = op_number(c, "start");
+    const uint32_t n = dsvk_op_dim(c, "n"), m = dsvk_op_dim(c, "m"), k = dsvk_op_integer(c, "k"), stride = (uint32_t)dsvk_align(m, 4);
+    const double start = dsvk_op_number(c, "start");
     struct dsvk_row *rows = dsvk_alloc_zero(n, sizeof *rows);
-    const dsvk_addr idx = op_result(c, 0, DSVK_FORM_VALUES, DSVK_DTYPE_I32, 2, (const uint64_t[]){ n, k }, 0);
+    const dsvk_addr idx = dsvk_op_result(c, 0, DSVK_FORM_VALUES, DSVK_DTYPE_I32, 2, (const uint64_t[]){ n, k }, 0);
     if (!rows && c->status == DSVK_OK)
         c->status = dsvk_fail_nomem(c->err, n * sizeof *rows);
     for (uint32_t t = 0; rows && t < n; t++) {
@@ -250,8 +258,8 @@ static void run_topk(op_call *c) {
     }
     const counted at = count_bins(c, n, m, stride, rows);
     if (c->status == DSVK_OK)
-        dsvk_topk(c->cmd, &(dsvk_topk_params){ .rows = op_upload(c, rows, n * sizeof *rows), .scores = at.scores, .bins = at.bins,
-                                               .list = op_scratch(c, dsvk_topk_list_bytes(n, m)), .idx = idx, .n = n, .k = k,
+        dsvk_topk(c->cmd, &(dsvk_topk_params){ .rows = dsvk_op_upload(c, rows, n * sizeof *rows), .scores = at.scores, .bins = at.bins,
+                                               .list = dsvk_op_scratch(c, dsvk_topk_list_bytes(n, m)), .idx = idx, .n = n, .k = k,
                                                .scores_stride = stride, .max_visible = m });
     dsvk_free(rows);
 }
@@ -269,35 +277,36 @@ const op dsvk_op_topk = {
 /* ---- attention ---- */
 
 static void run_sparse_attention(op_call *c) {
-    const uint32_t n = op_dim(c, "n"), heads = op_dim(c, "heads"), head_dim = op_dim(c, "head_dim"), m = op_dim(c, "m");
-    const uint32_t window = op_integer(c, "window"), ratio = op_integer(c, "ratio"), k = op_dim(c, "k");
-    const double start = op_number(c, "start"), scale = op_number(c, "scale");
+    const uint32_t n = dsvk_op_dim(c, "n"), heads = dsvk_op_dim(c, "heads"), head_dim = dsvk_op_dim(c, "head_dim"), m = dsvk_op_dim(c, "m");
+    const uint32_t window = dsvk_op_integer(c, "window"), ratio = dsvk_op_integer(c, "ratio"), k = dsvk_op_dim(c, "k");
+    const double start = dsvk_op_number(c, "start"), scale = dsvk_op_number(c, "scale");
     const uint32_t first = start < 0 ? (n < m ? m - n : 0) : (uint32_t)start, end = first + n;
-    const dsvk_tensor *kv = op_tensor(c, "kv"), *compressed = op_tensor(c, "compressed");
+    const dsvk_tensor *kv = dsvk_op_tensor(c, "kv"), *compressed = dsvk_op_tensor(c, "compressed");
     const uint32_t entries = ratio ? end / ratio : 0;
     if (end > m)
-        op_fail(c, "kv: rows of positions 0 to %u are needed, there are %u", end - 1, m);
-    if (ratio && (!compressed || op_dim(c, "entries") < entries))
-        op_fail(c, "compressed: the last row sees %u entries at ratio %u, there are %u", entries, ratio, op_dim(c, "entries"));
+        dsvk_op_fail(c, "kv: rows of positions 0 to %u are needed, there are %u", end - 1, m);
+    if (ratio && (!compressed || dsvk_op_dim(c, "entries") < entries))
+        dsvk_op_fail(c, "compressed: the last row sees %u entries at ratio %u, there are %u", entries, ratio, dsvk_op_dim(c, "entries"));
     if (!ratio && compressed)
-        op_fail(c, "ratio: compressed entries need it, 4 or a multiple");
-    if ((ratio == 4) != (op_tensor(c, "idx") != NULL))
-        op_fail(c, "idx: given at ratio 4, where it chooses entries, and at no other; the ratio is %u", ratio);
+        dsvk_op_fail(c, "ratio: compressed entries need it, got 0");
+    if ((ratio == 4) != (dsvk_op_tensor(c, "idx") != NULL))
+        dsvk_op_fail(c, "idx: given at ratio 4, where it chooses entries, and at no other; the ratio is %u", ratio);
     if (compressed && compressed->form != kv->form)
-        op_fail(c, "compressed: its form is that of kv");
-    if (kv->form == DSVK_FORM_ROWS && (kv->rope_dim != 2 * op_dim(c, "pairs") || (compressed && compressed->rope_dim != kv->rope_dim)))
-        op_fail(c, "table: it turns %u values, rows were made with %u", 2 * op_dim(c, "pairs"), kv->rope_dim);
+        dsvk_op_fail(c, "compressed: its form is that of kv");
+    if (kv->form == DSVK_FORM_ROWS && (kv->rope_dim != 2 * dsvk_op_dim(c, "pairs") || (compressed && compressed->rope_dim != kv->rope_dim)))
+        dsvk_op_fail(c, "table: it turns %u values, rows were made with %u", 2 * dsvk_op_dim(c, "pairs"), kv->rope_dim);
     if (c->status != DSVK_OK)
         return;
     const uint32_t longest = (end < window ? end : window) + (ratio == 4 && k < entries ? k : entries);
-    const uint32_t splits = dsvk_sparse_attn_splits(n, longest), capacity = compressed ? op_dim(c, "entries") : 0;
-    const dsvk_addr counters = op_zeros(c, 4ull * n * heads);
+    const uint32_t splits = dsvk_sparse_attn_splits(n, longest), capacity = compressed ? dsvk_op_dim(c, "entries") : 0;
+    const dsvk_addr counters = dsvk_op_zeros(c, 4ull * n * heads);
     dsvk_barrier(c->cmd);
     dsvk_sparse_attn(c->cmd, &(dsvk_sparse_attn_params){
-        .rows = op_rows(c, n, first, NULL), .seqs = op_sequence(c, n, op_values(c, "compressed")), .rope = op_rope(c, end),
-        .q = op_values(c, "q"), .step_store = kv->buffer.addr, .idx = op_values(c, "idx"), .sink = op_values(c, "sink"),
-        .partial = op_scratch(c, dsvk_sparse_attn_scratch(n, splits, heads, head_dim)), .counters = counters,
-        .out = op_f32(c, 0, 3, n, heads, head_dim, 0), .format = row_format(c, kv->form == DSVK_FORM_ROWS), .n = n, .n_heads = heads,
+        .rows = dsvk_op_rows(c, n, first, NULL), .seqs = dsvk_op_sequence(c, n, dsvk_op_values(c, "compressed")),
+        .rope = dsvk_op_angles(c, end), .q = dsvk_op_values(c, "q"), .step_store = kv->buffer.addr,
+        .idx = dsvk_op_values(c, "idx"), .sink = dsvk_op_values(c, "sink"),
+        .partial = dsvk_op_scratch(c, dsvk_sparse_attn_scratch(n, splits, heads, head_dim)), .counters = counters,
+        .out = dsvk_op_f32(c, 0, 3, n, heads, head_dim, 0), .format = row_format(c, kv->form == DSVK_FORM_ROWS), .n = n, .n_heads = heads,
         .q_stride = heads * head_dim, .step_capacity = m, .window = window, .ratio = ratio, .k = k, .ring_capacity = window,
         .page_tokens = capacity * ratio, .n_splits = splits, .scale = (float)(scale ? scale : 1 / sqrt(head_dim)) });
 }
@@ -305,7 +314,8 @@ static void run_sparse_attention(op_call *c) {
 const op dsvk_op_sparse_attention = {
     .name = "sparse_attention",
     .does = "4.8, 4.9: each head of row t attends to the rows kv of positions pos - window + 1 .. pos and to compressed entries: at "
-            "ratio 4 those in idx, else all j < (pos + 1) / ratio. K = V; the denominator has exp(sink) too; the result's last 2 * "
+            "ratio 4 those in idx, else all j < (pos + 1) / ratio. Of idx what is negative or not among these is left out, and an entry "
+            "that is there twice counts twice. K = V; the denominator has exp(sink) too; the result's last 2 * "
             "pairs values are turned back. start -1: q are the last rows of kv; scale 0: 1 / sqrt(head_dim)",
     .slots = { { "q", OP_F32, "n heads head_dim", 0, 0, 0 }, { "kv", OP_ROWS, "m head_dim", 0, 0, 0 },
                { "sink", OP_F32, "heads", 0, 0, 0 }, TABLE, { "compressed", OP_ROWS, "?entries head_dim", 0, 0, 0 },

@@ -18,12 +18,8 @@ void dsvk_goal_free(dsvk_goal *g) {
     g->options = (dsvk_sample_options){ 0 };
 }
 
-static dsvk_status take(dsvk_session *s, const char *call, dsvk_error *err) {
-    if (!s)
-        return dsvk_fail(err, DSVK_INVALID, "%s: session must not be NULL", call);
-    if (atomic_flag_test_and_set(&s->goal.busy))
-        return dsvk_fail(err, DSVK_BUSY, "%s: this session is being polled", call);
-    return DSVK_OK;
+static dsvk_status take(dsvk_session *s, dsvk_error *err) {
+    return s ? dsvk_gate_take(s, &s->goal.poll, err) : dsvk_fail(err, DSVK_INVALID, "session must not be NULL");
 }
 
 static dsvk_status begin(dsvk_session *s, const int32_t *tokens, size_t n, size_t n_decode, const dsvk_sample_options *options,
@@ -62,9 +58,9 @@ static dsvk_status begin(dsvk_session *s, const int32_t *tokens, size_t n, size_
 
 dsvk_status dsvk_session_begin(dsvk_session *s, const int32_t *tokens, size_t n, size_t n_decode,
                                const dsvk_sample_options *options, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_begin", err));
+    DSVK_TRY(take(s, err));
     dsvk_status status = begin(s, tokens, n, n_decode, options, err);
-    atomic_flag_clear(&s->goal.busy);
+    dsvk_gate_leave(s, &s->goal.poll);
     return status;
 }
 
@@ -160,7 +156,7 @@ static dsvk_status slice(dsvk_session *s, double seconds, bool *finished, dsvk_e
 static dsvk_status poll(dsvk_session *s, uint64_t budget_us, dsvk_poll_result *result, dsvk_error *err) {
     dsvk_goal *g = &s->goal;
     if (!g->tokens)
-        return dsvk_fail(err, DSVK_STATE, "the session has no goal: dsvk_session_begin states one");
+        return dsvk_fail(err, DSVK_STATE, "the session has no goal to be polled towards: begin states one");
     const double end = dsvk_now_s() + 1e-6 * (double)budget_us;
     double left = 1e-6 * (double)budget_us;
     bool finished;
@@ -176,10 +172,10 @@ static dsvk_status poll(dsvk_session *s, uint64_t budget_us, dsvk_poll_result *r
 }
 
 dsvk_status dsvk_session_poll(dsvk_session *s, uint64_t budget_us, dsvk_poll_result *result, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    DSVK_TRY(take(s, err));
     atomic_store(&s->goal.cancel, false);
     dsvk_status status =
-        result ? poll(s, budget_us, result, err) : dsvk_fail(err, DSVK_INVALID, "dsvk_session_poll: result must not be NULL");
-    atomic_flag_clear(&s->goal.busy);
+        result ? poll(s, budget_us, result, err) : dsvk_fail(err, DSVK_INVALID, "result must not be NULL");
+    dsvk_gate_leave(s, &s->goal.poll);
     return status;
 }

@@ -58,6 +58,7 @@ static dsvk_status resolve(dsvk_scheduler_options *o, const dsvk_model *m, const
     if (o->size != sizeof *o)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_scheduler_options has size %zu, this library's is %zu", o->size, sizeof *o);
     o->context = o->context ? o->context : m->config.max_positions;
+    DSVK_TRY(dsvk_check_switch("no_cache", o->no_cache, err));
     o->max_running = o->max_running ? o->max_running : MOST_RUNNING;
     o->max_waiting = o->max_waiting ? o->max_waiting : DEFAULT_WAITING;
     o->chunk = o->chunk ? o->chunk : m->options.max_chunk;
@@ -648,11 +649,11 @@ static void decode(dsvk_scheduler *s) {
 
 /* ---- steps ---- */
 
-static dsvk_status take(dsvk_scheduler *s, const char *call, dsvk_error *err) {
+static dsvk_status take(dsvk_scheduler *s, dsvk_error *err) {
     if (!s)
-        return dsvk_fail(err, DSVK_INVALID, "%s: scheduler must not be NULL", call);
+        return dsvk_fail(err, DSVK_INVALID, "scheduler must not be NULL");
     return atomic_flag_test_and_set(&s->busy)
-               ? dsvk_fail(err, DSVK_BUSY, "%s: another step or next is running on this scheduler", call) : DSVK_OK;
+               ? dsvk_fail(err, DSVK_BUSY, "another step or next is running on this scheduler") : DSVK_OK;
 }
 
 /* Ends those that are cancelled, or all of them for a reason. */
@@ -697,7 +698,7 @@ static bool is_idle(dsvk_scheduler *s) {
 }
 
 dsvk_status dsvk_scheduler_step(dsvk_scheduler *s, uint64_t *unfinished, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_scheduler_step", err));
+    DSVK_TRY(take(s, err));
     const dsvk_status status = step(s, err);
     const bool idle = is_idle(s);
     pthread_mutex_lock(&s->lock);
@@ -749,7 +750,7 @@ dsvk_status dsvk_scheduler_next(dsvk_scheduler *s, dsvk_event *event, dsvk_error
     if (!event || event->size != sizeof *event)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_scheduler_next: event is NULL or its size is not this library's, %zu",
                          sizeof *event);
-    DSVK_TRY(take(s, "dsvk_scheduler_next", err));
+    DSVK_TRY(take(s, err));
     next_event(s, event);
     atomic_flag_clear(&s->busy);
     return DSVK_OK;

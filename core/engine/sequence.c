@@ -32,13 +32,13 @@ static dsvk_status check_options(const dsvk_model *m, const dsvk_request_options
         return dsvk_fail(err, DSVK_INVALID, "dsvk_request_options has size %zu, this library's is %zu", o->size, sizeof *o);
     if (!o->prompt || o->n_prompt == 0)
         return dsvk_fail(err, DSVK_INVALID, "the prompt is empty");
-    const uint32_t vocab = m->config.vocab_size;
-    for (size_t i = 0; i < o->n_prompt; i++)
-        if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= vocab)
-            return dsvk_fail(err, DSVK_INVALID, "token %zu is %d, the vocabulary has ids 0 to %u", i, o->prompt[i], vocab - 1);
     if (o->n_prompt >= context)
         return dsvk_fail(err, DSVK_LIMIT, "a prompt of %zu tokens leaves no room for one more in a context of %llu", o->n_prompt,
                          (unsigned long long)context);
+    DSVK_TRY(dsvk_check_ids(m, "token", o->prompt, o->n_prompt, err));
+    DSVK_TRY(dsvk_check_ids(m, "stop_after: id", &o->stop_after, 1, err));
+    DSVK_TRY(dsvk_check_ids(m, "stop_before: id", &o->stop_before, 1, err));
+    DSVK_TRY(dsvk_check_switch("exact", o->exact, err));
     if (o->choices > DSVK_MOST_CHOICES)
         return dsvk_fail(err, DSVK_INVALID, "choices is %u, allowed are 1 to %u", o->choices, DSVK_MOST_CHOICES);
     if (o->logprobs > DSVK_MOST_TOP + 1)
@@ -168,7 +168,7 @@ dsvk_status dsvk_sequence_open(dsvk_sequence **sequence, dsvk_request *r, uint32
     if (!q)
         return dsvk_fail_nomem(err, sizeof *q);
     *q = (dsvk_sequence){ .request = r, .choice = choice, .looking = r->n_stop_texts > 0 && r->stop_after == 0, .stop_id = -1,
-                          .stop_text = -1 };
+                          .stop_text = -1, .waiting_text = -1 };
     r->references++;
     dsvk_status status = tokenizer ? dsvk_decoder_open(&q->decoder, tokenizer, err) : DSVK_OK;
     if (status == DSVK_OK)
@@ -305,7 +305,26 @@ static size_t held_back(const dsvk_sequence *q) {
     return longest;
 }
 
-/* Appends text until a stop text ends; true then. There is room. */
+#define LEAD_MOST 32u /* bytes: a model that writes nothing but new lines is stopped */
+
+/* Whether this byte, which comes next, goes on with what may lead to stop_before; where it does not, that begins anew. */
+static bool leads_on(dsvk_sequence *q, char c) {
+    const bool space = c == '\n' || c == ' ' || c == '\t' || c == '\r', on = (space || c == '<') && !q->lead_opened &&
+               text_end(q) - q->lead_from < LEAD_MOST;
+    if (!on)
+        q->lead_from = text_end(q) + (space || c == '<' ? 0 : 1);
+    q->lead_opened = c == '<';
+    return on;
+}
+
+/* Cuts the text where a stop text begins that ends at byte `end`. */
+static void cut_text(dsvk_sequence *q, int32_t stop, uint64_t end) {
+    q->n_text = (size_t)(end - q->request->stop_sizes[stop] - q->text_start);
+    q->stop_text = stop;
+}
+
+/* Appends text until a stop text ends; true then. There is room. One that ends in white space or '<' waits: those before stop_before
+ * belong to what that begins. */
 static bool append_text(dsvk_sequence *q, const char *text, size_t n) {
     if (!q->looking) {
         memcpy(q->text + q->n_text, text, n);
@@ -313,12 +332,20 @@ static bool append_text(dsvk_sequence *q, const char *text, size_t n) {
         return false;
     }
     for (size_t i = 0; i < n; i++) {
-        q->text[q->n_text++] = text[i];
-        const int32_t stop = stop_that_ends(q);
-        if (stop >= 0) {
-            q->n_text -= q->request->stop_sizes[stop];
-            q->stop_text = stop;
+        const bool leads = q->request->stop_before != 0 && (leads_on(q, text[i]) || q->lead_from == text_end(q));
+        if (q->waiting_text >= 0 && (!leads || q->lead_from >= q->waiting_end)) {
+            cut_text(q, q->waiting_text, q->waiting_end);
             return true;
+        }
+        q->text[q->n_text++] = text[i];
+        const int32_t stop = q->waiting_text >= 0 ? -1 : stop_that_ends(q);
+        if (stop >= 0 && !leads) {
+            cut_text(q, stop, text_end(q));
+            return true;
+        }
+        if (stop >= 0) {
+            q->waiting_text = stop;
+            q->waiting_end = text_end(q);
         }
     }
     return false;
@@ -326,6 +353,8 @@ static bool append_text(dsvk_sequence *q, const char *text, size_t n) {
 
 static void settle_sure(dsvk_sequence *q) {
     q->sure = text_end(q) - (q->looking ? held_back(q) : 0);
+    if (q->waiting_text >= 0 && q->sure > q->waiting_end - q->request->stop_sizes[q->waiting_text])
+        q->sure = q->waiting_end - q->request->stop_sizes[q->waiting_text];
     while (q->ids_sure < q->n_ids && q->ends[q->ids_sure] <= q->sure)
         q->ids_sure++;
 }
@@ -341,6 +370,7 @@ static void stop_at_text(dsvk_sequence *q) {
 void dsvk_sequence_finish(dsvk_sequence *q, dsvk_finish finish) {
     q->finish = finish;
     q->looking = false;
+    q->waiting_text = -1;
     settle_sure(q);
     q->ids_sure = q->n_ids;
 }
@@ -352,7 +382,12 @@ static dsvk_status finish_text(dsvk_sequence *q, dsvk_finish finish, dsvk_error 
     if (q->decoder)
         DSVK_TRY(dsvk_decoder_finish(q->decoder, &text, &n, err));
     DSVK_TRY(reserve_text(q, n, err));
-    if (append_text(q, text, n))
+    bool stopped = append_text(q, text, n);
+    if (!stopped && q->waiting_text >= 0) {
+        cut_text(q, q->waiting_text, q->waiting_end);
+        stopped = true;
+    }
+    if (stopped)
         stop_at_text(q);
     else
         dsvk_sequence_finish(q, finish);
@@ -363,8 +398,10 @@ static dsvk_status finish_text(dsvk_sequence *q, dsvk_finish finish, dsvk_error 
 static void turn(dsvk_sequence *q, int32_t id, bool *begins) {
     const dsvk_request *r = q->request;
     *begins = r->n_stop_texts > 0 && r->stop_after != 0 && id == r->stop_after;
-    if (*begins || (r->stop_before != 0 && id == r->stop_before))
+    if (*begins || (r->stop_before != 0 && id == r->stop_before)) {
         q->looking = false;
+        q->waiting_text = -1;
+    }
 }
 
 dsvk_status dsvk_sequence_push(dsvk_sequence *q, int32_t id, dsvk_error *err) {
@@ -389,7 +426,8 @@ dsvk_status dsvk_sequence_push(dsvk_sequence *q, int32_t id, dsvk_error *err) {
     }
     if (begins) {
         q->looking = true;
-        q->look_from = text_end(q);
+        q->look_from = q->lead_from = text_end(q);
+        q->lead_opened = false;
     }
     settle_sure(q);
     if (q->n_ids == r->limit)

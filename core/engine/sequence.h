@@ -80,6 +80,10 @@ typedef struct dsvk_sequence {
     uint64_t sure;            /* bytes before this may be handed out: no stop text begins there */
     bool looking;             /* for stop texts, beginning at byte look_from or later */
     uint64_t look_from;
+    uint64_t lead_from;       /* what may lead to stop_before begins there: white space, and one '<' */
+    bool lead_opened;         /* that has come */
+    int32_t waiting_text;     /* a stop text that ended within the lead: it counts unless stop_before comes; -1 */
+    uint64_t waiting_end;     /* where it ended */
     uint64_t ids_sure;        /* the same of ids */
 
     uint64_t prompt_done;     /* tokens of the prompt that are in the session */

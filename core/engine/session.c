@@ -2,8 +2,11 @@
  * BUSY), and turn what the caller wants into steps. */
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine.h"
+
+#define CLOSE_S 5.0 /* how long close waits for a call that runs in another thread (faults A05) */
 
 /* ---- opening ---- */
 
@@ -36,6 +39,7 @@ dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const d
     if (context > most)
         return dsvk_fail(err, DSVK_INVALID, "a context of %llu tokens was asked for, the model has %llu positions",
                          (unsigned long long)context, (unsigned long long)most);
+    DSVK_TRY(dsvk_check_switch("mtp", options ? options->mtp : 0, err));
     if (options && options->mtp && !model->mtp)
         return dsvk_fail(err, DSVK_INVALID, "mtp was asked for, the model has no MTP block");
     DSVK_TRY(dsvk_device_status(model->device, err));
@@ -47,8 +51,9 @@ dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const d
     s->mtp = options && options->mtp;
     s->progress = options ? options->progress : NULL;
     s->user = options ? options->user : NULL;
-    atomic_flag_clear(&s->busy);
-    atomic_flag_clear(&s->goal.busy);
+    atomic_init(&s->references, 1);
+    atomic_flag_clear(&s->call.taken);
+    atomic_flag_clear(&s->goal.poll.taken);
     dsvk_status status = open_buffers(s, err);
     if (status != DSVK_OK) {
         dsvk_session_close(s);
@@ -58,8 +63,9 @@ dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const d
     return DSVK_OK;
 }
 
-void dsvk_session_close(dsvk_session *s) {
-    if (!s)
+/* The last one out, be it the handle or a call that was still running, frees it. */
+static void release(dsvk_session *s) {
+    if (atomic_fetch_sub(&s->references, 1) > 1)
         return;
     dsvk_device *device = s->model->device;
     for (uint32_t i = 0; i < s->n_pages; i++)
@@ -78,19 +84,43 @@ void dsvk_session_close(dsvk_session *s) {
 
 /* ---- one call at a time ---- */
 
-static dsvk_status take(dsvk_session *s, const char *call, dsvk_error *err) {
+/* A number that no other thread has. */
+static uintptr_t this_thread(void) {
+    static _Thread_local char here;
+    return (uintptr_t)&here;
+}
+
+dsvk_status dsvk_gate_take(dsvk_session *s, dsvk_gate *gate, dsvk_error *err) {
+    atomic_fetch_add(&s->references, 1);
+    if (atomic_flag_test_and_set(&gate->taken)) {
+        release(s);
+        return dsvk_fail(err, DSVK_BUSY, "another call is running on this session");
+    }
+    atomic_store(&gate->thread, this_thread());
+    if (!atomic_load(&s->closed))
+        return DSVK_OK;
+    dsvk_gate_leave(s, gate);
+    return dsvk_fail(err, DSVK_STATE, "the session is closed");
+}
+
+void dsvk_gate_leave(dsvk_session *s, dsvk_gate *gate) {
+    atomic_store(&gate->thread, 0);
+    atomic_flag_clear(&gate->taken);
+    release(s);
+}
+
+static dsvk_status take(dsvk_session *s, dsvk_error *err) {
     if (!s)
-        return dsvk_fail(err, DSVK_INVALID, "%s: session must not be NULL", call);
-    if (atomic_flag_test_and_set(&s->busy))
-        return dsvk_fail(err, DSVK_BUSY, "%s: another call is running on this session", call);
+        return dsvk_fail(err, DSVK_INVALID, "session must not be NULL");
+    DSVK_TRY(dsvk_gate_take(s, &s->call, err));
     atomic_store(&s->cancel, false);
     dsvk_status status = dsvk_device_status(s->model->device, err);
     if (status != DSVK_OK)
-        atomic_flag_clear(&s->busy);
+        dsvk_gate_leave(s, &s->call);
     return status;
 }
 
-static void give_back(dsvk_session *s) { atomic_flag_clear(&s->busy); }
+static void give_back(dsvk_session *s) { dsvk_gate_leave(s, &s->call); }
 
 void dsvk_session_cancel(dsvk_session *s) {
     if (!s)
@@ -99,24 +129,44 @@ void dsvk_session_cancel(dsvk_session *s) {
     atomic_store(&s->cancel, true);
 }
 
+/* Is this thread inside a call on it, and now in a callback? */
+static bool inside(dsvk_session *s) {
+    return atomic_load(&s->call.thread) == this_thread() || atomic_load(&s->goal.poll.thread) == this_thread();
+}
+
+void dsvk_session_close(dsvk_session *s) {
+    if (!s)
+        return;
+    const struct timespec pause = { .tv_nsec = 1000000 };
+    const double until = dsvk_now_s() + CLOSE_S;
+    atomic_store(&s->closed, true);
+    dsvk_session_cancel(s);
+    while (atomic_load(&s->references) > 1 && !inside(s) && dsvk_now_s() < until)
+        nanosleep(&pause, NULL);
+    release(s);
+}
+
 uint64_t dsvk_session_position(const dsvk_session *s) { return s ? s->n : 0; }
 uint64_t dsvk_session_context(const dsvk_session *s) { return s ? s->context : 0; }
 
-dsvk_status dsvk_session_tokens(const dsvk_session *s, int32_t *tokens, dsvk_error *err) {
-    if (!s || (!tokens && s->n))
-        return dsvk_fail(err, DSVK_INVALID, "dsvk_session_tokens: session and tokens must not be NULL");
-    if (s->n)
+dsvk_status dsvk_session_tokens(dsvk_session *s, int32_t *tokens, dsvk_error *err) {
+    if (!s)
+        return dsvk_fail(err, DSVK_INVALID, "session must not be NULL");
+    DSVK_TRY(dsvk_gate_take(s, &s->call, err)); /* of a lost device too */
+    dsvk_status status = tokens || s->n == 0 ? DSVK_OK : dsvk_fail(err, DSVK_INVALID, "tokens must not be NULL");
+    if (status == DSVK_OK && s->n > 0)
         memcpy(tokens, s->tokens, s->n * sizeof *tokens);
-    return DSVK_OK;
+    give_back(s);
+    return status;
 }
 
-static dsvk_status check_tokens(const dsvk_session *s, const int32_t *tokens, size_t n, dsvk_error *err) {
-    if (!tokens && n)
-        return dsvk_fail(err, DSVK_INVALID, "tokens must not be NULL when there are %zu of them", n);
-    uint32_t vocab = s->model->config.vocab_size;
+dsvk_status dsvk_check_ids(const dsvk_model *m, const char *what, const int32_t *ids, size_t n, dsvk_error *err) {
+    const uint32_t vocab = m->config.vocab_size;
+    if (!ids && n)
+        return dsvk_fail(err, DSVK_INVALID, "%ss must not be NULL when there are %zu of them", what, n);
     for (size_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= vocab)
-            return dsvk_fail(err, DSVK_INVALID, "token %zu is %d, the vocabulary has ids 0 to %u", i, tokens[i], vocab - 1);
+        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
+            return dsvk_fail(err, DSVK_INVALID, "%s %zu is %d, the vocabulary has ids 0 to %u", what, i, ids[i], vocab - 1);
     return DSVK_OK;
 }
 
@@ -128,6 +178,13 @@ static dsvk_status check_fits(const dsvk_session *s, uint64_t old, uint64_t new,
         return dsvk_fail(err, DSVK_LIMIT, "%llu tokens do not fit this session's context of %llu", (unsigned long long)n,
                          (unsigned long long)s->context);
     return DSVK_OK;
+}
+
+/* Room for n tokens behind `old` and n_more behind those, before any is looked at; then the tokens. */
+static dsvk_status check_tokens(const dsvk_session *s, uint64_t old, const int32_t *tokens, size_t n, size_t n_more, dsvk_error *err) {
+    DSVK_TRY(check_fits(s, old, n, err));
+    DSVK_TRY(check_fits(s, old + n, n_more, err));
+    return dsvk_check_ids(s->model, "token", tokens, n, err);
 }
 
 /* ---- extending and taking back ---- */
@@ -146,7 +203,8 @@ static bool wants_to_stop(void *user) {
     bool stop = false;
     for (uint32_t i = 0; i < j->n; i++) {
         dsvk_session *s = j->sessions[i];
-        stop |= atomic_load(&s->cancel) || (s->progress && s->progress(s->user, j->stage, j->done, j->total) != 0);
+        stop |= atomic_load(&s->cancel) || atomic_load(&s->closed) ||
+                (s->progress && s->progress(s->user, j->stage, j->done, j->total) != 0);
     }
     return stop;
 }
@@ -221,7 +279,7 @@ static uint64_t kept(const dsvk_session *s, const int32_t *tokens, uint64_t n) {
 }
 
 dsvk_status dsvk_session_kept(dsvk_session *s, const int32_t *tokens, uint64_t n, uint64_t *n_kept, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    DSVK_TRY(take(s, err));
     *n_kept = kept(s, tokens, n);
     give_back(s);
     return DSVK_OK;
@@ -229,7 +287,7 @@ dsvk_status dsvk_session_kept(dsvk_session *s, const int32_t *tokens, uint64_t n
 
 dsvk_status dsvk_session_part(dsvk_session *s, dsvk_part *part, const int32_t *tokens, uint64_t n, double seconds,
                               dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    DSVK_TRY(take(s, err));
     roll_back(s, kept(s, tokens, n));
     dsvk_session *sessions[] = { s };
     journey j = { sessions, 1, "tokens", s->n, n };
@@ -241,14 +299,13 @@ dsvk_status dsvk_session_part(dsvk_session *s, dsvk_part *part, const int32_t *t
 }
 
 static dsvk_status sync(dsvk_session *s, const int32_t *tokens, uint64_t n, dsvk_error *err) {
-    DSVK_TRY(check_tokens(s, tokens, n, err));
-    DSVK_TRY(check_fits(s, 0, n, err));
+    DSVK_TRY(check_tokens(s, 0, tokens, n, 0, err));
     roll_back(s, kept(s, tokens, n));
     return extend(s, tokens + s->n, n - s->n, s->model->options.max_chunk, NULL, NULL, err);
 }
 
 dsvk_status dsvk_session_sync(dsvk_session *s, const int32_t *tokens, size_t n, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_sync", err));
+    DSVK_TRY(take(s, err));
     dsvk_status status = sync(s, tokens, n, err);
     give_back(s);
     return status;
@@ -257,8 +314,7 @@ dsvk_status dsvk_session_sync(dsvk_session *s, const int32_t *tokens, size_t n, 
 static dsvk_status evaluate(dsvk_session *s, const int32_t *tokens, size_t n, size_t chunk, float *logits, float *mtp_logits,
                             dsvk_error *err) {
     uint32_t most = s->model->options.max_chunk;
-    DSVK_TRY(check_tokens(s, tokens, n, err));
-    DSVK_TRY(check_fits(s, s->n, n, err));
+    DSVK_TRY(check_tokens(s, s->n, tokens, n, 0, err));
     if (chunk > most)
         return dsvk_fail(err, DSVK_INVALID, "a chunk of %zu tokens was asked for, the model was opened with max_chunk %u", chunk,
                          most);
@@ -270,7 +326,7 @@ static dsvk_status evaluate(dsvk_session *s, const int32_t *tokens, size_t n, si
 
 dsvk_status dsvk_session_evaluate(dsvk_session *s, const int32_t *tokens, size_t n, size_t chunk, float *logits,
                                   float *mtp_logits, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_evaluate", err));
+    DSVK_TRY(take(s, err));
     dsvk_status status = evaluate(s, tokens, n, chunk, logits, mtp_logits, err);
     give_back(s);
     return status;
@@ -292,14 +348,14 @@ static dsvk_status read_logits(dsvk_session *s, bool mtp, float *out, dsvk_error
 }
 
 dsvk_status dsvk_session_logits(dsvk_session *s, float *out, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_logits", err));
+    DSVK_TRY(take(s, err));
     dsvk_status status = read_logits(s, false, out, err);
     give_back(s);
     return status;
 }
 
 dsvk_status dsvk_session_mtp_logits(dsvk_session *s, float *out, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_mtp_logits", err));
+    DSVK_TRY(take(s, err));
     dsvk_status status = read_logits(s, true, out, err);
     give_back(s);
     return status;
@@ -320,8 +376,13 @@ dsvk_status dsvk_check_sampling(const dsvk_model *m, const dsvk_sample_options *
         return dsvk_fail(err, DSVK_INVALID, "top_p is %g, allowed are 0 to 1", (double)o->top_p);
     if (!(o->min_p >= 0 && o->min_p <= 1))
         return dsvk_fail(err, DSVK_INVALID, "min_p is %g, allowed are 0 to 1", (double)o->min_p);
-    if (!o->stop && o->n_stop)
-        return dsvk_fail(err, DSVK_INVALID, "stop must not be NULL when n_stop is %zu", o->n_stop);
+    if (o->n_stop > vocab)
+        return dsvk_fail(err, DSVK_INVALID, "%zu stop ids for a vocabulary of %u", o->n_stop, vocab);
+    DSVK_TRY(dsvk_check_ids(m, "stop id", o->stop, o->n_stop, err));
+    DSVK_TRY(dsvk_check_ids(m, "mask_after: id", &o->mask_after, 1, err));
+    if (o->generated_from > m->config.max_positions)
+        return dsvk_fail(err, DSVK_INVALID, "generated_from is %llu, the model has %llu positions", (unsigned long long)o->generated_from,
+                         (unsigned long long)m->config.max_positions);
     if (!(fabsf(o->frequency_penalty) <= MOST_PENALTY) || !(fabsf(o->presence_penalty) <= MOST_PENALTY))
         return dsvk_fail(err, DSVK_INVALID, "frequency_penalty is %g and presence_penalty %g, allowed are %g to %g",
                          (double)o->frequency_penalty, (double)o->presence_penalty, (double)-MOST_PENALTY, (double)MOST_PENALTY);
@@ -335,7 +396,7 @@ dsvk_status dsvk_check_sampling(const dsvk_model *m, const dsvk_sample_options *
 }
 
 dsvk_status dsvk_session_sample(dsvk_session *s, const dsvk_sample_options *options, int32_t *id, dsvk_error *err) {
-    DSVK_TRY(take(s, "dsvk_session_poll", err));
+    DSVK_TRY(take(s, err));
     dsvk_status status = s->have_logits ? dsvk_edit_begin(s, options, err)
                                         : dsvk_fail(err, DSVK_STATE, "there are no logits to choose a token from");
     if (status == DSVK_OK)
@@ -349,9 +410,8 @@ dsvk_status dsvk_session_sample(dsvk_session *s, const dsvk_sample_options *opti
 dsvk_status dsvk_session_check_goal(const dsvk_session *s, const int32_t *tokens, size_t n, size_t n_decode,
                                     const dsvk_sample_options *options, dsvk_error *err) {
     if (n == 0)
-        return dsvk_fail(err, DSVK_INVALID, "a goal has at least one token to be at");
-    DSVK_TRY(check_tokens(s, tokens, n, err));
-    DSVK_TRY(check_fits(s, n, n_decode, err));
+        return dsvk_fail(err, DSVK_INVALID, "there are no tokens, at least one token is needed");
+    DSVK_TRY(check_tokens(s, 0, tokens, n, n_decode, err));
     return options ? dsvk_check_sampling(s->model, options, err) : DSVK_OK;
 }
 
@@ -457,9 +517,6 @@ static dsvk_status decode_steps(dsvk_batch *b, size_t n, int32_t *out, size_t *n
 static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions, size_t n, const dsvk_sample_options *options,
                                dsvk_error *err) {
     const dsvk_model *m = sessions[0]->model;
-    if (n_sessions > m->options.max_chunk)
-        return dsvk_fail(err, DSVK_INVALID, "%zu sessions in one batch, the model was opened with max_chunk %u", n_sessions,
-                         m->options.max_chunk);
     for (size_t i = 0; i < n_sessions; i++) {
         const dsvk_session *s = sessions[i];
         if (s->model != m)
@@ -476,14 +533,17 @@ static dsvk_status check_batch(dsvk_session *const *sessions, size_t n_sessions,
 dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, size_t n, const dsvk_sample_options *options,
                               int32_t *out, size_t *n_out, dsvk_error *err) {
     if (!sessions || !n_out || (!out && n) || n_sessions == 0)
-        return dsvk_fail(err, DSVK_INVALID, "dsvk_decode_batch: sessions, out and n_out must not be NULL or empty");
+        return dsvk_fail(err, DSVK_INVALID, "sessions, out and n_out must not be NULL, and there is at least one session");
+    if (sessions[0] && n_sessions > sessions[0]->model->options.max_chunk)
+        return dsvk_fail(err, DSVK_INVALID, "%zu sessions in one batch, the model was opened with max_chunk %u", n_sessions,
+                         sessions[0]->model->options.max_chunk);
     size_t taken = 0;
     dsvk_status status = DSVK_OK;
     dsvk_batch b = { 0 };
     batch_room room;
     memset(n_out, 0, n_sessions * sizeof *n_out);
     while (status == DSVK_OK && taken < n_sessions) { /* the same session twice is BUSY at its second place */
-        status = take(sessions[taken], "dsvk_decode_batch", err);
+        status = take(sessions[taken], err);
         taken += status == DSVK_OK;
     }
     if (status == DSVK_OK)

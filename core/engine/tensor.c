@@ -244,12 +244,14 @@ static dsvk_status check_options(const dsvk_tensor_options *o, dsvk_error *err) 
         if (o->shape[i] == 0 || !dsvk_mul(n, o->shape[i], &n) || n >= 1ull << 40)
             return dsvk_fail(err, DSVK_INVALID, "shape: dimension %u is %llu; none is 0, all together are less than 2^40 numbers", i,
                              (unsigned long long)o->shape[i]);
+    if (o->form != DSVK_FORM_EXPERTS && (o->w3 || o->w3_scales || o->w2 || o->w2_scales))
+        return dsvk_fail(err, DSVK_INVALID, "%s: only experts have it, got %s", o->w3 || o->w3_scales ? "w3" : "w2", form_name(o->form));
     if (o->form != DSVK_FORM_VALUES)
         return check_weights(o, err);
     if (dsvk_dtype_bits(o->dtype) < 8)
         return dsvk_fail(err, DSVK_INVALID, "dtype: values of %s are less than a byte; as weights they are a matrix",
                          dsvk_dtype_name(o->dtype));
-    return check_scales(&(dsvk_tensor_options){ .dtype = DSVK_DTYPE_U8 }, "scales", o->scales, err);
+    return o->scales ? dsvk_fail(err, DSVK_INVALID, "scales: values have none, got %s with scales", dsvk_dtype_name(o->dtype)) : DSVK_OK;
 }
 
 dsvk_status dsvk_tensor_open(dsvk_tensor **tensor, dsvk_device *device, const dsvk_tensor_options *options, dsvk_error *err) {
@@ -325,7 +327,7 @@ static dsvk_status read_columns(const dsvk_tensor *t, dsvk_cmd *cmd, const dsvk_
 }
 
 /* A number times 1, plus zeros: exact, but where a row has a number that is none, all of it is. */
-static dsvk_status read_matrix(const dsvk_tensor *t, float *out, dsvk_error *err) {
+static dsvk_status read_matrix(const dsvk_tensor *t, float *out, dsvk_progress_fn progress, void *user, dsvk_error *err) {
     const uint32_t n_in = (uint32_t)t->shape[1], group = DSVK_FEW_ROWS; /* the kernels for few rows multiply in float32 */
     const uint64_t widest = t->shape[0] > n_in ? t->shape[0] : n_in, bytes = group * widest * sizeof(float);
     dsvk_buffer units = { 0 }, products = { 0 };
@@ -337,8 +339,14 @@ static dsvk_status read_matrix(const dsvk_tensor *t, float *out, dsvk_error *err
     DSVK_GOTO(dsvk_buffer_create(t->device, DSVK_SCRATCH, bytes, "unit vectors", &units, err));
     DSVK_GOTO(dsvk_buffer_create(t->device, DSVK_SCRATCH, bytes, "their products", &products, err));
     DSVK_GOTO(dsvk_cmd_create(t->device, &cmd, err));
-    for (uint32_t first = 0; first < n_in; first += group)
+    dsvk_cmd_set_slices(cmd, (dsvk_slices){ .seconds = DSVK_SUBMIT_AIM_S });
+    for (uint32_t first = 0; first < n_in; first += group) {
+        if (first > 0 && progress && progress(user, "columns", first, n_in) != 0) {
+            status = dsvk_fail(err, DSVK_CANCELLED, "cancelled after %u of %u columns", first, n_in);
+            goto fail;
+        }
         DSVK_GOTO(read_columns(t, cmd, &units, &products, values, first, n_in - first < group ? n_in - first : group, out, err));
+    }
 fail:
     dsvk_cmd_destroy(cmd);
     dsvk_buffer_destroy(t->device, &units);
@@ -379,7 +387,7 @@ static dsvk_status read_native(const dsvk_tensor *t, float *out, dsvk_error *err
     return status;
 }
 
-dsvk_status dsvk_tensor_read(const dsvk_tensor *t, void *out, uint64_t bytes, dsvk_error *err) {
+dsvk_status dsvk_tensor_read(const dsvk_tensor *t, void *out, uint64_t bytes, dsvk_progress_fn progress, void *user, dsvk_error *err) {
     dsvk_tensor_info info = { .size = sizeof info };
     if (!t || !out)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tensor_read: tensor and out must not be NULL");
@@ -391,7 +399,7 @@ dsvk_status dsvk_tensor_read(const dsvk_tensor *t, void *out, uint64_t bytes, ds
                          (unsigned long long)bytes);
     DSVK_TRY(dsvk_device_status(t->device, err));
     switch (t->form) {
-    case DSVK_FORM_MATRIX: return read_matrix(t, out, err);
+    case DSVK_FORM_MATRIX: return read_matrix(t, out, progress, user, err);
     case DSVK_FORM_ROWS:
     case DSVK_FORM_KEYS: return read_native(t, out, err);
     default: return dsvk_buffer_read(t->device, &t->buffer, 0, out, bytes, err);

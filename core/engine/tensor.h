@@ -76,31 +76,34 @@ struct op_call {
     dsvk_buffer scratch[OP_SCRATCH]; /* freed when the op is done */
     uint32_t n_scratch;
     dsvk_tensor *results[DSVK_OP_RESULTS];
+    dsvk_slices slices;             /* of cmd */
     dsvk_status status;
     dsvk_error *err;
 };
 
 /* Arguments by name; a name the op has not is a mistake in its code. */
-const dsvk_tensor *op_tensor(const op_call *call, const char *name); /* NULL: not given */
-dsvk_addr op_values(const op_call *call, const char *name);          /* of its first number; 0: not given */
-double op_number(const op_call *call, const char *name);
-uint32_t op_integer(const op_call *call, const char *name);
-uint32_t op_dim(const op_call *call, const char *name);              /* a word of the shapes; 0: in no tensor that was given */
+const dsvk_tensor *dsvk_op_tensor(const op_call *call, const char *name); /* NULL: not given */
+dsvk_addr dsvk_op_values(const op_call *call, const char *name);          /* of its first number; 0: not given */
+double dsvk_op_number(const op_call *call, const char *name);
+uint32_t dsvk_op_integer(const op_call *call, const char *name);
+uint32_t dsvk_op_dim(const op_call *call, const char *name);              /* a word of the shapes; 0: in no tensor that was given */
 
 /* After a failure these give 0 and what follows does no harm: nothing is run. */
-dsvk_addr op_scratch(op_call *call, uint64_t bytes);                 /* anything in it */
-dsvk_addr op_zeros(op_call *call, uint64_t bytes);                   /* a barrier has to follow */
-dsvk_addr op_upload(op_call *call, const void *data, uint64_t bytes);
-dsvk_addr op_result(op_call *call, uint32_t i, dsvk_form form, dsvk_dtype dtype, uint32_t rank, const uint64_t *shape,
+dsvk_addr dsvk_op_scratch(op_call *call, uint64_t bytes);                 /* anything in it */
+dsvk_addr dsvk_op_zeros(op_call *call, uint64_t bytes);                   /* a barrier has to follow */
+dsvk_addr dsvk_op_upload(op_call *call, const void *data, uint64_t bytes);
+dsvk_addr dsvk_op_result(op_call *call, uint32_t i, dsvk_form form, dsvk_dtype dtype, uint32_t rank, const uint64_t *shape,
                     uint32_t rope_dim);
-dsvk_addr op_f32(op_call *call, uint32_t i, uint32_t rank, uint64_t a, uint64_t b, uint64_t c, uint64_t d); /* result of such values */
-void op_fail(op_call *call, const char *format, ...) __attribute__((format(printf, 2, 3))); /* INVALID, "NAME: " in front */
+dsvk_addr dsvk_op_f32(op_call *call, uint32_t i, uint32_t rank, uint64_t a, uint64_t b, uint64_t c, uint64_t d); /* result of such values */
+/* In long work of the host: false when the caller wants to stop, or the call has failed. done of `total` rows. */
+bool dsvk_op_ask(op_call *call, uint64_t done, uint64_t total);
+void dsvk_op_fail(op_call *call, const char *format, ...) __attribute__((format(printf, 2, 3))); /* INVALID, "NAME: " in front */
 
 /* dsvk_row [n] of one sequence whose first row stands at `start`; tokens i32 [n] on the host, or NULL. */
-dsvk_addr op_rows(op_call *call, uint32_t n, uint32_t start, const int32_t *tokens);
+dsvk_addr dsvk_op_rows(op_call *call, uint32_t n, uint32_t start, const int32_t *tokens);
 /* The one dsvk_seq of an op: everything before its rows is in the step, so its state is never read; its only page is at `page`. */
-dsvk_addr op_sequence(op_call *call, uint32_t n, dsvk_addr page);
+dsvk_addr dsvk_op_sequence(op_call *call, uint32_t n, dsvk_addr page);
 /* The page table over argument `table` (f32 [positions, pairs, 2]), which has to reach `positions` positions. */
-dsvk_addr op_rope(op_call *call, uint32_t positions);
+dsvk_addr dsvk_op_angles(op_call *call, uint32_t positions);
 
 #endif

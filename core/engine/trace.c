@@ -238,6 +238,8 @@ dsvk_status dsvk_model_trace(dsvk_trace **trace, dsvk_model *model, const int32_
     dsvk_session *session = NULL;
     dsvk_trace *t = NULL;
     dsvk_status status;
+    if (n == 0)
+        return dsvk_fail(err, DSVK_INVALID, "a trace needs at least one token");
     if (n > model->config.max_positions)
         return dsvk_fail(err, DSVK_LIMIT, "%zu tokens are more than the model's context of %u", n, model->config.max_positions);
     DSVK_TRY(dsvk_session_open(&session, model, &(dsvk_session_options){ .size = sizeof(dsvk_session_options), .context = n }, err));

@@ -20,6 +20,7 @@ void dsvk_edit_logits(dsvk_cmd *cmd, const dsvk_edit_logits_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(dsvk_ceil_div(p->vocab, 32), EDIT_WORDS), p->n, 1 },
+                           .counts_groups = true,
                            .bytes = 4ull * p->n * p->vocab,
                        });
 }

@@ -51,6 +51,7 @@ void dsvk_hyper_conn_mix(dsvk_cmd *cmd, const dsvk_hyper_conn_mix_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = {chunks, (uint32_t)dsvk_ceil_div(p->n, rows), 1},
+                           .counts_groups = true,
                            .bytes = p->n * (row * (p->y != 0 ? 2 : 1) + read) + p->n_mix * row +
                                     (uint64_t)p->n * chunks * (p->n_mix + 1) * 4,
                            .flops = (uint64_t)p->n * p->dim * (8 * (p->n_mix + 1) + (p->y != 0 ? 40 : 0)),

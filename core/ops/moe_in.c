@@ -70,6 +70,7 @@ void dsvk_moe_in(dsvk_cmd *cmd, const dsvk_moe_in_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->n, rows), (uint32_t)tiles, 1 },
+                           .counts_groups = true,
                            .bytes = dsvk_matmul_bytes(&p->gate, p->n) + dsvk_matmul_bytes(&p->up, p->n),
                            .flops = dsvk_matmul_flops(&p->gate, p->n) + dsvk_matmul_flops(&p->up, p->n),
                        });

@@ -68,6 +68,7 @@ void dsvk_moe_out(dsvk_cmd *cmd, const dsvk_moe_out_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { max_tiles + (uint32_t)dsvk_ceil_div(p->n, tile), dim / DSVK_TILE_ROWS, 1 },
+                           .counts_groups = true,
                            .bytes = used * dsvk_matrix_bytes(p->w.type, dim, p->w.n_in) + dsvk_matmul_bytes(&p->shared, p->n) +
                                     4 * pairs * ((uint64_t)p->w.n_in + 2 * dim) + 16ull * p->n_mix * dim +
                                     (uint64_t)p->n * dim * (3 * 16 + 4),

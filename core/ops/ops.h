@@ -341,7 +341,8 @@ typedef struct dsvk_sparse_attn_params {
     uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
     uint32_t segment;      /* rows that a workgroup works on together: 64, 128, or 0: what suits the device and n */
     float scale;           /* head_dim^-0.5 */
-    const dsvk_matmul_variant *variant; /* NULL: the device's; coopmat counts, for DSVK_CHUNK native rows or more in one split */
+    const dsvk_matmul_variant *variant; /* NULL: the device's; coopmat without plain_attention counts, for DSVK_CHUNK native rows or
+                                         * more in one split */
 } dsvk_sparse_attn_params;
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim); /* bytes */
 /* A good n_splits for n rows of at most max_rows keys: one for every 64 keys, up to 32, while n is small, 1 otherwise. */

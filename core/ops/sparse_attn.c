@@ -21,11 +21,12 @@ static uint32_t lane_rows(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     return p->n > MAX_SPLIT_ROWS || dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max <= 8 ? 2 : 1;
 }
 
-/* Whether the kernel on matrix units is meant: as for matrices, for steps of many rows, and not for numbers that halves hold too
- * small a part of, which rows of a float32 cache are. */
+/* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for steps of many rows, and not for
+ * numbers that halves hold too small a part of, which rows of a float32 cache are. */
 static bool by_matrices(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p, dsvk_matmul_variant *variant) {
     *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
-    return variant->kind == DSVK_MATMUL_COOPMAT && p->n >= DSVK_CHUNK && p->format.native && p->n_splits == 1 && p->segment == 0;
+    return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_attention && p->n >= DSVK_CHUNK && p->format.native &&
+           p->n_splits == 1 && p->segment == 0;
 }
 
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
@@ -136,6 +137,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), p->n, p->n_splits },
+                           .counts_groups = true,
                            .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
                                     (uint64_t)p->n * p->n_heads * f->head_dim * 8 +
                                     2 * dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),

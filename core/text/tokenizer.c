@@ -24,9 +24,13 @@ typedef struct dsvk_encoder {
 dsvk_status dsvk_tokenizer_open(dsvk_tokenizer **tokenizer, const char *path, dsvk_error *err) {
     if (!tokenizer || !path)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_open: %s is NULL", tokenizer ? "path" : "tokenizer");
+    if (!path[0])
+        return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_open: the path is empty");
     char inside[4096], *text = NULL;
     size_t n;
     dsvk_status status = DSVK_OK;
+    if (!*path)
+        return dsvk_fail(err, DSVK_INVALID, "path is empty");
     if (dsvk_path_join(inside, sizeof inside, path, ".") && dsvk_path_exists(inside)) { /* a folder */
         if (!dsvk_path_join(inside, sizeof inside, path, "tokenizer.json"))
             return dsvk_fail(err, DSVK_INVALID, "path is %zu bytes long, the limit is %zu", strlen(path),

@@ -35,7 +35,7 @@
 ---@field top_p? number
 ---@field min_p? number
 ---@field top_k? integer
----@field seed? integer the same seed after the same prefix gives the same tokens
+---@field seed? integer|integer[] the same seed after the same prefix gives the same tokens; a list, one per session, in Model:decode alone
 ---@field stop? integer[] ids that end decoding; the stop is the last id returned
 ---@field frequency_penalty? number taken off a token's logit as often as it was generated
 ---@field presence_penalty? number taken off once
@@ -71,7 +71,9 @@ function dsvk.plan(path, options) end
 ---@return table? report, string? message, dsvk.Code? code
 function dsvk.verify(path, options) end
 ---@param path string
----@return string folder where "nano" lies, or path itself
+---@return string? folder where "nano" lies, or path itself
+---@return string? message where it was looked for
+---@return dsvk.Code? code
 function dsvk.locate(path) end
 
 ---@class dsvk.Device
@@ -242,6 +244,8 @@ function dsvk.Tokenizer:vocab_size() end
 function dsvk.Tokenizer:decoder() end
 ---@return true
 function dsvk.Tokenizer:close() end
+---@return boolean closed, or the model that it is of
+function dsvk.Tokenizer:closed() end
 
 ---@class dsvk.Decoder
 dsvk.Decoder = {}
@@ -252,6 +256,73 @@ function dsvk.Decoder:push(id) end
 function dsvk.Decoder:finish() end
 ---@return true
 function dsvk.Decoder:close() end
+---@return boolean closed, or its tokenizer is
+function dsvk.Decoder:closed() end
+
+---@class dsvk.Message
+---@field role "system"|"developer"|"user"|"assistant"|"tool"|"latest_reminder"
+---@field content? string|table[] or parts { type = "text", text = }
+---@field reasoning_content? string an assistant's thoughts
+---@field tool_calls? table[] an assistant's: { id =, type = "function", ["function"] = { name =, arguments = } }, arguments a table or JSON text
+---@field tool_call_id? string whose result a tool's message is
+
+---Wherever keys have an order of their own (in tools above all, which the prompt repeats), JSON text may stand for the table.
+---@class dsvk.ChatOptions
+---@field thinking_mode? "thinking"|"chat"
+---@field drop_thinking? boolean true: thoughts before the last question are left out, unless there are tools
+---@field reasoning_effort? "none"|"minimal"|"low"|"medium"|"high"|"xhigh"|"max"|"ultra"
+---@field add_bos? boolean
+---@field context? dsvk.Message[]|string messages encoded before: only what comes behind them is written
+---@field tools? table[]|string { type = "function", ["function"] = { name =, description =, parameters = } }
+---@field response_format? table|string
+---@field revision? "preview"|"0731"
+---@field replay? table<string, string|integer[]> what was sampled, by the id of a turn's first call: written exactly so; never a stranger's
+
+---Conversations in the family's own format. An empty table inside a message is an object; what is nothing is left out.
+dsvk.chat = {}
+---@param messages dsvk.Message[]|string
+---@param options? dsvk.ChatOptions
+---@return string? text, string? message, dsvk.Code? code
+function dsvk.chat.encode(messages, options) end
+---Special strings in messages stay ordinary text. The answer begins inside thinking exactly when the last id is tokenizer:id("<think>").
+---@param tokenizer dsvk.Tokenizer
+---@param messages dsvk.Message[]|string
+---@param options? dsvk.ChatOptions
+---@return integer[]? ids, string? message, dsvk.Code? code
+function dsvk.chat.encode_ids(tokenizer, messages, options) end
+---A whole answer as an assistant's message; arguments of calls are JSON text, and a call that was cut has complete = false.
+---@param text string
+---@param thinking_mode? "thinking"|"chat" "thinking" (default): the text begins inside thinking
+---@return dsvk.Message? answer, string? message, dsvk.Code? code
+function dsvk.chat.parse(text, thinking_mode) end
+---@param thinking_mode? "thinking"|"chat" "thinking" (default): the answer begins inside thinking
+---@return dsvk.ChatParser? parser, string? message, dsvk.Code? code
+function dsvk.chat.parser(thinking_mode) end
+
+---@class dsvk.ChatEvent
+---@field kind "reasoning"|"content"|"call"|"arguments"|"call_end"|"call_cut"|"end" more of that text; a call begins, its name; more of its JSON; the call is complete, or was cut and closed; the end token
+---@field text string
+---@field call? integer which call of this answer, from 1
+
+---@class dsvk.ChatParser reads an answer as it comes, cut anywhere
+dsvk.ChatParser = {}
+---@param text string any bytes
+---@return dsvk.ChatEvent[]? events, string? message, dsvk.Code? code
+function dsvk.ChatParser:feed(text) end
+---The same with the text of a token. Better than bytes: only added tokens are markup then.
+---@param tokenizer dsvk.Tokenizer
+---@param id integer
+---@return dsvk.ChatEvent[]? events, string? message, dsvk.Code? code
+function dsvk.ChatParser:push(tokenizer, id) end
+---No more will come: what was held back comes out, an open call is cut.
+---@return dsvk.ChatEvent[]? events, string? message, dsvk.Code? code
+function dsvk.ChatParser:finish() end
+---@return "reasoning"|"content"|"call"|"end" what the next byte would belong to
+function dsvk.ChatParser:place() end
+---@return true
+function dsvk.ChatParser:close() end
+---@return boolean
+function dsvk.ChatParser:closed() end
 
 ---Numbers of F32 and I32 tensors are arrays of numbers, of other dtypes strings of bytes; both may be given as strings.
 ---@class dsvk.TensorOptions

@@ -31,7 +31,6 @@ import dsvk
 from dsvk import _dsvk, bench as benchmark
 from dsvk.connect import AGENTS, connect as connect_agent
 from dsvk.conversation import Conversation
-from dsvk.generation import Generation
 from dsvk.model import end_ids
 from dsvk.plans import Plan, layer_kinds
 from dsvk.progress import Callback, Shown
@@ -114,7 +113,6 @@ def generate_ids(model: dsvk.Model, args: argparse.Namespace, options: dict[str,
 def generate_text(model: dsvk.Model, args: argparse.Namespace, options: dict[str, Any], load_seconds: float) -> None:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     generation = model.generate(prompt, max_tokens=args.max_tokens, stream=True, stop=args.stop, bos=not args.no_bos, **options)
-    assert isinstance(generation, Generation)
     with generation:
         try:
             if args.echo:
@@ -240,11 +238,11 @@ def keys_in(path: str | None) -> list[str]:
     return keys
 
 
-def listener(host: str, port: int, keys: list[str]) -> socket.socket:
-    """A listening socket; without keys on this machine's loopback only."""
+def listener(host: str, port: int, guarded: bool) -> socket.socket:
+    """A listening socket, on this machine's loopback only unless it is guarded by keys, or was told to be open."""
     kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    if not keys and not ipaddress.ip_address(address[0]).is_loopback:
-        raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file")
+    if not guarded and not ipaddress.ip_address(address[0]).is_loopback:
+        raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file, or say --without-keys")
     return socket.create_server(address[:2], family=kind, backlog=2048)
 
 
@@ -269,7 +267,7 @@ def serve(args: argparse.Namespace) -> None:
                       isolate=args.isolate, revision=args.revision, max_waiting=args.max_waiting, queue_timeout=args.queue_timeout,
                       any_model=args.any_model, strict_history=args.strict_history)
 
-    with listener(args.host, args.port, keys) as listening:
+    with listener(args.host, args.port, bool(keys) or args.without_keys) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         keeper = Keeper(load, make)
@@ -447,6 +445,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); others than the loopback need keys")
     p.add_argument("--port", type=port, default=8000, help="0: any that is free (8000)")
     p.add_argument("--key-file", metavar="FILE", help="API keys, one a line, one of which clients need (none)")
+    p.add_argument("--without-keys", action="store_true", help="with --host: everybody who can reach it may ask")
     p.add_argument("--allow-host", metavar="NAME", action="append", default=[],
                    help="a name or address in clients' URLs besides the loopback's (repeatable)")
     p.add_argument("--allow-origin", metavar="ORIGIN", type=origin, action="append", default=[],

@@ -7,10 +7,13 @@ The package llguidance compiles them and says before each token which may come: 
 """
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections import OrderedDict
 from copy import copy
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
+from urllib.parse import quote, unquote
 
 from . import _dsvk, dsml
 from .dsml import Tool
@@ -20,7 +23,12 @@ __all__ = ["Constraint", "GrammarError", "Grammars"]
 
 GRAMMAR_BYTES = 4 << 20     # of one grammar's text
 NESTED = 64                 # brackets in a grammar that a caller wrote
+SCHEMA_OBJECTS = 2048       # of one schema; compiling takes up to the square of the properties that an object has
+TOOLS_OBJECTS = 8192        # of the schemas of all tools of an answer
+SCHEMA_VALUES = 1 << 15     # of one schema: objects, texts of an enum, and all else
 KEPT = 64                   # compiled grammars
+SOUND = 4096                # schemas known to be
+SEARCHES = 64               # compilations to find out what is wrong with one
 # JSON is written on one line, with or without a space behind a comma and a colon: where white space may stand without end, a model may
 # fill its limit with it.
 JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False, "coerce_one_of": False}
@@ -143,6 +151,7 @@ class Grammars:
         self._matcher, self._limits = llguidance.LLMatcher, llguidance.LLParserLimits(verbose_errors=False)
         self._tokens = llguidance.LLTokenizer(self._vocabulary, n_vocab=model.vocab_size, eos_token=ends)
         self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._sound: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
 
     # ---- compiling ----
@@ -154,43 +163,56 @@ class Grammars:
             if matcher is not None:
                 self._compiled[grammar] = matcher
                 return matcher
-        if len(grammar.encode()) > GRAMMAR_BYTES:
-            raise ValueError(f"a grammar of {len(grammar.encode())} bytes, at most {GRAMMAR_BYTES} are allowed")
-        matcher = self._matcher(self._tokens, grammar, limits=self._limits, log_level=0)
-        if matcher.is_error():
-            raise ValueError(" ".join(matcher.get_error().split())[:300])
+        matcher = self._made(grammar)
         with self._lock:
             self._compiled[grammar] = matcher
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
         return matcher
 
+    def _made(self, grammar: str) -> Any:
+        """The same, not kept."""
+        if len(grammar.encode()) > GRAMMAR_BYTES:
+            raise ValueError(f"a grammar of {len(grammar.encode())} bytes, at most {GRAMMAR_BYTES} are allowed")
+        matcher = self._matcher(self._tokens, grammar, limits=self._limits, log_level=0)
+        if matcher.is_error():
+            raise ValueError(" ".join(matcher.get_error().split())[:300])
+        return matcher
+
     def _of_schema(self, schema: Any) -> Any:
         return self.compiled(self._matcher.grammar_from_json_schema(with_options(schema)))
 
-    def check_schema(self, schema: Any, place: str) -> None:
-        """GrammarError that names the keyword and where it stands."""
-        try:
-            self._of_schema(schema)
-        except ValueError as error:
-            raise self._culprit(schema, place, error) from None
+    def check_schema(self, schema: Any, place: str, pointers: Sequence[str] = ("",)) -> None:
+        """GrammarError when no value can be made for one of the parts at these pointers of a schema, each for itself: it names the
+        keyword that is in the way, and where it stands."""
+        objects, values = size(schema)
+        if objects > SCHEMA_OBJECTS or values > SCHEMA_VALUES:
+            raise GrammarError(f"a schema of {objects} objects and {values} values, at most {SCHEMA_OBJECTS} and {SCHEMA_VALUES} "
+                               "are allowed", place)
+        key = hashlib.sha256(json.dumps([schema, list(pointers)]).encode()).digest()
+        with self._lock:
+            if key in self._sound:
+                self._sound.move_to_end(key)
+                return
+        reason = self.refusal(schema, pointers)
+        if reason is not None:
+            pointer, keyword, closer = Culprit(self, schema).find(pointers)
+            raise GrammarError(f"not supported: {closer or reason}", place, pointer, keyword)
+        with self._lock:
+            self._sound[key] = None
+            while len(self._sound) > SOUND:
+                self._sound.popitem(last=False)
 
-    def _culprit(self, schema: Any, place: str, error: ValueError) -> GrammarError:
-        """The smallest part of a schema that cannot be compiled alone, and the keyword of it that is in the way."""
-        for pointer, part in subschemas(schema):
-            reason = self._refusal(schema, pointer)
-            if reason is None:
-                continue
-            for keyword in part if isinstance(part, dict) else ():
-                if self._refusal(without(schema, pointer, keyword), pointer) is None:
-                    return GrammarError(f"not supported: {reason}", place, pointer, keyword)
-            return GrammarError(f"not supported: {reason}", place, pointer)
-        return GrammarError(f"not supported: {error}", place)
-
-    def _refusal(self, schema: Any, pointer: str) -> str | None:
-        """Why the part at `pointer` cannot be compiled alone."""
+    def refusal(self, schema: Any, pointers: Sequence[str]) -> str | None:
+        """Why the parts at these pointers of a schema cannot be compiled, all of them."""
+        if list(pointers) != [""]:
+            wanted = {str(i): {"$ref": "#/$defs/whole" + quote(pointer, safe="/~")} for i, pointer in enumerate(pointers)}
+            whole = {name: value for name, value in moved(schema).items() if name not in ("$id", "$schema")}
+            version = {name: value for name, value in schema.items() if name == "$schema"}
+            schema = {**version, "$defs": {"whole": whole}, "type": "object", "properties": wanted, "required": list(wanted),
+                      "additionalProperties": False}
         try:
-            self._of_schema({"$ref": "#/$defs/whole" + pointer, "$defs": {"whole": moved(schema)}})
+            self._made(self._matcher.grammar_from_json_schema(with_options(schema)))
         except ValueError as error:
             return str(error)
         return None
@@ -236,6 +258,9 @@ class Grammars:
         schema: the answer is JSON of it, or calls. thinking: the answer begins inside thinking, which is free. begun: what stands
         of the answer already.
         """
+        objects = sum(size(tool.schema)[0] for tool in tools)
+        if objects > TOOLS_OBJECTS:
+            raise GrammarError(f"the tools' schemas have {objects} objects, at most {TOOLS_OBJECTS} are allowed", place)
         for tool in tools:
             dsml.check(self, tool)
         if schema is not None:
@@ -243,11 +268,13 @@ class Grammars:
         if not tools and schema is None:
             return None
         free = schema is None and not must_call      # until a block begins
-        grammar = dsml.grammar(self._marker, tools, parallel, None if schema is None else with_options(schema), free, must_call)
+        answer = None if schema is None else with_options(schema)
         try:
-            matcher = self.compiled(grammar)
+            matcher = self.compiled(dsml.grammar(self._marker, tools, parallel, answer, free, must_call))
         except ValueError as error:
-            raise GrammarError(f"the tools make a grammar that can not be used: {error}", place) from None
+            for tool in tools if len(tools) > 1 else ():
+                self.answer([tool], must_call=True)
+            raise GrammarError(f"a grammar that cannot be used: {error}", tools[0].place if len(tools) == 1 else place) from None
         ends = dsml.Ends(self._marker, self._vocabulary.tokens) if any(tool.text for tool in tools) else None
         if free:
             return CallConstraint(matcher, self.words, self._marker, self._vocabulary.tokens, ends)
@@ -278,26 +305,103 @@ def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-NAMED = ("$defs", "definitions", "properties", "patternProperties")
+NAMED = ("properties", "patternProperties")
 LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 SINGLE = ("items", "additionalProperties")
 
 
-def subschemas(schema: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
-    """Pointer and part of a schema and all that is in it, the inner ones first."""
-    if isinstance(schema, dict):
-        for keyword in NAMED + LISTED + SINGLE:
-            value = schema.get(keyword)
-            parts: Iterable[tuple[str, Any]] = ()
-            if keyword in NAMED and isinstance(value, dict):
-                parts = ((f"/{escaped(name)}", part) for name, part in value.items())
-            elif keyword in LISTED and isinstance(value, list):
-                parts = ((f"/{i}", part) for i, part in enumerate(value))
-            elif keyword in SINGLE and isinstance(value, dict):
-                parts = (("", value),)
-            for name, part in parts:
-                yield from subschemas(part, f"{pointer}/{keyword}{name}")
-    yield pointer, schema
+def children(schema: Any, pointer: str) -> Iterator[str]:
+    """Pointers of the schemas that the one at `pointer` is made of."""
+    if not isinstance(schema, dict):
+        return
+    for keyword in NAMED + LISTED + SINGLE:
+        value = schema.get(keyword)
+        if keyword in NAMED and isinstance(value, dict):
+            yield from (f"{pointer}/{keyword}/{escaped(name)}" for name in value)
+        elif keyword in LISTED and isinstance(value, list):
+            yield from (f"{pointer}/{keyword}/{i}" for i in range(len(value)))
+        elif keyword in SINGLE and isinstance(value, dict):
+            yield f"{pointer}/{keyword}"
+    yield from referred(schema)
+
+
+def referred(schema: Any) -> list[str]:
+    """The pointer that a reference into the same schema has."""
+    reference = schema.get("$ref") if isinstance(schema, dict) else None
+    return [unquote(reference[1:])] if isinstance(reference, str) and reference.startswith("#") else []
+
+
+def at(schema: Any, pointer: str) -> Any:
+    """The part of a schema; None when there is none."""
+    if pointer and not pointer.startswith("/"):
+        return None
+    for name in pointer.split("/")[1:]:
+        name = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list) and name.isdecimal() and int(name) < len(schema):
+            schema = schema[int(name)]
+        elif isinstance(schema, dict) and name in schema:
+            schema = schema[name]
+        else:
+            return None
+    return schema
+
+
+def size(value: Any) -> tuple[int, int]:
+    """Objects in a JSON value, and all values."""
+    objects = values = 0
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        values += 1
+        if isinstance(one, dict):
+            objects += 1
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return objects, values
+
+
+class Culprit:
+    """Looks for what is wrong with a schema that cannot be compiled, by a limited number of compilations."""
+
+    def __init__(self, grammars: Grammars, schema: Any):
+        self.grammars, self.schema, self.left = grammars, schema, SEARCHES
+
+    def refusal(self, schema: Any, pointers: Sequence[str]) -> str | None:
+        self.left -= 1
+        return self.grammars.refusal(schema, pointers)
+
+    def first(self, pointers: Sequence[str]) -> str | None:
+        """The first of these parts that cannot be compiled alone, as far as may be looked."""
+        if not pointers or self.left <= 0 or self.refusal(self.schema, pointers) is None:
+            return None
+        while len(pointers) > 1 and self.left > 0:
+            half = len(pointers) // 2
+            pointers = pointers[:half] if self.refusal(self.schema, pointers[:half]) is not None else pointers[half:]
+        return pointers[0] if len(pointers) == 1 else None
+
+    def target(self, pointer: str) -> str:
+        """Where a part really stands that only refers to another."""
+        part = at(self.schema, pointer)
+        there = [one for one in referred(part) if len(part) == 1 and at(self.schema, one) is not None]
+        return there[0] if there else pointer
+
+    def find(self, pointers: Sequence[str]) -> tuple[str, str | None, str | None]:
+        """Pointer of the innermost part at fault, the keyword of it that is in the way, and why."""
+        pointer, reason = "", None
+        inner, seen = self.first(pointers), {""}
+        while inner is not None:
+            pointer = inner
+            seen.add(pointer)
+            deeper = [self.target(one) for one in children(at(self.schema, pointer), pointer)]
+            inner = self.first([one for one in dict.fromkeys(deeper) if one not in seen and at(self.schema, one) is not None])
+        part = at(self.schema, pointer)
+        if self.left > 0:
+            reason = self.refusal(self.schema, [pointer])
+        for keyword in sorted(part, key="type".__eq__) if isinstance(part, dict) else ():      # without a type much else is no fault
+            if self.left > 0 and self.refusal(without(self.schema, pointer, keyword), [pointer]) is None:
+                return pointer, keyword, reason
+        return pointer, None, reason
 
 
 def moved(value: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .constrain import Grammars
 
 ANY_ORDER = 64      # properties of a tool that may come in any order; with more they come in the schema's
+ALTERNATIVES = 64   # of one argument
 ASSERTIONS = ("anyOf", "oneOf", "allOf", "patternProperties", "minProperties", "maxProperties", "enum", "const", "not")
 NOTES = ("title", "description", "default", "examples", "deprecated", "$comment")      # say nothing about values
 
@@ -40,21 +41,27 @@ class Tool:
 
 def check(grammars: "Grammars", tool: Tool) -> None:
     """GrammarError for what a tool's calls could not be held to."""
-    from .constrain import GrammarError
+    from .constrain import GrammarError, escaped
     if tool.text is not None:
         grammars.check_text(*tool.text, tool.place)
     if tool.schema is None:
         return
     grammars.check_schema(tool.schema, tool.place)
-    schema = resolved(tool.schema, tool.schema)
+    schema, at = resolved(tool.schema, tool.schema)
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
         raise GrammarError("arguments are an object", tool.place, "", "type")
     for keyword in ASSERTIONS:
         if keyword in schema:
             raise GrammarError("not supported for the arguments as a whole", tool.place, "", keyword)
-    for name in properties(schema):
+    named, pointers = schema.get("properties", {}), []
+    for name, value in properties(schema).items():
         if not name or any(character in name for character in '"\n\r<'):
             raise GrammarError(f"a name that tool calls cannot be written with: {name[:80]!r}", tool.place, "", "properties")
+        pointer = f"{at}/properties/{escaped(name)}" if name in named else f"{at}/additionalProperties"
+        parts(value, tool.schema, tool.place, pointer)
+        pointers += [pointer] if isinstance(value, dict) else []
+    if pointers:
+        grammars.check_schema(tool.schema, tool.place, list(dict.fromkeys(pointers)))
 
 
 def properties(schema: dict[str, Any]) -> dict[str, Any]:
@@ -65,26 +72,47 @@ def properties(schema: dict[str, Any]) -> dict[str, Any]:
         name: others for name in schema.get("required", []) if name not in named}
 
 
-def resolved(schema: Any, root: Any) -> Any:
-    """What a schema that is nothing but a reference into `root` refers to."""
+def resolved(schema: Any, root: Any) -> tuple[Any, str]:
+    """What a schema that is nothing but a reference into `root` refers to, and the pointer there."""
+    from .constrain import at
+    pointer = ""
     for _ in range(64):
-        if not isinstance(schema, dict) or set(schema) - set(NOTES) - {"$defs", "definitions"} != {"$ref"}:
+        if not isinstance(schema, dict) or asserted(schema) != {"$ref"}:
             break
-        part = root
-        for name in unquote(schema["$ref"]).split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            part = part[int(name)] if isinstance(part, list) else part[name]
-        schema = part
-    return schema
+        pointer = unquote(schema["$ref"].removeprefix("#"))
+        schema = at(root, pointer)
+    return schema, pointer
 
 
 def asserted(schema: dict[str, Any]) -> set[str]:
     return set(schema) - set(NOTES) - {"$defs", "definitions"}
 
 
-def parts(schema: Any, root: Any) -> tuple[list[dict[str, Any]], list[Any]]:
-    """A value's schema as those for what is written as text, strings, and those for what is written as JSON."""
-    schema = resolved(schema, root)
+def parts(schema: Any, root: Any, place: str = "", pointer: str = "") -> tuple[list[dict[str, Any]], list[Any]]:
+    """A value's schema as those for what is written as text, strings, and those for what is written as JSON. What an anyOf says twice,
+    or of itself, counts once. GrammarError when there are too many; place and pointer are what it calls the schema."""
+    from .constrain import GrammarError
+    texts: list[dict[str, Any]] = []
+    others: list[Any] = []
+    waiting, seen = [schema], set()
+    while waiting:
+        one, _ = resolved(waiting.pop(), root)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if len(seen) > ALTERNATIVES:
+            raise GrammarError(f"more than {ALTERNATIVES} alternatives for one argument", place, pointer, "anyOf")
+        if isinstance(one, dict) and asserted(one) == {"anyOf"}:
+            waiting += reversed(one["anyOf"])
+            continue
+        text, other = part(one)
+        texts += text
+        others += other
+    return texts, others
+
+
+def part(schema: Any) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The same of a schema that is no reference and no anyOf."""
     if schema is True or (isinstance(schema, dict) and not asserted(schema)):
         return [{"type": "string"}], [True]
     if not isinstance(schema, dict):
@@ -102,9 +130,6 @@ def parts(schema: Any, root: Any) -> tuple[list[dict[str, Any]], list[Any]]:
     if isinstance(kind, list) and "string" in kind:
         others = [one for one in kind if one != "string"]
         return [{**schema, "type": "string"}], [{**schema, "type": others}] if others else []
-    if asserted(schema) == {"anyOf"}:
-        found = [parts(one, root) for one in schema["anyOf"]]
-        return [text for texts, _ in found for text in texts], [other for _, others in found for other in others]
     return [], [schema]
 
 
@@ -166,7 +191,7 @@ class Rules:
 
     def strict(self, tool: Tool, name: str) -> str:
         root = tool.schema or {}
-        schema = resolved(root, root)
+        schema, _ = resolved(root, root)
         given = properties(schema)
         required = [i for i, key in enumerate(given) if key in schema.get("required", [])]
         rules = [self.argument(f"{name}_{i}", key, value, root) for i, (key, value) in enumerate(given.items())]

@@ -2,12 +2,48 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Generator, Iterator, Sequence, Union
+from typing import Any, Generator, Iterable, Iterator, Mapping, Sequence, TypedDict, Union
 
 from . import _dsvk
-from .session import Session
+from .session import Constraint, Session, integer
 
 Prompt = Union[str, bytes, Sequence[int]]
+Stop = Union[str, int, Iterable[Union[str, int]]]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of Model.generate, for type checkers."""
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int | None
+    stop: Stop
+    bos: bool
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float] | None
+    constraint: Constraint | None
+
+
+def stops_of(stop: Stop, vocab_size: int) -> tuple[list[int], list[str]]:
+    """The ids and the texts that end a generation. Raises TypeError for what is neither, InvalidError for an id outside the
+    vocabulary."""
+    one = isinstance(stop, (str, bytes, bytearray)) or integer(stop) is not None
+    items: Iterable[object] = stop if isinstance(stop, Iterable) and not one else [stop]
+    ids: list[int] = []
+    texts: list[str] = []
+    for item in items:
+        id = integer(item)
+        if isinstance(item, str):
+            texts.append(item)
+        elif id is None:
+            raise TypeError(f"stop: expected texts or token ids, got {item!r}")
+        elif 0 <= id < vocab_size:
+            ids.append(id)
+        else:
+            raise _dsvk.InvalidError(f"stop: id {id} is outside the vocabulary, 0 .. {vocab_size - 1}")
+    return ids, texts
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:

@@ -58,6 +58,15 @@ def check_room(name: str, missing: int, cache: str) -> None:
         raise _dsvk.FileError(f"{name}: {size(missing)} are to be downloaded, and {folder} has {size(free)} free")
 
 
+def why_not(error: BaseException | None, host: str) -> str:
+    """Why nothing could be fetched: what the hub answered or, without an answer, what happened; None: nobody asked it."""
+    if error is None:
+        return "offline nothing is fetched"
+    if getattr(error, "response", None) is None:
+        return f"{host} cannot be reached ({type(error).__name__}: {error})"
+    return " ".join(filter(None, str(error).splitlines()[:3])).rstrip(".")     # the status, an empty line, and what it is about
+
+
 def pull(name: str, revision: str = "main", progress: Progress = None, offline: bool = False,
          files: Sequence[str] = FILES) -> Path:
     """The folder of a repository's model, fetched where it is not in the cache. offline: nothing is fetched. progress: as in
@@ -72,17 +81,22 @@ def pull(name: str, revision: str = "main", progress: Progress = None, offline: 
         raise _dsvk.UnsupportedError(f"{name}: no such folder; for repositories of that name: pip install 'dsvk[hub]'") from None
     options: dict[str, Any] = {"revision": revision, "allow_patterns": list(files)}
     offline = offline or constants.HF_HUB_OFFLINE
-    total = 0
+    total, failure = 0, None
     try:
         if not offline:
             try:
                 plan = huggingface_hub.snapshot_download(name, dry_run=True, tqdm_class=bar_class(None, 0), **options)
                 total = sum(file.file_size or 0 for file in plan if file.will_download)
                 check_room(name, total, constants.HF_HUB_CACHE)
-            except errors.DryRunError:
-                offline = True          # no answer: what is in the cache will do
+            except errors.DryRunError as error:
+                offline, failure = True, error.__cause__       # what is in the cache will do
         with Shown(progress if total else None) as callback:
             return Path(huggingface_hub.snapshot_download(name, local_files_only=offline, tqdm_class=bar_class(callback, total), **options))
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
-        sentence = str(error).strip().splitlines()[0]
-        raise _dsvk.FileError(f"{name} ({revision}): {sentence}") from error
+    except errors.LocalEntryNotFoundError as error:
+        failure = failure or error.__cause__
+        raise _dsvk.FileError(f"{name} ({revision}): {why_not(failure, constants.ENDPOINT)}, and not all of it is in the cache "
+                              f"{constants.HF_HUB_CACHE}") from failure
+    except errors.HfHubHTTPError.__bases__[0] as error:     # HTTPError of the client that this huggingface_hub stands on
+        raise _dsvk.FileError(f"{name} ({revision}): {why_not(error, constants.ENDPOINT)}") from error
+    except errors.HFValidationError as error:
+        raise _dsvk.FileError(f"{name} ({revision}): {error}") from error

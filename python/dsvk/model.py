@@ -7,14 +7,14 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any, AsyncIterator, Iterable, Sequence, Union
+from typing import Any, AsyncIterator, Iterable, Literal, Sequence, Union, Unpack, overload
 
 from . import _dsvk, hub
 from .device import Device
-from .generation import Generation, Prompt
+from .generation import GenerateOptions, Generation, Prompt, Stop, stops_of
 from .plans import Plan
-from .progress import Progress, Shown
-from .session import Options, Pace, Session, room_for
+from .progress import Callback, Progress, Shown
+from .session import Options, Pace, Session, count_of, room_for
 from .tables import html_table, size
 from .trace import Trace
 
@@ -77,9 +77,10 @@ class Model(_dsvk.Model):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def session(self, context: int = 0, mtp: bool = False, progress: Progress = None) -> Session:
-        """A new empty timeline. context: most tokens, 0 for the model's largest; mtp: keep MTP logits available."""
-        return Session(self, context, mtp, progress if callable(progress) else None)
+    def session(self, context: int = 0, mtp: bool = False, progress: Callback | None = None) -> Session:
+        """A new empty timeline. context: most tokens, 0 for the model's largest; mtp: keep MTP logits available; progress: called as
+        dsvk.Session says."""
+        return Session(self, context, mtp, progress)
 
     def prompt_tokens(self, prompt: Prompt, bos: bool = True) -> list[int]:
         """The ids generate starts from: a text's with the begin token in front unless bos is false; ids as they are."""
@@ -91,19 +92,33 @@ class Model(_dsvk.Model):
         begin = self.config["bos_token_id"] if bos else -1
         return ([begin] if begin >= 0 else []) + tokenizer.encode(prompt)
 
+    @overload
+    def generate(self, prompt: Prompt, max_tokens: int = 256, stream: Literal[False] = False, **options: Unpack[GenerateOptions]) -> str: ...
+
+    @overload
+    def generate(self, prompt: Prompt, max_tokens: int = 256, *, stream: Literal[True], **options: Unpack[GenerateOptions]) -> Generation: ...
+
+    @overload
+    def generate(self, prompt: Prompt, max_tokens: int, stream: Literal[True], **options: Unpack[GenerateOptions]) -> Generation: ...
+
+    @overload
+    def generate(self, prompt: Prompt, max_tokens: int = 256, stream: bool = False,
+                 **options: Unpack[GenerateOptions]) -> str | Generation: ...
+
     def generate(self, prompt: Prompt, max_tokens: int = 256, stream: bool = False, *, temperature: float = 1.0,
                  top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0, seed: int | None = None,
-                 stop: str | int | Iterable[str | int] = (), bos: bool = True, **further: Any) -> str | Generation:
+                 stop: Stop = (), bos: bool = True, **further: Any) -> str | Generation:
         """Continues a text: str, or with stream=True an iterator of pieces of it, whole characters only.
 
         prompt: text (special tokens in it stay ordinary text), or ids. temperature 1 and top_p 1 are what the model card
-        recommends; 0 takes the most likely token. seed: None draws one. stop: texts or ids that end the generation and are
-        not part of the result; the model's own end token always does. further: penalties, logit_bias and constraint of
-        Session.decode; dsvk.constrain makes constraints, of JSON
-        schemas among others. Raises LimitError when the
-        prompt is more than the context; a context that fills up ends the text.
+        recommends; temperature 0 takes the most likely token; top_k 0, min_p 0: off. seed: None draws one. stop: texts or ids that end
+        the generation and are not part of the result; the model's own end token always does. bos: whether the begin token stands before
+        a text. further: frequency_penalty, presence_penalty, logit_bias and constraint of Session.decode; dsvk.constrain makes
+        constraints, of JSON schemas among others. Raises LimitError when the prompt is more than the context; a context that fills up
+        ends the text.
         """
-        stops = [stop] if isinstance(stop, (str, int)) else list(stop)
+        stop_ids, stop_texts = stops_of(stop, self.vocab_size)
+        max_tokens = count_of("max_tokens", max_tokens)
         config, tokens = self.config, self.prompt_tokens(prompt, bos)
         if not tokens:
             raise _dsvk.InvalidError("the prompt is empty")
@@ -113,19 +128,17 @@ class Model(_dsvk.Model):
         largest = config["max_positions"]
         if len(tokens) > largest:
             raise _dsvk.LimitError(f"{len(tokens)} tokens are more than the context of {largest}")
-        max_tokens = max(0, min(max_tokens, largest - len(tokens)))
+        max_tokens = min(max_tokens, largest - len(tokens))
         options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
                    "seed": secrets.randbits(64) if seed is None else seed, **further}
         generation = Generation(self.session(context=len(tokens) + max_tokens), tokenizer.decoder(), tokens, max_tokens,
-                                options, end_ids(config) + [s for s in stops if isinstance(s, int)],
-                                [s for s in stops if isinstance(s, str)])
+                                options, end_ids(config) + stop_ids, stop_texts)
         return generation if stream else "".join(generation)
 
-    async def astream(self, prompt: Prompt, max_tokens: int = 256, **options: Any) -> AsyncIterator[str]:
+    async def astream(self, prompt: Prompt, max_tokens: int = 256, **options: Unpack[GenerateOptions]) -> AsyncIterator[str]:
         """generate(..., stream=True) for `async for`: the event loop runs on while the device works. options: those of generate. A
         loop that is left early, or cancelled, ends the generation; dsvk.Scheduler runs many of them at once."""
         generation = self.generate(prompt, max_tokens, True, **options)
-        assert isinstance(generation, Generation)
         loop, pool = asyncio.get_running_loop(), concurrent.futures.ThreadPoolExecutor(1, "dsvk.astream")  # one thread at a time
         try:
             while (piece := await loop.run_in_executor(pool, next, generation, None)) is not None:
@@ -150,7 +163,7 @@ class Model(_dsvk.Model):
         """Session.decode for many different sessions of this model at once, one row each per step, which costs little
         more than one of them alone. options: those of Session.decode; seed: one for all, or one per session. Returns a list of ids per
         session."""
-        sessions, stop = list(sessions), list(stop)
+        sessions, stop, n = list(sessions), list(stop), count_of("n", n)
         told = Options([session.position for session in sessions], stop=stop, **options)
         for session in sessions:
             room_for(session, n)

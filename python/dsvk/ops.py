@@ -48,11 +48,12 @@ def _shapes(slots: list[dict[str, Any]]) -> str:
 
 
 def _op(function: Function) -> Function:
-    """Gives a function of an op its documentation, which the engine has."""
+    """Gives a function of an op its documentation, which the engine has, and behind that its own."""
     op = _TABLE[function.__name__]
-    ranges = "; ".join(f"{slot['name']} {slot['least']:g} to {slot['most']:g}" for slot in op["arguments"] if "least" in slot)
-    paragraphs = filter(None, [op["does"], f"Arguments: {_shapes(op['arguments'])}.", ranges and f"Ranges: {ranges}.",
-                               f"Returns: {_shapes(op['results'])}."])
+    arguments = _shapes(op["arguments"])
+    ranges = "; ".join(f"{slot['name']} {slot['least']:.15g} to {slot['most']:.15g}" for slot in op["arguments"] if "least" in slot)
+    paragraphs = filter(None, [op["does"], arguments and f"Arguments: {arguments}.", ranges and f"Ranges: {ranges}.",
+                               f"Returns: {_shapes(op['results'])}.", function.__doc__])
     function.__doc__ = "\n\n".join(fill(paragraph, 100) for paragraph in paragraphs)
     return function
 
@@ -70,6 +71,7 @@ def rms_norm(x: Input, weight: Input, eps: float = 1e-6) -> Tensor:
 @_op
 def rope_table(device: _dsvk.Device, positions: int = 4096, dim: int = 64, base: float = 10000.0, factor: float = 1.0,
                original: int = 65536, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Tensor:
+    """device: the dsvk.Device it is made on; the other ops take that of their tensors."""
     arguments = {key: value for key, value in locals().items() if key != "device"}
     return _one("rope_table", arguments, device)
 
@@ -121,4 +123,5 @@ def hyper_connection(streams: Input, fn: Input, base: Input, scale: Input, norm:
 @_op
 def moe(x: Input, gate: Tensor, experts: Tensor, bias: Input | None = None, table: Input | None = None, tokens: Input | None = None,
         shared: Tensor | None = None, k: int = 6, route_scale: float = 1.0, limit: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Either bias, or table with the tokens it is for: one of the two has to be there. k counts with bias; a table has its own."""
     return _run("moe", locals())[:3]

@@ -9,6 +9,8 @@ from .tables import size
 Callback = Callable[[str, int, int], object]
 Progress = Union[None, bool, Callback]
 
+TOKENS = ("tokens", "decode")     # stages that are counted in tokens; the others are in bytes
+
 
 class Line:
     """A callback (stage, done, total) that keeps one line of stderr up to date."""
@@ -21,7 +23,7 @@ class Line:
         percent = 100 * done // total if total else 0
         if (stage, percent) != self.last:
             self.last = stage, percent
-            print(f"\r{stage} {percent:3d} % of {size(total)}\x1b[K", end="", file=self.stream, flush=True)
+            print(f"\r{stage} {percent:3d} % of {f'{total:,} tokens' if stage in TOKENS else size(total)}\x1b[K", end="", file=self.stream, flush=True)
 
     def close(self) -> None:
         if self.last is not None:
@@ -38,7 +40,9 @@ class Bar:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage != self.stage:
             self.close()
-            self.bar, self.stage = self.tqdm(total=total, desc=stage, unit="B", unit_scale=True, leave=False), stage
+            bytes_ = stage not in TOKENS
+            self.bar = self.tqdm(total=total, desc=stage, unit="B" if bytes_ else " tokens", unit_scale=bytes_, leave=False)
+            self.stage = stage
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, Mapping
 
 from . import _dsvk
-from .generation import Prompt
+from .generation import Prompt, Stop, stops_of
 from .model import Model, end_ids
 from .session import Constraint
 
@@ -260,7 +260,7 @@ class Scheduler:
         self._closer = weakref.finalize(self, self._driver.close)
 
     def submit(self, prompt: Prompt, max_tokens: int = 0, *, choices: int = 1, temperature: float = 1.0, top_p: float = 1.0,
-               top_k: int = 0, min_p: float = 0.0, seed: int | None = None, stop: str | int | Iterable[str | int] = (),
+               top_k: int = 0, min_p: float = 0.0, seed: int | None = None, stop: Stop = (),
                stop_after: int = 0, stop_before: int = 0, logprobs: int | None = None, prompt_logprobs: bool = False,
                exact: bool = False, priority: int = 0, owner: str = "", cache_key: str = "", bos: bool = True,
                backlog: int = 0, frequency_penalty: float = 0.0, presence_penalty: float = 0.0,
@@ -281,14 +281,14 @@ class Scheduler:
         one token at a time.
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
-        stops = [stop] if isinstance(stop, (str, int)) else list(stop)
+        stop_ids, stop_texts = stops_of(stop, self._model.vocab_size)
         request = Request(self._driver, self, choices, backlog)
         self._driver.submit(request, {
             "prompt": self._model.prompt_tokens(prompt, bos), "max_tokens": max_tokens, "choices": choices,
             "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
             "seed": secrets.randbits(64) if seed is None else seed,
-            "stop": end_ids(self._model.config) + [s for s in stops if isinstance(s, int)],
-            "stop_texts": [s.encode() for s in stops if isinstance(s, str)], "stop_after": stop_after,
+            "stop": end_ids(self._model.config) + stop_ids,
+            "stop_texts": [text.encode() for text in stop_texts], "stop_after": stop_after,
             "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "prompt_logprobs": prompt_logprobs,
             "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key, "frequency_penalty": frequency_penalty,
             "presence_penalty": presence_penalty, "logit_bias": None if logit_bias is None else dict(logit_bias),

@@ -1,6 +1,7 @@
 """dsvk.Session: decoding in slices, so that Ctrl-C is served and text can stream, at no cost to the speed."""
 from __future__ import annotations
 
+import operator
 import time
 from typing import Any, Iterable, Iterator, Mapping, Protocol, Sequence
 
@@ -42,7 +43,13 @@ class Options:
                  seed: int | Sequence[int] = 0, stop: Iterable[int] = (), frequency_penalty: float = 0.0, presence_penalty: float = 0.0,
                  logit_bias: Mapping[int, float] | None = None, constraint: Constraint | None = None):
         self.stop = list(stop)
-        self.seeds = [seed] * len(begun) if isinstance(seed, int) else list(seed)
+        one = integer(seed)
+        if one is not None:
+            self.seeds = [one] * len(begun)
+        elif isinstance(seed, Iterable):
+            self.seeds = list(seed)
+        else:
+            raise TypeError(f"seed: expected an integer, or one per session, got {seed!r}")
         if len(self.seeds) != len(begun):
             raise _dsvk.InvalidError(f"seed: expected one per session, {len(begun)}, got {len(self.seeds)}")
         self.shared = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "stop": self.stop,
@@ -76,6 +83,24 @@ class Part:
         return self.constraint.mask(self.choice, new)
 
 
+def integer(value: object) -> int | None:
+    """An integer of any kind (numpy's too) as int; None for what is none."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def count_of(name: str, value: object) -> int:
+    """A number of tokens. Raises TypeError for what is no integer, InvalidError for less than 0."""
+    count = integer(value)
+    if count is None:
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if count < 0:
+        raise _dsvk.InvalidError(f"{name}: expected 0 or more tokens, got {count}")
+    return count
+
+
 def room_for(session: _dsvk.Session, n: int) -> None:
     """LimitError when n more tokens are more than the context, before anything is computed."""
     if session.position + n > session.context:
@@ -93,7 +118,7 @@ class Session(_dsvk.Session):
 
     def stream(self, n: int, **options: Any) -> Iterator[list[int]]:
         """decode, as an iterator of lists of the ids that are new. options: its keyword arguments."""
-        told, pace = Options([self.position], **options), Pace()
+        told, pace, n = Options([self.position], **options), Pace(), count_of("n", n)
         room_for(self, n)
         while n > 0:
             wanted = min(n, pace.tokens)

@@ -309,7 +309,7 @@ static void test_dispatch_profile(void) {
     CHECK_OK(dsvk_buffer_create(device, DSVK_WEIGHTS, 4 * DIM, "weight", &weight, &error));
     CHECK_OK(dsvk_buffer_create(device, DSVK_SCRATCH, sizeof got, "result", &result, &error));
     CHECK_OK(dsvk_cmd_create(device, &cmd, &error));
-    CHECK_FAILS(dsvk_device_profile_end(device, &text, &error), DSVK_STATE, "without dsvk_device_profile_begin");
+    CHECK_FAILS(dsvk_device_profile_end(device, &text, &error), DSVK_STATE, "no profile");
     CHECK_OK(dsvk_device_profile_begin(device, &error));
     dsvk_cmd_fill(cmd, &x, 0, sizeof got, 0x40400000); /* 3.0 */
     dsvk_cmd_fill(cmd, &weight, 0, 4 * DIM, 0x3f800000);
@@ -320,6 +320,7 @@ static void test_dispatch_profile(void) {
         dsvk_dispatch(cmd, &info);
     CHECK(dsvk_cmd_dispatches(cmd) == 600, "dispatches");
     CHECK_OK(dsvk_cmd_run(cmd, &error));
+    CHECK_FAILS(dsvk_device_profile_begin(device, &error), DSVK_STATE, "running already"); /* and loses nothing */
     CHECK_OK(dsvk_buffer_read(device, &result, 0, got, sizeof got, &error));
     for (int i = 0; i < ROWS * DIM; i++)
         if (!CHECK(got[i] > 0.999999f && got[i] < 1.000001f, "value %d is %g", i, (double)got[i]))

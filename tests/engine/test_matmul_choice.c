@@ -35,6 +35,13 @@ static void test_forced(void) {
         CHECK(same(dsvk_device_matmul(forced), list[i]), "%s stays", name);
         dsvk_cmd_destroy(cmd);
         dsvk_device_close(forced);
+        if (list[i].kind == DSVK_MATMUL_COOPMAT) {
+            snprintf(name + strlen(name), sizeof name - strlen(name), ", plain attention");
+            list[i].plain_attention = 1;
+            forced = open_device(name);
+            CHECK(same(dsvk_device_matmul(forced), list[i]), "%s", name);
+            dsvk_device_close(forced);
+        }
     }
     CHECK_REFUSED(dsvk_device_open(&none, &(dsvk_device_options){ .size = sizeof(dsvk_device_options), .matmul = "fast" }, &err),
                   DSVK_INVALID, &err, "fast|auto|few|tiled");
@@ -60,11 +67,13 @@ static void test_measured_and_remembered(void) {
     CHECK(dsvk_cmd_create(device, &cmd, &err) == DSVK_OK, "%s", err.message);
     CHECK(dsvk_matmul_fastest(device, cmd, list + 1, n - 1 < 3 ? n - 1 : 3, &best, &err) == DSVK_OK, "%s", err.message);
     bool found = false;
+    best.plain_attention = 0; /* a choice of its own */
     for (uint32_t i = 1; i < n; i++)
         found = found || same(best, list[i]);
     CHECK(found, "the fastest is none of those asked about");
     CHECK(same(dsvk_device_matmul(device), guess), "measuring changed what others of this device use");
     CHECK(dsvk_matmul_fastest(device, cmd, list, 0, &best, &err) == DSVK_OK && best.kind == DSVK_MATMUL_FEW, "none to choose from");
+    list[n - 1].plain_attention = list[n - 1].kind == DSVK_MATMUL_COOPMAT;
     dsvk_device_remember_matmul(device, list[n - 1]);
     dsvk_cmd_destroy(cmd);
     dsvk_device_close(device);

@@ -5,6 +5,8 @@
  */
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +111,159 @@ static void test_A01_arguments(void) {
     dsvk_model_close(NULL);
     dsvk_device_close(NULL);
     dsvk_session_cancel(NULL);
+}
+
+/* Options of one call and of the next are held to the same: what is wrong is refused, and named. */
+static void test_A01_options_are_checked_alike(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device), *none = NULL;
+    dsvk_session *session = open_session(model), *other = NULL;
+    dsvk_scheduler *scheduler = NULL;
+    dsvk_error err;
+    int32_t id;
+    size_t n;
+    uint64_t request;
+    char *json;
+    const dsvk_session_options mtp = { .size = sizeof mtp, .mtp = 9 };
+    const dsvk_model_options strict = { .size = sizeof strict, .strict = 5 }, verify = { .size = sizeof verify, .verify = 2 };
+    const dsvk_scheduler_options no_cache = { .size = sizeof no_cache, .no_cache = 3 };
+    const int32_t stop[] = { 5, -1 }, vocab = (int32_t)dsvk_model_vocab_size(model);
+    const dsvk_scheduler_options few = { .size = sizeof few, .max_running = 4 };
+    const struct {
+        dsvk_sample_options options;
+        const char *words;
+    } sampling[] = { { { .size = sizeof *sampling, .stop = stop, .n_stop = 2 }, "stop id 1 is -1" },
+                     { { .size = sizeof *sampling, .stop = &vocab, .n_stop = 1 }, "stop id 0 is 2048|0 to 2047" },
+                     { { .size = sizeof *sampling, .stop = stop, .n_stop = SIZE_MAX }, "18446744073709551615 stop ids|2048" },
+                     { { .size = sizeof *sampling, .n_stop = 1 }, "stop ids must not be NULL" },
+                     { { .size = sizeof *sampling, .mask_after = -3 }, "mask_after|-3" },
+                     { { .size = sizeof *sampling, .generated_from = 1ull << 60 }, "generated_from is 1152921504606846976" } };
+    CHECK_REFUSED(dsvk_session_open(&other, model, &mtp, &err), DSVK_INVALID, &err, "mtp is 9, not 0 or 1");
+    CHECK_REFUSED(dsvk_model_open(&none, device, DSVK_NANO, &strict, &err), DSVK_INVALID, &err, "strict is 5, not 0 or 1");
+    CHECK_REFUSED(dsvk_verify(DSVK_NANO, &verify, &json, &err), DSVK_INVALID, &err, "verify is 2, not 0 or 1");
+    CHECK_REFUSED(dsvk_scheduler_open(&scheduler, model, &no_cache, &err), DSVK_INVALID, &err, "no_cache is 3, not 0 or 1");
+    CHECK(dsvk_session_sync(session, prompt, N_PROMPT, &err) == DSVK_OK && dsvk_scheduler_open(&scheduler, model, &few, &err) == DSVK_OK,
+          "%s", err.message);
+    for (size_t i = 0; i < sizeof sampling / sizeof *sampling; i++) {
+        dsvk_sample_options o = sampling[i].options;
+        o.size = sizeof o;
+        CHECK_REFUSED(dsvk_session_decode(session, 1, &o, &id, &n, &err), DSVK_INVALID, &err, sampling[i].words);
+        CHECK_REFUSED(dsvk_session_begin(session, prompt, N_PROMPT, 1, &o, &err), DSVK_INVALID, &err, sampling[i].words);
+    }
+    dsvk_request_options r = { .size = sizeof r, .prompt = prompt, .n_prompt = N_PROMPT, .sampling = { .size = sizeof r.sampling },
+                               .stop_after = -3 };
+    CHECK_REFUSED(dsvk_scheduler_submit(scheduler, &r, &request, &err), DSVK_INVALID, &err, "stop_after|-3");
+    r.stop_after = 0, r.stop_before = vocab;
+    CHECK_REFUSED(dsvk_scheduler_submit(scheduler, &r, &request, &err), DSVK_INVALID, &err, "stop_before|2048");
+    r.stop_before = 0, r.exact = 7;
+    CHECK_REFUSED(dsvk_scheduler_submit(scheduler, &r, &request, &err), DSVK_INVALID, &err, "exact is 7, not 0 or 1");
+    dsvk_scheduler_close(scheduler);
+    dsvk_session_close(session);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+/* A count that cannot be is refused before an array of that size is looked at. */
+static void test_A01_counts_before_arrays(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    dsvk_session *session = open_session(model);
+    dsvk_scheduler *scheduler = NULL;
+    dsvk_error err;
+    int32_t id;
+    size_t n = 77;
+    uint64_t request;
+    const dsvk_scheduler_options few = { .size = sizeof few, .max_running = 4 };
+    const dsvk_request_options r = { .size = sizeof r, .prompt = prompt, .n_prompt = SIZE_MAX, .sampling = { .size = sizeof r.sampling } };
+    CHECK_REFUSED(dsvk_session_sync(session, prompt, SIZE_MAX, &err), DSVK_LIMIT, &err, "18446744073709551615 tokens|256");
+    CHECK_REFUSED(dsvk_session_evaluate(session, prompt, SIZE_MAX, 0, NULL, NULL, &err), DSVK_LIMIT, &err, "256");
+    CHECK_REFUSED(dsvk_session_begin(session, prompt, SIZE_MAX, 1, NULL, &err), DSVK_LIMIT, &err, "256");
+    CHECK_REFUSED(dsvk_decode_batch(&session, SIZE_MAX, 1, NULL, &id, &n, &err), DSVK_INVALID, &err, "max_chunk 16");
+    CHECK(n == 77, "results of a call that was refused");
+    CHECK(dsvk_scheduler_open(&scheduler, model, &few, &err) == DSVK_OK, "%s", err.message);
+    CHECK_REFUSED(dsvk_scheduler_submit(scheduler, &r, &request, &err), DSVK_LIMIT, &err, "a prompt of 18446744073709551615");
+    dsvk_scheduler_close(scheduler);
+    dsvk_session_close(session);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+/* ---- closed during a call ---- */
+
+struct closing {
+    dsvk_session *session;
+    bool inside;            /* close it from the callback */
+    atomic_int calls;       /* of the callback */
+    atomic_bool begun, tokens_busy;
+    dsvk_status status;     /* of the call that ran */
+    dsvk_error err;
+};
+
+static int close_or_wait(void *user, const char *stage, uint64_t done, uint64_t total) {
+    struct closing *c = user;
+    int32_t tokens[256];
+    (void)stage, (void)done, (void)total;
+    atomic_fetch_add(&c->calls, 1);
+    c->tokens_busy = dsvk_session_tokens(c->session, tokens, NULL) == DSVK_BUSY;
+    atomic_store(&c->begun, true);
+    if (c->inside)
+        dsvk_session_close(c->session);
+    return 0;
+}
+
+static void *decode_long(void *user) {
+    struct closing *c = user;
+    int32_t ids[200];
+    size_t n;
+    c->status = dsvk_session_decode(c->session, 200, NULL, ids, &n, &c->err);
+    return NULL;
+}
+
+static dsvk_session *open_closing(dsvk_model *model, struct closing *c, bool in_callback) {
+    dsvk_error err;
+    const dsvk_session_options options = { .size = sizeof options, .context = 256, .progress = close_or_wait, .user = c };
+    *c = (struct closing){ .inside = false };
+    CHECK(dsvk_session_open(&c->session, model, &options, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_sync(c->session, prompt, N_PROMPT, &err) == DSVK_OK, "%s", err.message);
+    c->inside = in_callback;
+    atomic_store(&c->begun, false);
+    atomic_store(&c->calls, 0);
+    return c->session;
+}
+
+static void test_A05_closed_inside_its_own_call(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    struct closing c;
+    dsvk_poll_result result;
+    dsvk_error err;
+    open_closing(model, &c, true);
+    decode_long(&c);
+    CHECK_REFUSED(c.status, DSVK_CANCELLED, &c.err, "cancelled after|the session stands at token");
+    CHECK(c.calls == 1 && c.tokens_busy, "%d calls of a callback whose session is closed", (int)c.calls);
+    dsvk_session *s = open_closing(model, &c, true);
+    CHECK(dsvk_session_begin(s, prompt, N_PROMPT, 100, NULL, &err) == DSVK_OK, "%s", err.message);
+    CHECK_REFUSED(dsvk_session_poll(s, 1000000, &result, &err), DSVK_CANCELLED, &err, "cancelled");
+    CHECK(c.calls == 1, "%d calls of a callback whose session is closed", (int)c.calls);
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+}
+
+static void test_A05_closed_from_another_thread(void) {
+    dsvk_device *device = open_device();
+    dsvk_model *model = open_nano(device);
+    struct closing c;
+    pthread_t thread;
+    dsvk_session *s = open_closing(model, &c, false);
+    CHECK(pthread_create(&thread, NULL, decode_long, &c) == 0, "a thread");
+    while (!atomic_load(&c.begun))
+        sched_yield();
+    dsvk_session_close(s); /* nothing of the session runs any more when it returns */
+    const int calls = c.calls;
+    dsvk_model_close(model);
+    dsvk_device_close(device);
+    CHECK(pthread_join(thread, NULL) == 0 && c.calls == calls && c.tokens_busy, "%d calls of the callback, then %d", calls, (int)c.calls);
+    CHECK_REFUSED(c.status, DSVK_CANCELLED, &c.err, "cancelled after");
 }
 
 static void test_A03_closed_in_any_order(void) {
@@ -292,16 +447,16 @@ static void test_measuring_a_device(void) {
     dsvk_device_options options = { .size = sizeof options, .budget[DSVK_SCRATCH] = 40 << 20 };
     char *text = NULL;
     CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
-    CHECK_REFUSED(dsvk_device_measure(NULL, &text, &err), DSVK_INVALID, &err, "device");
-    CHECK_REFUSED(dsvk_device_measure(device, NULL, &err), DSVK_INVALID, &err, "json");
-    CHECK(dsvk_device_measure(device, &text, &err) == DSVK_OK, "%s", err.message);
+    CHECK_REFUSED(dsvk_device_measure(NULL, &text, NULL, NULL, &err), DSVK_INVALID, &err, "device");
+    CHECK_REFUSED(dsvk_device_measure(device, NULL, NULL, NULL, &err), DSVK_INVALID, &err, "json");
+    CHECK(dsvk_device_measure(device, &text, NULL, NULL, &err) == DSVK_OK, "%s", err.message);
     CHECK(text && strstr(text, "16777216"), "two buffers of 16 MiB fit into 40: %s", text);
     CHECK(dsvk_purpose_used(device, DSVK_SCRATCH) == 0, "scratch memory stays behind");
     dsvk_free(text);
     dsvk_device_close(device);
     options.budget[DSVK_SCRATCH] = 1 << 20;
     CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
-    CHECK_REFUSED(dsvk_device_measure(device, &text, &err), DSVK_DEVMEM, &err, "measured copy");
+    CHECK_REFUSED(dsvk_device_measure(device, &text, NULL, NULL, &err), DSVK_DEVMEM, &err, "measured copy");
     CHECK(dsvk_purpose_used(device, DSVK_SCRATCH) == 0, "scratch memory stays behind");
     dsvk_device_close(device);
 }
@@ -335,6 +490,10 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(test_a_token_sequence),
         TEST(test_A01_arguments),
+        TEST(test_A01_options_are_checked_alike),
+        TEST(test_A01_counts_before_arrays),
+        TEST(test_A05_closed_inside_its_own_call),
+        TEST(test_A05_closed_from_another_thread),
         TEST(test_A03_closed_in_any_order),
         TEST(test_two_models_on_two_devices),
         TEST(test_A06_every_allocation_of_a_session),

@@ -28,9 +28,9 @@ static dsvk_status product(dsvk_device *device, float *out) {
     if (status == DSVK_OK)
         status = dsvk_tensor_open(&w, device, &of_w, &err);
     if (status == DSVK_OK)
-        status = dsvk_op(device, "matmul", (dsvk_op_argument[]){ { "x", x, 0 }, { "w", w, 0 } }, 2, results, &err);
+        status = dsvk_op(device, "matmul", (dsvk_op_argument[]){ { "x", x, 0 }, { "w", w, 0 } }, 2, results, NULL, NULL, &err);
     if (status == DSVK_OK)
-        status = dsvk_tensor_read(results[0], out, 2 * 64 * sizeof *out, &err);
+        status = dsvk_tensor_read(results[0], out, 2 * 64 * sizeof *out, NULL, NULL, &err);
     dsvk_tensor_close(results[0]);
     dsvk_tensor_close(w);
     dsvk_tensor_close(x);
@@ -69,11 +69,13 @@ static int test_A01_wrong_arguments(dsvk_device *device) {
     CHECK(dsvk_tensor_open(NULL, device, &o, &err) == DSVK_INVALID && dsvk_tensor_open(&x, NULL, &o, &err) == DSVK_INVALID);
     o = options_of(DSVK_FORM_VALUES, 2, 64);
     CHECK(dsvk_tensor_open(&x, device, &o, &err) == DSVK_OK);
-    CHECK(dsvk_tensor_read(x, numbers, 7, &err) == DSVK_INVALID && strstr(err.message, "the tensor has 512, got 7"));
-    CHECK(dsvk_op(device, "topk", NULL, 0, results, &err) == DSVK_INVALID && strstr(err.message, "scores: expected F32 values [n, m]"));
-    CHECK(dsvk_op(device, NULL, NULL, 0, results, &err) == DSVK_INVALID && dsvk_op(NULL, "topk", NULL, 0, results, &err) == DSVK_INVALID);
-    CHECK(dsvk_op(device, "topk", (dsvk_op_argument[]){ { "scores", x, 0 }, { "k", NULL, __builtin_nan("") } }, 2, results, &err) ==
-          DSVK_INVALID);
+    CHECK(dsvk_tensor_read(x, numbers, 7, NULL, NULL, &err) == DSVK_INVALID && strstr(err.message, "the tensor has 512, got 7"));
+    CHECK(dsvk_op(device, "topk", NULL, 0, results, NULL, NULL, &err) == DSVK_INVALID &&
+          strstr(err.message, "scores: expected F32 values [n, m]"));
+    CHECK(dsvk_op(device, NULL, NULL, 0, results, NULL, NULL, &err) == DSVK_INVALID &&
+          dsvk_op(NULL, "topk", NULL, 0, results, NULL, NULL, &err) == DSVK_INVALID);
+    CHECK(dsvk_op(device, "topk", (dsvk_op_argument[]){ { "scores", x, 0 }, { "k", NULL, __builtin_nan("") } }, 2, results, NULL, NULL,
+                  &err) == DSVK_INVALID);
     CHECK(strstr(err.message, "k: expected a whole number from 1 to 65536"));
     CHECK(dsvk_ops(&json, &err) == DSVK_OK && strstr(json, "sparse_attention"));
     dsvk_free(json);

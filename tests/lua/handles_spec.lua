@@ -1,10 +1,19 @@
--- Devices, models, tokenizers: opening, asking, closing; wrong arguments; faults A01, A02, A03, A14.
+-- Devices, models, tokenizers: opening, asking, closing; wrong arguments and where they are said; faults A01, A02, A03, A14.
 local dsvk = require "dsvk"
 
 local function fails(word, call, ...)
   local ok, message = pcall(call, ...)
   assert(not ok, "no error was raised")
   assert(tostring(message):find(word, 1, true), ("%q does not name %q"):format(tostring(message), word))
+end
+
+-- The message of an error has the line of the call, in this file.
+local function fails_here(word, call)
+  fails(word, call)
+  local _, message = pcall(call)
+  local where = debug.getinfo(call, "S")
+  local line = tonumber(message:match("_spec%.lua:(%d+): "))
+  assert(line and line >= where.linedefined and line <= where.lastlinedefined, message)
 end
 
 local function refused(code, word, ...)
@@ -89,11 +98,75 @@ describe("handles", function()
     fails("unknown option 'weight'", dsvk.device, nil, { budgets = { weight = 5 } })
     fails("device", dsvk.device, {})
     fails("dsvk.Model expected", dsvk.Model.config, model:device())
-    fails("string expected", dsvk.model)
+    fails("bad argument #1 to 'dsvk.model' (string expected, got no value)", dsvk.model)
+    fails("option 'budgets': expected a table, got 5", dsvk.model, "nano", { budgets = 5 })
+    fails("option 'budgets': unknown option 'weight'", dsvk.model, "nano", { budgets = { weight = 5 } })
+    fails("option 'cache': expected an integer 0 .. 9223372036854775807, got '1'", dsvk.device, nil, { budgets = { cache = "1" } })
+    fails("option 'device': expected a dsvk.Device, got 'x'", dsvk.plan, "nano", { device = "x" })
     fails("budgets", dsvk.model, "nano", { device = model:device(), budgets = {} })
     refused("INVALID", "no device", dsvk.device("no device of that name"))
     refused("IO", "no model", dsvk.model("no model here"))
     refused("INVALID", "positions", model:session { context = 1 << 40 })
+    for _, open in ipairs { dsvk.model, dsvk.plan, dsvk.verify, dsvk.tokenizer } do
+      fails("zero bytes", open, "nano\0garbage")
+      refused("INVALID", "empty", open(""))
+    end
+    fails("option 'cache_dir': expected a string without zero bytes, got 'a", dsvk.device, nil, { cache_dir = "a\0b" })
+  end)
+
+  it("says where it has looked for nano", function()
+    local search = package.searchpath
+    package.searchpath = function() return nil, "no file 'here/dsvk/nano/config.json'\n\tno file 'there/dsvk/nano/config.json'" end
+    local ok, message = pcall(function()
+      for _, open in ipairs { dsvk.locate, dsvk.model, dsvk.plan, dsvk.verify, dsvk.tokenizer } do
+        refused("IO", "no file 'here/dsvk/nano/config.json', no file 'there/dsvk/nano/config.json'", open("nano"))
+      end
+      assert(dsvk.locate("elsewhere") == "elsewhere")
+    end)
+    package.searchpath = search
+    assert(ok, message)
+  end)
+
+  it("test_A01_ says what is wrong where the function was called", function()
+    local used = model:device():memory().cache.used
+    collectgarbage("stop")
+    for word, call in pairs {
+      ["prompt: expected text or an array of token ids, got nil"] = function() model:generate() end,
+      ["option 'max_tokens': expected an integer from 0 on, got 1.5"] = function() model:generate("x", { max_tokens = 1.5 }) end,
+      ["option 'max_tokens': expected an integer from 0 on, got '3'"] = function() model:generate("x", { max_tokens = "3" }) end,
+      ["option 'stop': expected texts or token ids, got true"] = function() model:generate("x", { stop = true }) end,
+      ["option 'stop': expected texts or token ids, got 5.5"] = function() model:generate("x", { stop = { 5, "a", 5.5 } }) end,
+      ["option 'stream': expected true or false, got 1"] = function() model:generate("x", { stream = 1 }) end,
+      ["option 'temperature': expected a number, got 'hot'"] = function() model:generate("x", { temperature = "hot" }) end,
+      ["option 'seed': expected an integer, got 'a'"] = function() model:generate("x", { seed = "a" }) end,
+      ["unknown option 'max_token'"] = function() model:generate("x", { max_token = 5 }) end,
+      ["expected a table of options, got 5"] = function() model:generate("x", 5) end,
+      ["tokens[2]: expected an integer, got '5'"] = function() model:generate({ 5, "5" }) end,
+      ["expected a dsvk.Model, got dsvk.Device"] = function() dsvk.Model.generate(model:device(), "x") end,
+    } do
+      fails_here(word, call)
+    end
+    collectgarbage("restart")
+    assert(model:device():memory().cache.used == used, "a refused call leaves its session open")
+    refused("INVALID", "no tokens", model:generate {})
+    local session <close> = assert(model:session { context = 64 })
+    assert(session:sync { 5 })
+    for word, call in pairs {
+      ["stream: expected a dsvk.Session, got dsvk.Model"] = function() dsvk.Session.stream(model, 5) end,
+      ["stream: expected how many tokens to decode, got nil"] = function() session:stream() end,
+      ["unknown option 'x'"] = function() session:stream(5, { x = 1 }) end,
+      ["coroutine: expected a dsvk.Session, got number"] = function() dsvk.Session.coroutine(5, nil, 5) end,
+      ["option 'budget': expected microseconds, got 'x'"] = function() session:coroutine(nil, 2, { budget = "x" }) end,
+      ["option 'budget': expected microseconds, got -1"] = function() session:coroutine(nil, 2, { budget = -1 }) end,
+      ["tokens: expected an array of token ids, got number"] = function() session:coroutine(5, 2) end,
+      ["trace: expected a dsvk.Model, got nil"] = function() dsvk.Model.trace(nil, "x") end,
+      ["matmul: expected a table of arguments, got nil"] = function() dsvk.ops.matmul() end,
+      ["matmul: no argument is a tensor, so give a device"] = function() dsvk.ops.matmul { x = io.stdout } end,
+      ["rope_table: device: expected a dsvk.Device, got number"] = function() dsvk.ops.rope_table { device = 5 } end,
+      ["x: expected a tensor or a number, got string"] = function() dsvk.ops.topk { device = model:device(), x = "2" } end,
+    } do
+      fails_here(word, call)
+    end
   end)
 
   it("test_A02_ refuses closed handles", function()
@@ -108,6 +181,12 @@ describe("handles", function()
     fails("the model is closed", own.session, own)
     fails("the model is closed", tokenizer.encode, tokenizer, "x")
     fails("the model is closed", decoder.push, decoder, 1)
+    assert(tokenizer:closed() and decoder:closed() and tostring(decoder):find("closed", 1, true))
+    tokenizer = assert(dsvk.tokenizer("nano"))
+    local first, second = tokenizer:decoder(), tokenizer:decoder()
+    assert(not tokenizer:closed() and not first:closed() and not tostring(tokenizer):find("closed", 1, true))
+    assert(first:close() and first:closed() and not second:closed() and not tokenizer:closed())
+    assert(tokenizer:close() and tokenizer:closed() and second:closed() and tostring(tokenizer):find("closed", 1, true))
     assert(device:close() and device:closed() and device:close())
     fails("the device is closed", device.memory, device)
     fails("the device is closed", dsvk.model, "nano", { device = device })

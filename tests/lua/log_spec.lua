@@ -56,7 +56,7 @@ describe("logs", function()
 
   it("test_A01_ is a function", function()
     local ok, message = pcall(dsvk.device, nil, { log = "stderr" })
-    assert(not ok and message:find("option 'log': expected a function (line), got stderr", 1, true), message)
+    assert(not ok and message:find("option 'log': expected a function (line), got 'stderr'", 1, true), message)
     assert(not pcall(dsvk.model, "nano", { log = print }))
   end)
 end)

@@ -49,6 +49,12 @@ describe("ops", function()
     assert(chosen[1] == 1 and chosen[2] == 2 and chosen[3] == 3 and idx:info().dtype == "I32")
   end)
 
+  it("keeps whole numbers", function()
+    local x <close> = assert(dsvk.tensor(device, { shape = { 4 }, dtype = "I32", data = { -1 << 31, (1 << 31) - 1, 5.0, 0 } }))
+    local numbers = x:read()
+    assert(numbers[1] == -1 << 31 and numbers[2] == (1 << 31) - 1 and numbers[3] == 5)
+  end)
+
   it("makes tables from nothing but a device", function()
     local table <close> = assert(dsvk.ops.rope_table { device = device, positions = 2, dim = 2 })
     near(table:read(), { 1, 0, math.cos(1), math.sin(1) })
@@ -62,7 +68,12 @@ describe("ops", function()
       ["expected 256 bytes by shape and dtype, got 4"] = { shape = { 2, 32 }, data = { 1 } },
       ["expected 'values', 'matrix' or 'experts', got 'cube'"] = { shape = { 2 }, form = "cube" },
       ["expected an array of 1 to 4 sizes"] = { shape = {} },
-      ["expected numbers, got string at 2"] = { shape = { 2 }, data = { 1, "2" } },
+      ["option 'data': expected integers -2147483648 .. 2147483647, got 1.5 at 2"] = { shape = { 2 }, dtype = "I32", data = { 1, 1.5 } },
+      ["option 'data': expected integers -2147483648 .. 2147483647, got 1e+14 at 1"] = { shape = { 2 }, dtype = "I32", data = { 1e14, 0 } },
+      ["option 'data': expected integers -2147483648 .. 2147483647, got '1' at 1"] = { shape = { 1 }, dtype = "I32", data = { "1" } },
+      ["option 'scales': expected integers 0 .. 255, got -1 at 2"] = { shape = { 2, 32 }, form = "matrix", dtype = "F4",
+        data = ("x"):rep(32), scales = { 0, -1 } },
+      ["option 'data': expected numbers, got '2' at 2"] = { shape = { 2 }, data = { 1, "2" } },
       ["expected a name such as 'F32'"] = { shape = { 2 }, dtype = "F5" },
     } do
       local ok, why = pcall(dsvk.tensor, device, options)

@@ -1,4 +1,4 @@
--- Sessions: sync, decode, logits, batches, streams, polling, callbacks; faults A04, A05, A12, T11.
+-- Sessions: sync, decode, logits, batches, streams, polling, callbacks; faults A02, A04, A05, A12, T11.
 local dsvk = require "dsvk"
 
 local function same(a, b)
@@ -80,6 +80,38 @@ describe("sessions", function()
     assert(not pcall(model.decode, model, { session, other }, 1, { seed = { 1 } }))
   end)
 
+  it("test_A02_ refuses another model's sessions", function()
+    local stranger <close> = assert(dsvk.model("nano", { device = model:device(), max_chunk = 64 }))
+    local other <close> = assert(stranger:session { context = 64 })
+    assert(session:sync(prompt) and other:sync(prompt))
+    refused("INVALID", "sessions[1] belongs to another model", model:decode({ other }, 1))
+    refused("INVALID", "sessions[2] belongs to another model", model:decode({ session, other }, 1))
+    assert(session:position() == #prompt and other:position() == #prompt)
+  end)
+
+  it("test_A05_ keeps the sessions of a batch while it runs", function()
+    local list, refusals = { assert(model:session { context = 64 }), assert(model:session { context = 64 }) }, 0
+    assert(list[1]:sync { 5 } and list[2]:sync { 6 })
+    local rows = assert(model:decode(list, 3, { mask = function(_, i)
+      if list[i] then
+        refused("BUSY", "in use", list[i]:close())
+        getmetatable(list[i]).__gc(list[i])
+        refusals = refusals + 1
+      else
+        collectgarbage()
+      end
+      list[i] = nil
+      return { 40 + i }
+    end }))
+    same(rows[1], { 41, 41, 41 })
+    same(rows[2], { 42, 42, 42 })
+    assert(refusals == 2)
+    list = { assert(model:session { context = 64 }) }
+    assert(list[1]:sync { 5 })
+    assert(not pcall(model.decode, model, list, 3, { mask = function() error("enough") end }))
+    assert(list[1]:close(), "a batch that failed holds no session")
+  end)
+
   it("stops at a stop", function()
     assert(session:sync(prompt))
     local ids = session:decode(8)
@@ -124,8 +156,14 @@ describe("sessions", function()
     assert(polls == (#prompt + 6) * (model:config().n_layers + 1) + 6)
     same(got, ids)
     assert(text == tokenizer:decode(ids))
-    local piece, done, new = session:poll(1000)
-    assert(piece == "" and done and #new == 0)
+    for _, budget in ipairs { 1000, 0.5, 1e300, 2.0 ^ 63, math.huge } do
+      local piece, done, new = session:poll(budget)
+      assert(piece == "" and done and #new == 0)
+    end
+    for _, budget in ipairs { -1, -0.5, 0 / 0 } do
+      local ok, message = pcall(session.poll, session, budget)
+      assert(not ok and message:find(("expected microseconds, got %.14g"):format(budget), 1, true), message)
+    end
   end)
 
   it("polls more when there is time", function()
@@ -242,7 +280,21 @@ describe("sessions", function()
     } do
       assert(not pcall(call))
     end
+    for word, call in pairs {
+      ["a table with [2] and without [1]"] = function() session:sync { [2] = 5 } end,
+      ["a table with ['x'] and without [1]"] = function() session:sync { x = 5 } end,
+      ["items are made by a metatable"] = function() session:sync(setmetatable({}, { __index = prompt })) end,
+      ["items are made by"] = function() session:sync(setmetatable({ 5 }, { __len = function() return 3 end })) end,
+      ["tokens[1]: expected an integer, got '5'"] = function() session:sync { "5" } end,
+      ["option 'temperature': expected a number, got '1'"] = function() session:decode(1, { temperature = "1" }) end,
+      ["expected ids and numbers, got '2' for id 5"] = function() session:decode(1, { logit_bias = { [5] = "2" } }) end,
+      ["expected ids and numbers, got the id '5'"] = function() session:decode(1, { logit_bias = { ["5"] = 2 } }) end,
+    } do
+      local ok, message = pcall(call)
+      assert(not ok and message:find(word, 1, true), message)
+    end
     assert(session:position() == #prompt)
+    assert(session:sync(setmetatable({ 5, 6 }, { __index = table })), "a list may have methods")
   end)
 
   it("test_T11_ refuses more than the context", function()

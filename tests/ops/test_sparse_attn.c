@@ -464,6 +464,14 @@ static void check_matrices_shape(test *t, const dsvk_matmul_variant *variant, sh
     const float *got = compute(t, part, 1);
     if (got != NULL)
         test_compare_words(t, "100 rows", got, all + first * width, 100 * width);
+    dsvk_matmul_variant plain = *variant;
+    plain.plain_attention = 1;
+    p.variant = &plain;
+    got = compute(t, p, 1);
+    p.variant = &(dsvk_matmul_variant){ .kind = DSVK_MATMUL_TILED };
+    const float *without = compute(t, p, 1);
+    if (got != NULL && without != NULL)
+        test_compare_words(t, "plain attention", got, without, runs[0].rows * width);
 }
 
 /* One device has several shapes of matrices: the first is for all cases, the others for those of one kernel. */

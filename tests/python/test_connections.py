@@ -1,15 +1,19 @@
 """The server's connections: heads and bodies that are wrong, slow or never end, readers that are slow, pages of other origins, many
 clients that come and go, the end of the server; and what Prometheus is told."""
+import contextlib
+import gzip
 import json
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -82,6 +86,185 @@ def test_S03_slow_heads_and_bodies_are_408_and_the_end_of_the_connection(scripte
     scripted.scheduler.answers.clear()
     scripted.scheduler.say("x")
     assert httpx.post(scripted.url + "/v1/chat/completions", json=BODY).status_code == 200
+
+
+def test_S03_a_body_that_says_it_is_too_large_is_413_before_it_comes(scripted):
+    for more in ([], ["Expect: 100-continue"]):
+        answer = spoken(scripted.url, post([*GOOD, "Content-Length: 99999999999", *more], b"{}"))
+        assert answer.startswith(b"HTTP/1.1 413 ") and b"connection: close" in answer.lower() and b"100 Continue" not in answer
+
+
+def test_S04_what_comes_behind_another_request_is_looked_at_as_well(scripted):
+    good, twice = json.dumps(BODY).encode(), ["Content-Length: 2", "Content-Length: 2"]
+    for second in (post([*GOOD, *twice], b"{}"), post([*GOOD, *twice], b"{}").replace(b"\r\n", b"\n"), post([*GOOD, "X" * 17000 + ": y"])):
+        scripted.scheduler.answers.clear()
+        scripted.scheduler.say("x")
+        answers = spoken(scripted.url, post([*GOOD, f"Content-Length: {len(good)}"], good) + second).split(b"HTTP/1.1 ")
+        assert [answer[:3] for answer in answers] == [b"", b"200", b"400"], answers
+        assert b"connection: close" in answers[2].lower()
+
+
+def test_what_is_no_request_is_refused_in_its_dialect_with_an_id(scripted):
+    for path, chunk in (("/v1/messages", b""), ("/anthropic", b""), ("/v1/messages?beta=true", b"zz\r\n"), ("/v1/chat/completions", b"")):
+        fields = [*GOOD, "Transfer-Encoding: chunked"] if chunk else [*GOOD, "Content-Length: x"]
+        answer = spoken(scripted.url, post(fields, chunk).replace(b"/v1/chat/completions", path.encode()))
+        head, _, text = answer.partition(b"\r\n\r\n")
+        body, headers = json.loads(text), dict(line.lower().split(b": ") for line in head.split(b"\r\n")[1:])
+        assert head.startswith(b"HTTP/1.1 400 ") and headers[b"request-id"] == headers[b"x-request-id"] != b""
+        assert body.get("request_id", "").encode() == (headers[b"request-id"] if "chat" not in path else b"")
+        assert body["error"]["type"] == "invalid_request_error"
+
+
+def test_S11_requests_beyond_the_limit_are_told_to_come_back_and_connections_are_not_counted(scripted, monkeypatch):
+    monkeypatch.setattr("dsvk.server.limits.REQUESTS", 2)
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say(("x", 60.0), ("x", 60.0))
+    crowd = [connected(scripted.url) for _ in range(20)]
+    body = json.dumps({**BODY, "stream": True}).encode()
+    for client in crowd[:2]:
+        client.sendall(post([*GOOD, f"Content-Length: {len(body)}"], body))
+        assert client.recv(12) == b"HTTP/1.1 200"
+    answer = httpx.post(scripted.url + "/v1/chat/completions", json=BODY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_is_overloaded")
+    assert answer.headers["retry-after"] and answer.headers["request-id"] and "more than 2 requests" in answer.text
+    answer = httpx.post(scripted.url + "/v1/messages", json=BODY)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (529, "overloaded_error")
+    assert httpx.get(scripted.url + "/health").status_code == 200
+    for client in crowd:
+        client.close()
+    until(lambda: httpx.get(scripted.url + "/v1/models").status_code == 200)
+
+
+def test_S11_without_descriptors_it_waits_and_goes_on():
+    server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0"], stderr=subprocess.PIPE, text=True)
+    try:
+        url = re.match(r"nano at (http://127\.0\.0\.1:\d+)/v1$", server.stderr.readline())[1]
+        open_now = len(os.listdir(f"/proc/{server.pid}/fd"))
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (open_now + 20, open_now + 20))
+        crowd = [connected(url) for _ in range(60)]
+        until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) >= open_now + 20)
+
+        def cpu_seconds():
+            with open(f"/proc/{server.pid}/stat", encoding="ascii") as file:
+                return sum(map(int, file.read().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+        before = cpu_seconds()
+        time.sleep(2)
+        assert cpu_seconds() - before < 1      # it does not try again and again
+        for client in crowd:
+            client.close()
+        until(lambda: httpx.get(url + "/health", timeout=60).status_code == 200)
+        assert httpx.post(url + "/v1/chat/completions", json={**BODY, "max_tokens": 2}, timeout=60).status_code == 200
+    finally:
+        server.kill()
+
+
+def test_strangers_write_no_lines_into_the_log(scripted, caplog):
+    log = logging.getLogger("uvicorn.error")
+    log.addHandler(caplog.handler)
+    try:
+        assert spoken(scripted.url, b"\x16\x03\x01\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        upgrade = post([*GOOD, "Connection: Upgrade", "Upgrade: websocket", "Content-Length: 2"], b"{}")
+        assert spoken(scripted.url, upgrade + b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert caplog.records == []
+
+
+def test_a_request_that_breaks_the_server_ends_its_connection_with_a_word(scripted, monkeypatch):
+    monkeypatch.setattr("dsvk.server.names.listing", lambda engine: 1 / 0)
+    with httpx.Client() as client:
+        answer = client.get(scripted.url + "/v1/models")
+        assert answer.status_code == 500 and answer.headers["connection"] == "close"
+        assert client.get(scripted.url + "/health").status_code == 200
+
+
+# ---- what takes long is done elsewhere ----
+
+class Held:
+    """A function that waits, once it is called, until go()."""
+
+    def __init__(self, function):
+        self.function, self.begun, self.may = function, threading.Event(), threading.Event()
+
+    def __call__(self, *args, **options):
+        self.begun.set()
+        assert self.may.wait(60)
+        return self.function(*args, **options)
+
+
+def test_S06_S11_a_body_that_is_long_to_read_holds_up_nothing_else(scripted, monkeypatch):
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x", "x")
+    for place in ("body.parse", "chat_completions.read"):
+        module, name = place.split(".")
+        held = Held(getattr(getattr(dsvk.server.app, module), name))
+        monkeypatch.setattr(f"dsvk.server.{place}", held)
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(httpx.post, scripted.url + "/v1/chat/completions", json=BODY, timeout=60)
+            assert held.begun.wait(60)
+            try:
+                assert httpx.get(scripted.url + "/health", timeout=30).status_code == 200
+            finally:
+                held.may.set()
+            assert answer.result().status_code == 200
+        monkeypatch.undo()
+
+
+def test_S20_grammars_that_are_long_to_compile_hold_up_only_each_other(nano, monkeypatch):
+    constrain = pytest.importorskip("dsvk.constrain")
+    pytest.importorskip("llguidance")
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer))
+    engine.scheduler.say(*["{}"] * 41)
+    held = Held(constrain.Grammars.answer)
+    monkeypatch.setattr(constrain.Grammars, "answer", lambda self, *args, **options: held(self, *args, **options))
+    with served(engine) as url, ThreadPoolExecutor(40) as pool:
+        wanted = {**BODY, "response_format": {"type": "json_object"}}
+        answers = [pool.submit(httpx.post, url + "/v1/chat/completions", json=wanted, timeout=60) for _ in range(40)]
+        assert held.begun.wait(60)
+        until(lambda: engine.compilers._work_queue.qsize() == 38)      # no more than two of 40 have a thread
+        try:
+            assert httpx.get(url + "/metrics", timeout=30).status_code == 200
+            assert httpx.post(url + "/v1/chat/completions", json=BODY, timeout=30).status_code == 200
+        finally:
+            held.may.set()
+        assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_S03_bodies_have_a_number_of_values_and_packed_ones_a_size(scripted):
+    def ask(text, **headers):
+        scripted.scheduler.answers.clear()
+        scripted.scheduler.say("x")
+        answer = httpx.post(scripted.url + "/v1/chat/completions", content=text, timeout=60,
+                            headers={"content-type": "application/json", **headers})
+        return answer.status_code, answer.text
+
+    good = json.dumps(BODY).encode()[:-1]
+    for text, words in ((b',"x":[' + b"0," * 1_200_000 + b"0]}", "1200000 values"), (b',"x":[' + b"[]," * 600_000 + b"0]}", "1200000 values"),
+                        (b',"x":[' + b'"\\"\\\\",' * 1_200_000 + b"0]}", "1200000 values"),
+                        (b',"x":[' + b"{}," * (1 << 16) + b"{}]}", "65536 objects")):
+        status, said = ask(good + text)
+        assert status == 413 and words in said, said
+        assert ask(good + b',"x":"' + text.replace(b"\\", b"").replace(b'"', b"") + b'"}')[0] == 200      # in a text it is no number of values
+    spaces = gzip.compress(good + b" " * (8 << 20) + b"}")
+    status, said = ask(spaces, **{"content-encoding": "gzip"})
+    assert status == 413 and f"the body of {len(spaces)} bytes is larger than" in said and "unpacked" in said
+    assert ask(gzip.compress(good + b" " * (1 << 20) + b"}"), **{"content-encoding": "gzip"})[0] == 200
+
+
+def test_S06_a_queue_that_is_really_full_is_429(nano):
+    engine = Engine(nano, "nano", scheduler=dsvk.Scheduler(nano, max_running=1, max_waiting=1))
+    long = {**BODY, "stream": True, "max_tokens": 3000, "seed": 1}
+    with served(engine) as url, contextlib.ExitStack() as stack:
+        for count in (1, 2):      # one that runs, one that waits
+            client = stack.enter_context(httpx.Client(timeout=60))
+            stack.enter_context(client.stream("POST", url + "/v1/chat/completions", json=long))
+            until(lambda: sum(engine.scheduler.report[name] for name in ("running", "waiting")) == count)
+            until(lambda: engine.scheduler.report["running"] == 1)
+        for path, type in (("/v1/chat/completions", "rate_limit_error"), ("/v1/messages", "rate_limit_error")):
+            answer = httpx.post(url + path, json=long)
+            assert (answer.status_code, answer.json()["error"]["type"]) == (429, type) and int(answer.headers["retry-after"]) > 0
+        assert httpx.get(url + "/health").status_code == 200
 
 
 def test_S10_a_reader_that_takes_nothing_ends_its_own_stream(scripted, monkeypatch):
@@ -335,6 +518,8 @@ def test_S07_a_lost_device_is_opened_again(caplog):
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
             "the device was lost; it is opened again", "attempt 1 to open the model again: no Vulkan device",
             "attempt 2 to open the model again: and lost once more"]
+        engine.seen(dsvk.DeviceLostError("of the one before, told late"), lost)
+        assert engine.ready and len(opened) == 2
         engine.scheduler.close()      # a device lost as a prompt is handed in
         engine.scheduler = Script(engine.tokenizer)
         engine.scheduler.refusal = dsvk.DeviceLostError("gone")

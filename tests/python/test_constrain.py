@@ -268,7 +268,13 @@ REFUSED = [
     ({"$defs": {"d": {"contains": {}}}, "$ref": "#/$defs/d"}, "/$defs/d", "contains"),
     ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, "", "oneOf"), ({"type": "strin"}, "", "type"),
     ({"additionalProperties": {"propertyNames": {}}}, "/additionalProperties", "propertyNames"),
-    ({"x-guidance": {"lenient": True}, "if": {}}, "", "if")]
+    ({"x-guidance": {"lenient": True}, "if": {}}, "", "if"),
+    ({"type": "array", "uniqueItems": True, "$defs": {"unused": {"not": {}}}}, "", "uniqueItems"),
+    ({"properties": {"a %b": {"$ref": "#/$defs/c%20d"}, "e": {"anyOf": [{"$ref": "#"}, {"not": {}}]}}, "$defs": {"c d": {}},
+      "$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/x"}, "/properties/e/anyOf/1", "not"),
+    ({"properties": {"b": {}, "a": {"$ref": "#/$defs/none"}}}, "/properties/a", "$ref"),
+    ({"properties": {**{f"p{i}": {"type": "string"} for i in range(400)}, "z": {"type": "array", "uniqueItems": True}}},
+     "/properties/z", "uniqueItems")]
 
 
 @pytest.mark.parametrize("schema, pointer, keyword", REFUSED, ids=range(len(REFUSED)))
@@ -278,6 +284,65 @@ def test_S20_a_schema_that_is_not_supported_names_keyword_and_pointer(grammars, 
     assert (refused.value.pointer, refused.value.keyword) == (pointer, keyword), refused.value
     assert str(refused.value).startswith(f"schema: keyword {keyword!r} at {pointer or '/'}: not supported: ")
     assert isinstance(refused.value, dsvk.UnsupportedError)
+
+
+def test_S20_finding_the_keyword_takes_few_compilations_and_schemas_have_a_size(grammars, monkeypatch):
+    """A search for one of 400 properties, one without end, and schemas that are too large to begin with."""
+    made, compiled = [], constrain.Grammars._made
+    monkeypatch.setattr(constrain.Grammars, "_made", lambda self, grammar: made.append(grammar) or compiled(self, grammar))
+    wide = {"properties": {**{f"q{i}": {"type": "string"} for i in range(400)}, "z": {"not": {}}}}
+    with pytest.raises(constrain.GrammarError, match="keyword 'not' at /properties/z"):
+        grammars.json(wide)
+    assert 5 < len(made) < 20
+    made.clear()
+    deep = {"not": {}}
+    for _ in range(50):
+        deep = {"properties": {**{f"q{i}": {"type": "string"} for i in range(8)}, "z": deep}}
+    with pytest.raises(constrain.GrammarError, match="not supported: "):
+        grammars.json(deep)
+    assert len(made) <= constrain.SEARCHES + 1
+    for make, words in ((lambda: grammars.json({"anyOf": [{"const": i} for i in range(3000)]}), "3001 objects"),
+                        (lambda: grammars.json({"enum": list(range(40000))}), "40002 values"),
+                        (lambda: grammars.answer([Tool(f"f{k}", {"properties": {f"p{i}": {} for i in range(1000)}}) for k in range(9)]),
+                         "9018 objects")):
+        made.clear()
+        with pytest.raises(constrain.GrammarError, match=words):
+            make()
+        assert not made
+
+
+def test_S20_alternatives_that_double_or_lead_back_to_themselves_are_counted_once(nano, grammars, walker):
+    def doubled(n, end):
+        return {"properties": {"a": {"$ref": "#/$defs/d0"}}, "required": ["a"], "$defs": {f"d{n}": end, **{
+            f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(n)}}}
+
+    cycles = ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}, {"type": "string", "maxLength": 3}]}}, "required": ["a"]},
+              {"properties": {"a": {"anyOf": [{"$ref": "#/$defs/b"}, {"type": "integer"}]}}, "required": ["a"], "$defs": {
+                  "b": {"anyOf": [{"$ref": "#/properties/a"}, {"$ref": "#/$defs/b"}, {"type": "boolean"}]}}})
+    for schema in (doubled(60, {"type": "string", "maxLength": 3}), doubled(60, {"type": "boolean"}), *cycles):
+        ids = walker.walk(grammars.answer([Tool("f", {**schema, "additionalProperties": False})], must_call=True, parallel=False), 3)
+        _, ((_, arguments),) = parsed(nano, ids + [walker.end])
+        assert list(arguments) == ["a"] and isinstance(arguments["a"], (str, bool, int))
+    many = {"properties": {"b": {}, "a": {"anyOf": [{"const": i} for i in range(65)]}}}
+    with pytest.raises(constrain.GrammarError, match="more than 64 alternatives") as refused:
+        grammars.answer([Tool("f", many, place="parameters")])
+    assert (refused.value.place, refused.value.pointer, refused.value.keyword) == ("parameters", "/properties/a", "anyOf")
+
+
+@pytest.mark.parametrize("given, pointer, keyword", [
+    ({"type": "string", "minLength": 5, "maxLength": 2}, "/properties/a", "minLength"),
+    ({"type": "integer", "minimum": 5, "maximum": 1}, "/properties/a", "minimum"), ({"enum": []}, "/properties/a", "enum"),
+    ({"$ref": "#/$defs/d"}, "/$defs/d/anyOf/0", "minItems")])
+def test_S20_an_argument_that_no_value_fits_is_named_and_so_is_its_tool(grammars, given, pointer, keyword):
+    fine, schema = Tool("fine", WEATHER, place="tools[0]"), {"properties": {"b": {}, "a": given}, "$defs": {"d": {"anyOf": [
+        {"type": "array", "minItems": 3, "maxItems": 2}]}}}
+    for choice in ({}, {"must_call": True}):
+        with pytest.raises(constrain.GrammarError) as refused:
+            grammars.answer([fine, Tool("f", schema, place="tools[1]")], place="tool_choice", **choice)
+        assert (refused.value.place, refused.value.pointer, refused.value.keyword) == ("tools[1]", pointer, keyword)
+    with pytest.raises(constrain.GrammarError) as refused:      # what only the grammar of the calls finds
+        grammars.answer([fine, Tool("f", {"properties": {"a": {"type": "string", "maxLength": 2 ** 40}}}, place="tools[1]")], place="x")
+    assert refused.value.place == "tools[1]"
 
 
 @pytest.mark.parametrize("schema, keyword", [
@@ -365,6 +430,44 @@ def test_a_mask_sleeps_until_its_token(nano):
         again = outcome(scheduler.submit("ROMEO:\n", max_tokens=30, temperature=0, constraint=constraint))[0][0]
     at = ids.index(wake) + 1
     assert again == ids[:at] + [77] * (30 - at) and constraint.told[0] == (0, ids[:at]) and len(constraint.told) == 30 - at
+
+
+class Saying:
+    """So that an answer is known: these ids, one after the other."""
+    after = 0
+
+    def __init__(self, ids):
+        self.ids, self.at = ids, 0
+
+    def mask(self, choice, ids):
+        self.at += len(ids)
+        return (1 << self.ids[self.at]).to_bytes(256, "little")
+
+
+@pytest.mark.parametrize("stop, text", [
+    (["\n\n"], "one"), (["<"], "one\n\n"), (["\n<"], "one\n"), (["e\n"], "on"), (["two"], "one\n\n<"), ([">\n"], "one\n\n<two"), (["\n\n", "e"], "on"),
+    (["three"], "one\n\n<two>\n"), (["\n\n<"], "one"), (["\n"], "one")])
+def test_a_stop_text_is_none_in_what_leads_to_calls(nano, stop, text):
+    """White space and '<' before the marker are the block's; the same before anything else are the text's."""
+    tokenizer, marker = nano.tokenizer, nano.tokenizer.id("｜DSML｜")
+    end = tokenizer.id("<｜end▁of▁sentence｜>")
+    said = tokenizer.encode("one\n\n<two>\n") + [end]
+    calls = tokenizer.encode("well") + tokenizer.encode("\n\n<") + [marker] + tokenizer.encode('tool_calls>e\n\n<two>\n') + [end]
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        for ids, whole in ((said, text), (calls, tokenizer.decode(calls[:-1]))):
+            request = scheduler.submit("x", max_tokens=40, temperature=0, stop=[*stop, end], stop_before=marker, constraint=Saying(ids))
+            events = list(request)
+            got, last = "".join(event.text for event in events), events[-1]
+            assert (got, last.finish) == ("w" if ids is calls and "e" in stop else whole, "stop"), (stop, got)
+            assert (last.stop_text >= 0) == (got != tokenizer.decode(ids[:-1]))
+
+
+def test_nothing_but_new_lines_does_not_go_on_for_ever(nano):
+    with dsvk.Scheduler(nano, cache=False) as scheduler:
+        lines = scheduler.submit("x", max_tokens=60, temperature=0, stop=["\n\n"], stop_before=nano.tokenizer.id("｜DSML｜"),
+                                 constraint=Saying([nano.tokenizer.id("\n")] * 60))
+        *_, last = lines
+        assert (last.finish, last.stop_text) == ("stop", 0) and 30 < last.completion_tokens < 40
 
 
 def test_sessions_keep_to_them_too(nano):
@@ -497,6 +600,12 @@ def test_every_forced_call_is_honoured(url):
             assert len(found) == 1
             for _, arguments in found:
                 conforms(arguments, LIGHT)
+
+
+@pytest.mark.parametrize("stop", ["\n\n", "\n", "<", "\n\n<"])
+def test_a_stop_text_cuts_no_call(url, stop):
+    [choice] = many(url, 1, tools=TOOLS, tool_choice="required", stop=[stop], parallel_tool_calls=False, extra_body=OFF)
+    assert choice.finish_reason == "tool_calls" and calls_of(choice) and choice.message.content == ""
 
 
 def test_the_other_format_has_the_same(url):

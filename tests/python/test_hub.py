@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -177,15 +178,22 @@ def test_no_room_is_said_before_the_first_byte(hub, run):
 
 
 @pytest.mark.parametrize("name, environment, message", [
-    ("tests/nothing", {}, "tests/nothing (main): "),
-    (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, "tests/nano (main): Cannot find an appropriate cached snapshot"),
-    (REPOSITORY, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "tests/nano (main): "),
-    ("no name", {}, "'no name': expected the name of a repository"),
+    ("tests/nothing", {}, r"tests/nothing \(main\): 404 Client Error\. Repository Not Found for url: http://127\S+, "
+                          "and not all of it is in the cache .*/hf/hub"),
+    (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, r"tests/nano \(main\): offline nothing is fetched, and not all of it is in the cache .*/hf/hub"),
+    (REPOSITORY, {"HF_ENDPOINT": "http://127.0.0.1:9"}, r"tests/nano \(main\): http://127\.0\.0\.1:9 cannot be reached \(ConnectError: "
+                                                        r".*refused\), and not all of it is in the cache .*/hf/hub"),
+    ("no name", {}, "'no name': expected the name of a repository, as in org/name"),
+    ("tests/a--b", {}, r"tests/a--b \(main\): .*--.*"),
 ])
 def test_what_cannot_be_had(run, name, environment, message):
     result = run("pull", name, command=True, **environment)
-    assert result.returncode == 1 and result.stderr.startswith(f"dsvk: {message}"), result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert result.returncode == 1 and re.fullmatch(f"dsvk: {message}\n", result.stderr), result.stderr
+
+
+def test_a_proxy_that_refuses(hub, run):
+    result = run("pull", REPOSITORY, command=True, HF_ENDPOINT="https://nowhere.invalid", HTTPS_PROXY=hub.address)
+    assert re.fullmatch(r"dsvk: tests/nano \(main\): https://nowhere\.invalid cannot be reached \(ProxyError: 501 .*\)\n", result.stderr)
 
 
 def test_without_the_library(run):

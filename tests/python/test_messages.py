@@ -92,7 +92,8 @@ def test_thoughts_text_and_calls_whole_and_as_a_stream(scripted):
 def test_a_stream_is_named_events_to_the_letter(scripted):
     scripted.scheduler.say("Why?</think>Yes.")
     answer = httpx.post(scripted.url + "/anthropic/v1/messages?beta=true", json={
-        "model": "claude-x", "max_tokens": 99, "messages": HELLO, "stream": True, "context_management": {}, "mcp_servers": []})
+        "model": "claude-x", "max_tokens": 99, "messages": HELLO, "stream": True, "context_management": {}, "mcp_servers": [], "container": "c",
+        "service_tier": 3, "inference_geo": {"x": 1}, "speed": "fast", "diagnostics": [1], "cache_control": {"type": "ephemeral"}})
     *events, rest = answer.text.split("\n\n")
     assert rest == "" and "[DONE]" not in answer.text
     found = []
@@ -132,6 +133,30 @@ def test_results_come_first_and_in_the_order_of_their_calls(scripted):
     assert "<tool_result>of a</tool_result>\n\n<tool_result>of b</tool_result>\n\nAnd now?<｜Assistant｜>" in text
 
 
+def test_neighbouring_messages_of_the_user_are_one(scripted):
+    messages = HELLO + [uses("a", "b"), {"role": "user", "content": [result("b", "of b"), {"type": "text", "text": "And?"}]},
+                        {"role": "user", "content": [result("a", "of a")]}, {"role": "user", "content": "Now?"}]
+    together = messages[:2] + [{"role": "user", "content": [result("b", "of b"), result("a", "of a"), {"type": "text", "text": "And?"},
+                                                            {"type": "text", "text": "Now?"}]}]
+    text = prompt(scripted, messages, tools=[CLOCK])
+    assert text == prompt(scripted, together, tools=[CLOCK])
+    assert "<tool_result>of a</tool_result>\n\n<tool_result>of b</tool_result>\n\nAnd?\n\nNow?<｜Assistant｜>" in text
+
+
+def test_what_tools_elsewhere_did_and_their_definitions_are_skipped(scripted):
+    ran = [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}, {"type": "mcp_tool_use", "id": "m", "name": "x"},
+           {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}, {"type": "mcp_tool_result", "tool_use_id": "m"}]
+    tools = [{"type": "mcp_toolset", "mcp_server_name": "x"}, {"type": "web_search_20250305", "name": "web_search"}]
+    said = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": [*ran, {"type": "text", "text": "So."}]},
+            {"role": "user", "content": [*ran, {"type": "text", "text": "Hello"}]}]
+    body = {"model": "nano", "max_tokens": 5, **OFF}
+    for messages, more in ((said, {"tools": tools}), ([said[0], {"role": "assistant", "content": "So."}, *HELLO], {})):
+        scripted.scheduler.answers.clear()
+        scripted.scheduler.say("x")
+        assert httpx.post(scripted.url + "/v1/messages", json={**body, "messages": messages, **more}).status_code == 200
+    assert scripted.scheduler.prompts[-1] == scripted.scheduler.prompts[-2]
+
+
 def test_system_texts_and_what_changes_with_a_clients_build(scripted):
     system = [{"type": "text", "text": "x-anthropic-billing-header: cc=1"}, {"type": "text", "text": "One.", "cache_control": {}},
               {"type": "text", "text": "Two."}]
@@ -154,10 +179,36 @@ def test_a_deferred_tool_is_defined_where_it_is_referenced(scripted):
     assert text.count('{"name": "weather"') == 1 and '<tool_result>{"name": "weather"' in text
 
 
+def test_a_deferred_tool_can_be_forced_once_it_is_referenced(scripted):
+    pytest.importorskip("llguidance")
+    search = {**CLOCK, "defer_loading": False}
+    later = {**WEATHER, "defer_loading": True}
+    told = HELLO + [uses("a"), {"role": "user", "content": [result("a", [{"type": "tool_reference", "tool_name": "weather"}])]}]
+    for tools, choice in (([search, later], {"type": "tool", "name": "weather"}), ([later], {"type": "any"})):
+        prompt(scripted, told, tools=tools, tool_choice=choice)
+        grammar = scripted.scheduler.options[-1]["constraint"]
+        assert grammar is not None
+        for messages in (HELLO, HELLO + [uses("a"), {"role": "user", "content": [result("a")]}]):
+            refused = httpx.post(scripted.url + "/v1/messages", json={"model": "nano", "max_tokens": 5, "messages": messages,
+                                                                      "tools": tools, "tool_choice": choice})
+            assert refused.status_code == 400 and "tool_choice" in refused.json()["error"]["message"]
+
+
+def test_models_by_the_official_client(url, engine):
+    listed = official(url).models.list(limit=5)
+    assert [model.id for model in listed.data] == ["nano"] and listed.data[0].max_input_tokens == engine.context
+    assert official(url).models.retrieve("nano").lifecycle == "active"
+    for path in ("/anthropic/v1/models", "/anthropic/v1/models/nano?beta=true"):
+        assert httpx.get(url + path).json().get("id", "nano") == "nano"
+    missing = httpx.get(url + "/anthropic/v1/models/other")
+    assert missing.status_code == 404 and missing.json()["error"]["type"] == "not_found_error"
+
+
 def test_counting_takes_no_turn(scripted):
     before = len(scripted.scheduler.prompts)
     body = {"model": "nano", "messages": HELLO, "system": "Be brief.", "tools": [WEATHER]}
     n = official(scripted.url).messages.count_tokens(**body).input_tokens
+    assert httpx.post(scripted.url + "/anthropic/v1/messages/count_tokens", json=body).json() == {"input_tokens": n}
     assert len(scripted.scheduler.prompts) == before
     prompt(scripted, HELLO, system="Be brief.", tools=[WEATHER])
     assert n == len(scripted.scheduler.prompts[-1])
@@ -170,6 +221,8 @@ def test_counting_takes_no_turn(scripted):
     ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type: this model reads text only"),
     ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "text only"),
+    ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "text only"),
+    ({"messages": [{"role": "user", "content": [{"type": "container_upload"}]}]}, "text only"),
     ({"messages": [{"role": "user", "content": [{"type": "strange"}]}]}, "'strange'"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, "messages[0].content[0].text"),
     ({"messages": [{"role": "user", "content": [result("a")]}]}, "messages[0].content[0].tool_use_id"),
@@ -183,7 +236,8 @@ def test_counting_takes_no_turn(scripted):
     ({"output_config": {"effort": "huge"}}, "output_config.effort"), ({"metadata": {"user_id": 3}}, "metadata.user_id"),
     ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema"), ({"tools": [CLOCK, CLOCK]}, "tools[1].name"),
-    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"), ({"tools": [{**CLOCK, "name": "a b"}]}, "tools[0].name"),
+    *(({"tools": [{"type": kind, "name": "x"}]}, "tools[0].type") for kind in (
+        "bash_20250124", "text_editor_20250728", "computer_20250124", "memory_20250818")), ({"tools": [{"input_schema": {}}]}, "tools[0].name"), ({"tools": [{**CLOCK, "name": "a b"}]}, "tools[0].name"),
     ({"tools": [{**CLOCK, "name": f"f{i}"} for i in range(129)]}, "at most 128"),
     ({"tool_choice": {"type": "any"}}, "tool_choice: any without tools"), ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
     ({"tools": [CLOCK], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice.name")])
@@ -200,8 +254,12 @@ def test_other_faults_in_anthropics_shape(url, engine, scripted):
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("prompt is too long: ")
     assert answer.json()["error"]["message"].endswith(f" tokens > {engine.context} maximum")
     for path, body, status, kind in (("/v1/messages", {**long, "model": "gpt-4"}, 404, "not_found_error"),
-                                     ("/anthropic/v1/nothing", {}, 404, "not_found_error")):
-        answer = httpx.post(url + path, json=body)
+                                     ("/anthropic/v1/nothing", {}, 404, "not_found_error"),
+                                     ("/anthropic", {}, 405, "invalid_request_error"),
+                                     ("/v1/messages", b'{"a":1,"a":2}', 400, "invalid_request_error"),
+                                     ("/v1/messages", b"[" + b"0," * 1_200_000, 413, "request_too_large")):
+        answer = httpx.post(url + path, **({"content": body} if isinstance(body, bytes) else {"json": body}),
+                            headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
     for refusal, status, kind in ((dsvk.BusyError("full"), 429, "rate_limit_error"), (dsvk.StateError("closed"), 529, "overloaded_error"),
                                   (dsvk.NumericError("nan"), 500, "api_error")):

@@ -207,7 +207,7 @@ def attention(q, kv, sink, first, window, rows_of):
     return turn(o, angles(first, len(q)), -1)
 
 
-@pytest.mark.parametrize("ratio", [0, 4, 128])
+@pytest.mark.parametrize("ratio", [0, 4, 7, 128])
 def test_sparse_attention(device, table, ratio):
     m, n = 264, 5
     q, kv, sink, entries = numbers(n, HEADS, DH), numbers(m, DH), numbers(HEADS), numbers(m // (ratio or 1), DH)
@@ -226,6 +226,35 @@ def test_sparse_attention(device, table, ratio):
 def test_attention_over_native_rows(device, table):
     kv, q, sink = ops.quant_row(numbers(70, DH), np.ones(DH, np.float32), table, native=True), numbers(3, HEADS, DH), numbers(HEADS)
     near(ops.sparse_attention(q, kv, sink, table), attention(q, np.asarray(kv), sink, 67, 128, lambda t, pos: np.zeros((0, DH))))
+
+
+# ---- more than one submit ----
+
+def calls(report, name):
+    return sum(op["calls"] for op in report["ops"] if op["name"] == name)
+
+
+def test_D10_large_ops_run_in_slices(device):
+    """Each of these would be guessed to take longer than a submit may; each kernel is one that looks at its workgroups differently."""
+    w, x = numbers(512, 512), numbers(600, 512)
+    with device.profile() as report:
+        near(ops.matmul(x, Tensor(w, device, "matrix")), x.astype(np.float64) @ w.T.astype(np.float64), 2e-3)
+    assert calls(report, "matmul") > 1
+    n = 600
+    q, kv, sink, longer = numbers(n, HEADS, DH), numbers(n, DH), numbers(HEADS), ops.rope_table(device, n, DR)
+    with device.profile() as report:
+        o = ops.sparse_attention(q, Tensor(kv, device), sink, longer)
+    near(o, attention(q, kv, sink, 0, 128, lambda t, pos: kv[:0]))
+    assert calls(report, "sparse_attn") > 1
+    X, norm, scale = numbers(1100, 4, 512), numbers(512), np.array([1, .5, 2], np.float32)
+    fn, base = numbers(24, 2048) * np.float32(0.02), numbers(24) * np.float32(0.1)
+    with device.profile() as report:
+        out, _, post, comb = ops.hyper_connection(Tensor(X, device), fn, base, scale, norm)
+    expected = site(X, fn, base, scale, norm)
+    near(out, expected[0], 1e-5)
+    near(post, expected[1], 1e-5)
+    near(comb, expected[2], 2e-5)
+    assert calls(report, "hyper_conn_mix") > 1
 
 
 # ---- hyper-connections and experts ----
@@ -311,7 +340,7 @@ def test_moe_by_tokens(device):
 
 # ---- tensors in and out ----
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?", "c8"])
 def test_values_come_back(device, dtype):
     values = (np.arange(24).reshape(2, 3, 4) % 2 if dtype == "?" else np.arange(24).reshape(2, 3, 4)).astype(dtype)
     tensor = Tensor(values, device)
@@ -336,6 +365,46 @@ def test_no_copy_where_the_host_sees_the_memory(device):
     tensor.close()
     with pytest.raises(dsvk.StateError, match="the tensor is closed"):
         tensor.read()
+
+
+@pytest.mark.parametrize("of", [np.asarray, np.from_dlpack, memoryview, lambda row: np.from_dlpack(row[0])])
+def test_rows_are_as_immutable_as_their_tensor(device, of):
+    tensor = Tensor(np.arange(12, dtype="f4").reshape(1, 3, 4), device)
+    with pytest.raises((ValueError, TypeError), match="read-only|readonly"):
+        of(tensor.read()[0])[1, ...] = 99
+    assert tensor.read().tolist() == np.arange(12).reshape(1, 3, 4).tolist()
+
+
+def test_dlpack_copies_when_asked(device):
+    values = numbers(3, 4)
+    tensor, matrix = Tensor(values, device), Tensor(numbers(2, 32), device, "matrix")
+    copy = np.from_dlpack(tensor, copy=True)
+    copy[0] = 99
+    assert copy[0, 0] == 99 and (np.from_dlpack(tensor.read(), copy=False) == values).all()
+    if device.info["type"] == "cpu":
+        assert (np.from_dlpack(tensor, copy=False) == values).all()
+    with pytest.raises(BufferError, match="reading copies them"):
+        np.from_dlpack(matrix, copy=False)
+    assert np.from_dlpack(matrix, copy=True).tolist() == np.asarray(matrix).tolist()
+    for wrong in ({"max_version": 3}, {"max_version": (1,)}, {"dl_device": "cpu"}):
+        name, value = next(iter(wrong.items()))
+        with pytest.raises(TypeError, match=re.escape(f"{name}: expected None or a tuple of two integers, got {value!r}")):
+            tensor.__dlpack__(**wrong)
+
+
+def test_the_other_small_float(device):
+    """E5M2 is its bits in the buffer protocol, and itself by DLPack."""
+    tensor = Tensor(np.array([0x3c, 0xc0], "u1"), device, dtype="F8_E5M2")       # 1 and -2
+    assert np.asarray(tensor).dtype == np.uint8 and tensor.read().tolist() == [0x3c, 0xc0]
+    with pytest.raises((BufferError, RuntimeError, TypeError, ValueError)):      # numpy has no such type, and says so
+        np.from_dlpack(tensor)
+
+    class Shared:
+        def __dlpack__(self):
+            return tensor.__dlpack__()
+    assert Tensor(Shared(), device).dtype == "F8_E5M2"
+    torch = pytest.importorskip("torch")
+    assert torch.from_dlpack(tensor).float().tolist() == [1, -2]
 
 
 def test_torch(device):
@@ -389,6 +458,11 @@ def test_nothing_is_left_behind(device):
 
 # ---- what is wrong is said ----
 
+def networks(device):
+    w = numbers(6, 32, 64)
+    return Tensor(w, device, "experts", w3=w, w2=numbers(6, 64, 32))
+
+
 WRONG = {
     "x: expected F32 values [n, width], got I32 values [2, 64]": lambda w, t: ops.matmul(numbers(2, 64).astype("i4"), w),
     "x: expected [n, 64] for 1 group of w's n_in = 64, got [2, 32]": lambda w, t: ops.matmul(numbers(2, 32), w),
@@ -403,6 +477,15 @@ WRONG = {
     'there is no op "nonsense"; there are matmul, ': lambda w, t: dsvk._dsvk.op(w.device, "nonsense", {}),
     'matmul: it has no argument "y"; it has x, w, groups': lambda w, t: dsvk._dsvk.op(w.device, "matmul", {"y": 1}),
     "groups: expected a number, got a tensor": lambda w, t: dsvk._dsvk.op(w.device, "matmul", {"groups": t}),
+    "table: number 0 of row 1 is 7, there are experts 0 to 5":
+        lambda w, t: ops.moe(numbers(2, 64), Tensor(numbers(6, 64), w.device, "matrix"), networks(w.device), k=2,
+                             table=np.array([[0, 1], [7, 8]], np.int32), tokens=np.zeros(2, np.int32)),
+    "table: number 1 of row 0 is -1, there are experts 0 to 5":
+        lambda w, t: ops.moe(numbers(2, 64), Tensor(numbers(6, 64), w.device, "matrix"), networks(w.device), k=2,
+                             table=np.array([[0, -1]], np.int32), tokens=np.zeros(2, np.int32)),
+    "ratio: compressed entries need it, got 0":
+        lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
+                                          compressed=numbers(1, 64)),
     "at least one argument has to be a dsvk.Tensor": lambda w, t: ops.topk(numbers(1, 4), 1),
     "compressed: the last row sees 2 entries at ratio 4, there are 1":
         lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
@@ -417,24 +500,46 @@ def test_wrong_arguments_of_ops(device, table, message):
         WRONG[message](w, table if "angles" in message else t)
 
 
+EXPERTS = dict(data=numbers(2, 64, 32), form="experts", w3=numbers(2, 64, 32), w2=numbers(2, 32, 64))
+FP4_EXPERTS = dict(form="experts", dtype="F4", **{name: np.zeros(shape, "u1") for name, shape in {
+    "data": (2, 64, 16), "scales": (2, 64, 1), "w3": (2, 64, 16), "w3_scales": (2, 64, 1), "w2": (2, 32, 32),
+    "w2_scales": (2, 32, 2)}.items()})
+
+
 @pytest.mark.parametrize("arguments, error, message", [
     (dict(data=numbers(3, 33), form="matrix"), ValueError, "n_in is a multiple of 32"),
     (dict(data=numbers(32), form="matrix"), ValueError, r"a matrix is \[n_out, n_in\], got 1 dimensions"),
     (dict(data=np.zeros((2, 32), "i4"), form="matrix"), ValueError, "weights are F32, BF16, F8_E4M3 or F4, got I32"),
     (dict(data=np.zeros((2, 32), "u1"), form="matrix", dtype="F8_E4M3"), ValueError, "a tensor of F8_E4M3 needs its scales"),
-    (dict(data=np.zeros((2, 32), "u1"), form="matrix", dtype="F8_E4M3", scales=np.zeros((1, 2), "u1")), ValueError,
-     "scales: expected 1 bytes by the shape of data, got 2"),
+    (dict(data=np.zeros((256, 384), "u1"), form="matrix", dtype="F8_E4M3", scales=np.zeros((3, 2), "u1")), ValueError,
+     r"scales: expected U8 \[2, 3\] to go with data \[256, 384\], got U8 \[3, 2\]"),
+    (dict(data=np.zeros((256, 384), "u1"), form="matrix", dtype="F8_E4M3", scales=np.zeros(6, "f4")), ValueError,
+     r"scales: expected F32 \[2, 3\] to go with data \[256, 384\], got F32 \[6\]"),
+    (dict(data=np.zeros((2, 32), "u1"), form="matrix", dtype="F4", scales=np.zeros((2, 1), "u1")), ValueError,
+     r"scales: expected U8 \[2, 2\] to go with data \[2, 32\], got U8 \[2, 1\]"),
     (dict(data=np.zeros((2, 16), "u1"), form="matrix", dtype="F4", scales=np.zeros((2, 1), "f4")), ValueError,
      "scales of F4 are F8_E8M0, got F32"),
+    (dict(data=np.zeros((2, 32), "u1"), form="matrix", dtype="F8_E4M3", scales=np.zeros((1, 1), "i1")), ValueError,
+     "scales of F8_E4M3 are F8_E8M0 or F32, got I8"),
     (dict(data=numbers(2, 32), form="matrix", scales=np.zeros((1, 1), "f4")), ValueError, "a tensor of F32 has no scales"),
+    (dict(data=numbers(2, 32), scales=np.zeros((1, 1), "f4")), ValueError, "scales: values have none, got F32 with scales"),
     (dict(data=numbers(2, 32, 32), form="experts"), ValueError, r"data \(w1\), w3 and w2 must not be NULL"),
-    (dict(data=numbers(2, 32, 32), form="experts", w3=numbers(1, 32, 32), w2=numbers(2, 32, 32)), ValueError, "w3: expected 8192 bytes"),
+    (EXPERTS | dict(w3=numbers(1, 64, 32)), ValueError,
+     r"w3: expected F32 \[2, 64, 32\] to go with data \[2, 64, 32\], got F32 \[1, 64, 32\]"),
+    (EXPERTS | dict(w3=np.zeros((2, 64, 32), "i4")), ValueError, r"w3: expected F32 \[2, 64, 32\] .*, got I32 \[2, 64, 32\]"),
+    (EXPERTS | dict(w3=np.zeros((2, 64, 16))), ValueError, r"w3: expected F32 \[2, 64, 32\] .*, got F64 \[2, 64, 16\]"),
+    (EXPERTS | dict(w2=numbers(2, 64, 32)), ValueError,
+     r"w2: expected F32 \[2, 32, 64\] to go with data \[2, 64, 32\], got F32 \[2, 64, 32\]"),
+    (EXPERTS | dict(w2=numbers(64, 64)), ValueError, r"w2: expected F32 \[2, 32, 64\] .*, got F32 \[64, 64\]"),
+    (FP4_EXPERTS | dict(w2=np.zeros((2, 64, 16), "u1")), ValueError, r"w2: expected U8 \[2, 32, 32\] .*, got U8 \[2, 64, 16\]"),
+    (FP4_EXPERTS | dict(w2_scales=np.zeros((2, 64, 1), "u1")), ValueError, r"w2_scales: expected U8 \[2, 32, 2\] .*, got U8 \[2, 64, 1\]"),
+    (FP4_EXPERTS | dict(w3_scales=np.zeros((2, 64, 1), "f4")), ValueError, r"w3_scales: expected U8 \[2, 64, 1\] .*, got F32 \[2, 64, 1\]"),
     (dict(data=numbers(2, 2), form="cube"), ValueError, "expected 'values', 'matrix' or 'experts', got 'cube'"),
     (dict(data=numbers(2, 2), dtype="F16"), ValueError, "F16 has 16 bits, the items of data have 32"),
     (dict(data=numbers(2, 2), dtype="F5"), ValueError, "expected a name such as 'F32'"),
     (dict(data=numbers(4, 4)[:, ::2]), ValueError, "data: expected contiguous rows, got a strided array"),
     (dict(data=numbers(1, 1, 1, 1, 1)), ValueError, "data: expected 1 to 4 dimensions, got 5"),
-    (dict(data=np.zeros(3, "c8")), TypeError, "data: no dtype for items of 8 bytes with format 'Zf'"),
+    (dict(data=np.zeros(3, "c16")), TypeError, "data: no dtype for items of 16 bytes with format 'Zd'"),
     (dict(data=3), TypeError, r"data: expected an array \(buffer protocol or DLPack\), got <class 'int'>"),
     (dict(data=None), TypeError, "data: expected an array that is not empty"),
     (dict(data=np.zeros((0, 3), "f4")), ValueError, "dimension 0 is 0"),
@@ -444,10 +549,22 @@ def test_A07_wrong_tensors(device, arguments, error, message):
         Tensor(device=device, **arguments)
 
 
+@pytest.mark.parametrize("arguments", [EXPERTS, FP4_EXPERTS])
+def test_what_the_wrong_ones_were_made_from_is_right(device, arguments):
+    assert Tensor(device=device, **arguments).shape == (2, 64, 32)
+
+
 def test_experts_cannot_be_read(device):
     w = numbers(1, 32, 32)
     with pytest.raises(BufferError, match="experts cannot be read"):
         Tensor(w, device, "experts", w3=w, w2=w).read()
+
+
+def test_documentation_of_ops():
+    assert "positions 1 to 16777216;" in ops.rope_table.__doc__ and "Arguments:" not in ops.rope_table.__doc__
+    assert "device: the dsvk.Device" in ops.rope_table.__doc__ and "Either bias, or table with the tokens" in ops.moe.__doc__
+    for function in (getattr(ops, op["name"]) for op in dsvk._dsvk.ops()):
+        assert not re.search(r"e\+\d|: \.|; \.", function.__doc__), function.__doc__
 
 
 def test_functions_are_those_of_the_engine():

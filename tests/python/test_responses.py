@@ -225,6 +225,20 @@ def test_S08_a_fault_ends_a_stream_with_failed_and_silence_is_filled_with_events
     assert kinds.count("response.in_progress") == kinds.index("response.output_item.added") - 1 <= 10
 
 
+def test_fields_that_are_ignored_may_hold_anything(scripted):
+    """Told back where a client could read them."""
+    for given, told in (("low", "low"), (3, None), ({"a": 1}, None)):
+        scripted.scheduler.answers.clear()
+        scripted.scheduler.say("x")
+        answer = httpx.post(scripted.url + "/v1/responses", json={
+            "model": "nano", "input": "x", "prompt_cache_key": given, "text": {"verbosity": given}, "truncation": given, "store": given,
+            "reasoning": {"effort": "none", "summary": given, "context": given}, "service_tier": given, "max_tool_calls": given,
+            "client_metadata": given, "context_management": given, "stream_options": given})
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert (body["prompt_cache_key"], body["reasoning"]["summary"], body["text"]["verbosity"]) == (told, told, told or "medium")
+
+
 def item(**fields):
     return {"input": [{"role": "user", "content": "x"}, fields]}
 

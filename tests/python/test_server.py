@@ -342,22 +342,50 @@ def test_S08_a_fault_in_a_stream_is_its_last_event(scripted):
     scripted.scheduler.say(("Some", dsvk.NumericError("the logits are not finite")))
     lines = [line for line in httpx.post(scripted.url + "/v1/chat/completions", json={
         "model": "nano", "messages": HELLO, "stream": True}).text.split("\n\n") if line]
-    assert json.loads(lines[-1].removeprefix("data: ")) == {"error": {
-        "message": "the logits are not finite", "type": "server_error", "param": None, "code": "server_error"}}
+    last = json.loads(lines[-1].removeprefix("data: "))
+    assert last.pop("usage")["completion_tokens"] == len(scripted.tokenizer.encode("Some"))
+    assert last == {"error": {"message": "the logits are not finite", "type": "server_error", "param": None, "code": "server_error"}}
     scripted.scheduler.say(("Some", dsvk.DeviceLostError("gone")))
     choice, = httpx.post(scripted.url + "/v1/chat/completions", json={"model": "nano", "messages": HELLO, **OFF}).json()["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Some", "insufficient_system_resource")
 
 
+def test_errors_tell_what_was_done_before_them(scripted):
+    """api.md 2.5: whole or as a stream, in every format; what was refused before anything was done tells nothing."""
+    some = len(scripted.tokenizer.encode("Some"))
+    for path, body, prompt, completion in (
+            ("chat/completions", {"messages": HELLO, **OFF}, "prompt_tokens", "completion_tokens"),
+            ("completions", {"prompt": "x"}, "prompt_tokens", "completion_tokens"),
+            ("responses", {"input": "Hello", "reasoning": {"effort": "none"}}, "input_tokens", "output_tokens"),
+            ("messages", {"messages": HELLO, "max_tokens": 9, **OFF}, "input_tokens", "output_tokens")):
+        for stream in (False, True):
+            scripted.scheduler.answers.clear()
+            scripted.scheduler.say(("Some", dsvk.NumericError("the logits are not finite")))
+            answer = httpx.post(f"{scripted.url}/v1/{path}", json={"model": "nano", "stream": stream, **body})
+            told = json.loads(answer.text.rstrip().rpartition("data: ")[2]) if stream else answer.json()
+            told = told.get("response", told)
+            assert answer.status_code == (200 if stream else 500) and "not finite" in told["error"]["message"]
+            assert told["usage"][completion] == some and told["usage"][prompt] == len(scripted.scheduler.prompts[-1])
+        refused = httpx.post(f"{scripted.url}/v1/{path}", json={"model": "nano", **body, "temperature": 9})
+        assert refused.status_code == 400 and "usage" not in refused.json()
+
+
 def test_a_silent_stream_shows_signs_of_life(scripted, monkeypatch):
+    """Anthropic's begins with its start, which is the first of them."""
     monkeypatch.setattr("dsvk.server.limits.KEEP_ALIVE_SECONDS", 0.05)
-    for path, sign in (("chat/completions", ": keep-alive"), ("messages", 'event: ping\ndata: {"type":"ping"}')):
+    for path, begun, sign in (("chat/completions", 0, ": keep-alive"), ("messages", 1, 'event: ping\ndata: {"type":"ping"}')):
         scripted.scheduler.say(("x", 0.4))
         *events, rest = httpx.post(f"{scripted.url}/v1/{path}", json={
             "model": "nano", "messages": HELLO, "max_tokens": 9, "stream": True, **OFF}).text.split("\n\n")
         silent = [event for event in events if event == sign]
-        assert 1 <= len(silent) <= 8 and events[:len(silent)] == silent
+        assert 1 <= len(silent) <= 8 and events[begun:begun + len(silent)] == silent
         assert '"x"' in "".join(events) and ("[DONE]" in events[-1] or "message_stop" in events[-1])
+        assert [event.startswith("event: message_start") for event in events] == [i < begun for i in range(len(events))]
+        if begun:
+            usages = [json.loads(event.rpartition("data: ")[2]) for event in (events[0], events[-2])]
+            n = len(scripted.scheduler.prompts[-1])
+            assert [usages[0]["message"]["usage"][name] for name in ("input_tokens", "output_tokens")] == [n, 0]
+            assert [usages[1]["usage"][name] for name in ("input_tokens", "output_tokens")] == [n, 1]
 
 
 @pytest.mark.parametrize("headers, status", [
@@ -401,9 +429,15 @@ def test_S12_a_key_is_needed_on_every_route_but_health(nano):
             official(url).models.list()
 
 
-def test_S13_others_than_the_loopback_need_keys(capsys, tmp_path):
+def test_S13_others_than_the_loopback_need_keys_or_to_be_told_twice(capsys, tmp_path, monkeypatch):
     (tmp_path / "keys").write_text("\n\n")
-    for options, words in ((["--host", "0.0.0.0"], "give keys with --key-file"), (["--host", "::"], "give keys"),
+
+    def listen(*address, **options):
+        raise OSError("this far")
+
+    monkeypatch.setattr("dsvk.cli.socket.create_server", listen)
+    for options, words in ((["--host", "0.0.0.0"], "give keys with --key-file"), (["--without-keys"], "this far"),
+                           (["--host", "0.0.0.0", "--without-keys"], "this far"), (["--host", "::"], "give keys"),
                            (["--key-file", str(tmp_path / "keys")], "no key in it"),
                            (["--key-file", str(tmp_path / "none")], "No such file")):
         assert main(["serve", "nano", "--port", "0", *options]) == 1
@@ -719,11 +753,12 @@ def test_options_take_any_name_and_insist_on_thoughts(nano):
             return httpx.post(url + "/v1/chat/completions", json={"model": "gpt-4", "messages": messages, **more})
 
         assert httpx.get(url + "/v1/models/anything").json()["id"] == "nano"
-        engine.scheduler.say("well</think>yes", "yes", "well</think>yes")
+        engine.scheduler.say("well</think>yes", "well</think>yes", "yes", "well</think>yes")
         answer = ask(turns)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages[1].reasoning_content"
         assert "The `reasoning_content` in the thinking mode must be passed back to the API." in answer.text
         assert ask([*HELLO, {**called, "reasoning_content": "I ask."}, turns[2]]).json()["model"] == "nano"
+        assert ask([*HELLO, {**called, "reasoning_content": ""}, turns[2]]).status_code == 200      # as an empty thought is answered
         assert ask(turns, thinking={"type": "disabled"}).status_code == 200
         assert ask(HELLO + [{"role": "assistant", "content": "Hi"}] + HELLO).status_code == 200       # no calls, no thoughts needed
 

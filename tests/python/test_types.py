@@ -13,21 +13,29 @@ PROGRAM = """
 import dsvk
 from dsvk import ops
 
+def weights_of(device: dsvk.Device) -> dsvk.Tensor:
+    return dsvk.Tensor(memoryview(b""), device, form="matrix", dtype="BF16")
+
 async def use(device: dsvk.Device) -> str:
     model = dsvk.Model("nano", device=device)
     with model.session(context=100) as session, device.profile() as profile:
         session.sync([1, 2])
         ids: list[int] = session.decode(3, temperature=0.5)
-    text = model.generate("A", max_tokens=3)
+    text = model.generate("A", max_tokens=3).upper() + session.model.generate("A", 3, stop=["B", 5]).upper()
+    for part in model.generate("A", 3, True, temperature=0.5):
+        text += part.upper()
+    with model.generate("A", stream=True) as generation, model.device.profile(), weights_of(device).device.profile():
+        text += str(generation.finish)
+    either: str | dsvk.Generation = model.generate("A", stream=bool(ids))
     async for piece in model.astream("A"):
         ids.append(len(piece))
-    weights = dsvk.Tensor(memoryview(b""), device, form="matrix", dtype="BF16")
+    weights = weights_of(device)
     out: dsvk.Tensor = ops.matmul(weights, weights, groups=2)
     moved, chosen, scores = ops.moe(out, weights, weights, k=2)
     trace: dsvk.Trace = model.trace("A")
     shape: tuple[int, ...] = trace["logits"].shape
     picture: str = trace.plot_expert_load() + dsvk.plan("nano").plot_context() + profile.plot_roofline()
-    return f"{text} {ids} {moved.shape} {chosen} {scores} {shape} {picture}"
+    return f"{text} {either} {ids} {moved.shape} {chosen} {scores} {shape} {picture}"
 """
 
 

@@ -283,7 +283,7 @@ class Answer:
         async with aclosing(begun(told(self._running), self._most_seconds)) as events:
             try:
                 async for i, event in events:
-                    self._engine.seen(event.error)
+                    self._engine.seen(event.error, self._running.scheduler)
                     choice = self._choices[i * self._each + event.choice]
                     if choice.ended:
                         continue

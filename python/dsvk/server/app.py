@@ -33,19 +33,16 @@ MODELS = ("/v1/models", "/models", "/beta/models", "/anthropic/v1/models")
 ROOTS = ("/v1", "/anthropic")      # "/" is the page
 
 
-def shape(request: Request) -> Callable[[ApiError], dict[str, Any]]:
-    """What writes an error down: the path decides."""
-    if request.url.path.startswith(("/anthropic/", "/v1/messages")):
-        return lambda error: error.anthropic(request.scope["request_id"])
-    return ApiError.openai
+def written(request: Request, error: ApiError) -> tuple[int, dict[str, Any]]:
+    return error.written(request.url.path, request.scope["request_id"])
 
 
 def failed(request: Request, error: ApiError) -> Response:
     """A body that was not read to its end is in the way of what comes behind it."""
     if error.status in (408, 413):
         error.headers["Connection"] = "close"
-    written = shape(request)(error)
-    return Json(written, error.anthropic_status if "request_id" in written else error.status, headers=error.headers)
+    status, body = written(request, error)
+    return Json(body, status, headers=error.headers)
 
 
 def unrouted(request: Request, error: HTTPException) -> Response:
@@ -60,34 +57,56 @@ def gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 def crashed(request: Request, error: Exception) -> Response:
-    return failed(request, internal())
+    """The server ends the connection of a request that it gave up, so it has to say so."""
+    said = internal()
+    said.headers["Connection"] = "close"
+    return failed(request, said)
 
 
 def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = (),
                 body_bytes: int = limits.BODY_BYTES) -> Door:
-    """The ASGI application over an engine, which its shutdown closes, or over what keeps one. keys: one of them is needed on every path but /health and
-    the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
-    besides the server's own, "https://page.example". body_bytes: most of a request."""
+    """The ASGI application over an engine, which its shutdown closes, or over what keeps one. keys: one of them is needed on every path
+    but /health and the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages
+    that may besides the server's own, "https://page.example". body_bytes: most of a request."""
+
+    readers = body.Readers()
 
     def generating(dialect: Any) -> Callable[[Request], Awaitable[Response]]:
         async def generate(request: Request) -> Response:
-            given, engine = body.parse(await body.read(request, body_bytes)), held.current
-            read = dialect.read(engine, given)
+            text = await body.read(request, body_bytes)
+
+            def begin() -> tuple[dict[str, Any], Engine, Any]:
+                engine, given = held.current, body.parse(text)
+                return given, engine, dialect.read(engine, given)
+
+            given, engine, read = await readers.run(begin)
             asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
             job, running = await while_connected(request.receive, asked)
-            reply = dialect.Reply(engine, read, job, Answer(engine, job, running))
+            answer = Answer(engine, job, running)
+            reply = dialect.Reply(engine, read, job, answer)
+
+            def with_usage(error: ApiError) -> ApiError:
+                error.usage = dialect.usage_of(answer.usage)
+                return error
+
             if read.stream:
-                return EventStream(reply, shape(request), running.cancel)
+                return EventStream(reply, lambda error: written(request, with_usage(error))[1], running.cancel)
             try:
                 return Json(await while_connected(request.receive, reply.whole()))
+            except ApiError as error:
+                raise with_usage(error)
             finally:
                 running.cancel()
         return generate
 
     async def count_tokens(request: Request) -> Response:
-        given, engine = body.parse(await body.read(request, body_bytes)), held.current
-        read = messages.read_as(messages.CountRequest, engine, given)
-        return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, engine, read))})
+        text = await body.read(request, body_bytes)
+
+        def begin() -> tuple[Engine, messages.CountRequest]:
+            engine, given = held.current, body.parse(text)
+            return engine, messages.read_as(messages.CountRequest, engine, given)
+
+        return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, *await readers.run(begin)))})
 
     async def models(request: Request) -> Response:
         return Json(names.listing(held.current))
@@ -123,6 +142,7 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
         yield
         await door.empty(limits.FAREWELL_SECONDS)
         await asyncio.to_thread(held.close)
+        readers.close()
 
     routes = [Route(path, generating(dialect), methods=["POST"]) for dialect, paths in GENERATING.items() for path in paths]
     routes += [Route(path, count_tokens, methods=["POST"]) for path in COUNTING]

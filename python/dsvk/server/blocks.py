@@ -11,7 +11,7 @@ from .errors import bad
 from .fields import Fields, called, made, text_in
 
 NOT_READ = ("image", "document", "search_result", "container_upload")
-SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "advisor_", "tool_search_")
+SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "advisor_", "tool_search_", "mcp_toolset")
 BILLING = "x-anthropic-billing-header:"      # differs between builds of a client, and would change every prompt
 
 
@@ -22,7 +22,7 @@ class Message(Fields):
 
 class Tool(Fields):
     type: str = "custom"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")] = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: bool = False
@@ -34,13 +34,15 @@ class Tool(Fields):
 def check_tools(tools: list[Tool]) -> None:
     seen: set[str] = set()
     for i, tool in enumerate(tools):
+        if tool.type.startswith(SERVER_TOOLS):
+            continue
+        if tool.type != "custom":
+            raise bad(f"tools[{i}].type", f"a client tool needs its schema: expected custom, got {tool.type[:80]!r}")
+        if tool.name is None or tool.input_schema is None:
+            raise bad(f"tools[{i}].{'name' if tool.name is None else 'input_schema'}", "required")
         if tool.name in seen:
             raise bad(f"tools[{i}].name", f"{tool.name!r} appears twice")
         seen.add(tool.name)
-        if tool.type != "custom" and not tool.type.startswith(SERVER_TOOLS):
-            raise bad(f"tools[{i}].type", f"a client tool needs its schema: expected custom, got {tool.type[:80]!r}")
-        if tool.type == "custom" and tool.input_schema is None:
-            raise bad(f"tools[{i}].input_schema", "required")
 
 
 def at_hand(tools: list[Tool]) -> list[Tool]:
@@ -48,8 +50,13 @@ def at_hand(tools: list[Tool]) -> list[Tool]:
     return [tool for tool in tools if tool.type == "custom" and not tool.defer_loading]
 
 
+def to_call(tools: list[Tool], messages: list[Message]) -> list[Tool]:
+    """Those that may be called: at hand, or referred to."""
+    return at_hand(tools) + [tool for tool in tools if tool.defer_loading and tool.name in referenced(messages)]
+
+
 def referenced(messages: list[Message]) -> set[str]:
-    """Names of the tools that results refer to: from there on they may be called."""
+    """Names of the tools that results refer to, in blocks that were looked at."""
     blocks = [block for message in messages if isinstance(message.content, list) for block in message.content]
     parts = [part for block in blocks if block.get("type") == "tool_result" and isinstance(block.get("content"), list)
              for part in block["content"]]
@@ -103,19 +110,25 @@ def result_text(block: dict[str, Any], place: str, tools: dict[str, Tool]) -> st
     return "\n".join(found)
 
 
-def user(message: Message, place: str, tools: dict[str, Tool]) -> list[fields.Message]:
-    """Results first, then the text."""
+def user(turn: list[tuple[str, Message]], tools: dict[str, Tool]) -> list[fields.Message]:
+    """Neighbouring messages with their places, as one: results first, then the text."""
     results, said = [], []
-    for kind, block, at in blocks_of(message.content, f"{place}.content"):
-        if kind == "tool_result":
-            result = made("tool", place, content=result_text(block, at, tools), tool_call_id=text_in(block, "tool_use_id", at))
-            result._id_place = f"{at}.tool_use_id"
-            results.append(result)
-        elif kind == "text":
-            said.append(text_in(block, "text", at))
-        else:
-            raise unread(kind, at)
-    return results + ([made("user", place, content="\n\n".join(said))] if said or not results else [])
+    for place, message in turn:
+        for kind, block, at in blocks_of(message.content, f"{place}.content"):
+            if kind == "tool_result":
+                result = made("tool", place, content=result_text(block, at, tools), tool_call_id=text_in(block, "tool_use_id", at))
+                result._id_place = f"{at}.tool_use_id"
+                results.append(result)
+            elif kind == "text":
+                said.append(text_in(block, "text", at))
+            elif not of_server(kind):
+                raise unread(kind, at)
+    return results + ([made("user", turn[0][0], content="\n\n".join(said))] if said or not results else [])
+
+
+def of_server(kind: str) -> bool:
+    """Blocks of tools that ran elsewhere."""
+    return kind in ("server_tool_use", "mcp_tool_use") or kind.endswith("_tool_result")
 
 
 def assistant(message: Message, place: str, last: bool) -> fields.Message:
@@ -130,20 +143,24 @@ def assistant(message: Message, place: str, last: bool) -> fields.Message:
                 raise bad(f"{at}.input", "expected an object")
             calls.append(called(text_in(block, "id", at), text_in(block, "name", at),
                                 json.dumps(block["input"], ensure_ascii=False), f"{at}.id"))
-        elif kind != "redacted_thinking" and kind != "server_tool_use" and not kind.endswith("_tool_result"):
+        elif kind != "redacted_thinking" and not of_server(kind):
             raise unread(kind, at)
     return made("assistant", place, content="".join(said), reasoning_content="\n".join(thoughts) if thoughts else None,
                 tool_calls=calls, prefix=last and not calls)
 
 
 def conversation(system: str | list[dict[str, Any]], messages: list[Message], tools: list[Tool]) -> list[fields.Message]:
-    named = {tool.name: tool for tool in tools if tool.type == "custom"}
+    named = {tool.name or "": tool for tool in tools if tool.type == "custom"}
     head = [text for text in texts(system, "system") if text and not text.startswith(BILLING)]
     result = [made("system", "system", content="\n\n".join(head))] if head else []
+    users: list[tuple[str, Message]] = []
     for i, message in enumerate(messages):
         place, last = f"messages[{i}]", i + 1 == len(messages)
         if message.role == "user":
-            result += user(message, place, named)
+            users.append((place, message))
+            if last or messages[i + 1].role != "user":
+                result += user(users, named)
+                users = []
         elif message.role == "system":
             result.append(made("system", place, content="\n\n".join(texts(message.content, f"{place}.content"))))
         else:

@@ -1,31 +1,47 @@
-"""The JSON body of a request: within limits, and JSON by the letter (no duplicate keys, no NaN, whole characters)."""
+"""The JSON body of a request: within limits, and JSON by the letter (no duplicate keys, no NaN, whole characters). read() is for the event
+loop, parse(), which takes its time, for another thread."""
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import zlib
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
 from . import limits
 from .errors import ApiError, bad, place
-from .limits import JSON_DEPTH
+from .limits import JSON_DEPTH, JSON_OBJECTS, JSON_VALUES
+
+PIECE = 1 << 20      # bytes looked at in one go, in which no other thread runs
+OUTSIDE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|(?P<mark>[,\[{])', re.DOTALL)
+Read = TypeVar("Read")
 
 
-def too_large(most: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {most} bytes", code="request_too_large")
+class Body(NamedTuple):
+    """As it came, at most `most` bytes of it, packed or not."""
+    data: bytes
+    packed: bool
+    most: int
 
 
-async def read(request: Request, most: int) -> bytes:
-    """At most so many bytes, packed or not."""
+def too_large(what: str) -> ApiError:
+    return ApiError(413, f"the body {what}", code="request_too_large")
+
+
+async def read(request: Request, most: int) -> Body:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"content-type: expected application/json, got {kind[:80]!r}", param="content-type")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise ApiError(415, f"content-encoding: expected identity or gzip, got {encoding[:80]!r}", param="content-encoding")
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and (len(told) > 20 or int(told) > most):
+        raise too_large(f"is larger than {most} bytes")
     body, began = bytearray(), time.monotonic()
     pieces = request.stream()
     while True:
@@ -40,21 +56,36 @@ async def read(request: Request, most: int) -> bytes:
             break
         body += piece
         if len(body) > most:
-            raise too_large(most)
-    return bytes(body) if encoding == "identity" else unpacked(bytes(body), most)
+            raise too_large(f"is larger than {most} bytes")
+    return Body(bytes(body), encoding == "gzip", most)
 
 
-def unpacked(body: bytes, most: int) -> bytes:
+def unpacked(body: Body) -> bytes:
+    most = min(body.most, limits.UNPACKED_BYTES + limits.UNPACKED_RATIO * len(body.data))
     unpack = zlib.decompressobj(wbits=31)
     try:
-        text = unpack.decompress(body, most + 1)
+        text = unpack.decompress(body.data, most + 1)
     except zlib.error as error:
         raise bad("content-encoding", f"no gzip: {error}") from None
     if len(text) > most:
-        raise too_large(most)
+        raise too_large(f"of {len(body.data)} bytes is larger than {most} bytes when it is unpacked")
     if not unpack.eof or unpack.unused_data:
         raise bad("content-encoding", "gzip that is cut, or followed by something else")
     return text
+
+
+def check_size(text: bytes) -> None:
+    """As many values as are taken, before any is made: they are counted by the commas and brackets outside of texts."""
+    found = 0
+    for at in range(0, len(text), PIECE):
+        found += sum(text.count(mark, at, at + PIECE) for mark in b",[{")
+    if found < JSON_VALUES:
+        return
+    found = 0
+    for piece in OUTSIDE.finditer(text):      # those inside were counted, too
+        found += piece.lastgroup is not None
+        if found >= JSON_VALUES:
+            raise too_large(f"has more than {JSON_VALUES} values")
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -70,29 +101,43 @@ def no_number(text: str) -> None:
     raise ValueError(f"{text} is no JSON number")
 
 
-def check(value: Any, location: tuple[str | int, ...] = ()) -> None:
-    """Depth, and texts that are Unicode: an escape may be half of a character."""
-    if len(location) > JSON_DEPTH:
-        raise bad(str(location[0]), f"nested deeper than {JSON_DEPTH}")
-    if isinstance(value, str):
+class Check:
+    """Depth, objects, and texts that are Unicode, for an escape may be half of a character. escapes: there are some that could be."""
+
+    def __init__(self, escapes: bool) -> None:
+        self.escapes, self.objects = escapes, 0
+
+    def value(self, value: Any, location: tuple[str | int, ...] = ()) -> None:
+        if len(location) > JSON_DEPTH:
+            raise bad(str(location[0]), f"nested deeper than {JSON_DEPTH}")
+        if isinstance(value, str):
+            self.text(value, location)
+        elif isinstance(value, float) and value in (float("inf"), float("-inf")):
+            raise bad(place(location), "a number that is too large")
+        elif isinstance(value, dict):
+            self.objects += 1
+            if self.objects > JSON_OBJECTS:
+                raise too_large(f"has more than {JSON_OBJECTS} objects")
+            for name, member in value.items():
+                self.text(name, location)
+                self.value(member, (*location, name))
+        elif isinstance(value, list):
+            for i, element in enumerate(value):
+                self.value(element, (*location, i))
+
+    def text(self, text: str, location: tuple[str | int, ...]) -> None:
         try:
-            value.encode()
+            if self.escapes:
+                text.encode()
         except UnicodeEncodeError:
             raise bad(place(location), "has half of a surrogate pair") from None
-    elif isinstance(value, float) and value in (float("inf"), float("-inf")):
-        raise bad(place(location), "a number that is too large")
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            check(name, location)
-            check(member, (*location, name))
-    elif isinstance(value, list):
-        for i, element in enumerate(value):
-            check(element, (*location, i))
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse(body: Body) -> dict[str, Any]:
+    text = unpacked(body) if body.packed else body.data
+    check_size(text)
     try:
-        value = json.loads(body.decode(), object_pairs_hook=once, parse_constant=no_number)
+        value = json.loads(text.decode(), object_pairs_hook=once, parse_constant=no_number)
     except UnicodeDecodeError as error:
         raise bad(None, f"the body is no UTF-8: byte {error.start}") from None
     except RecursionError:
@@ -101,5 +146,18 @@ def parse(body: bytes) -> dict[str, Any]:
         raise bad(None, f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise bad(None, "the body: expected an object")
-    check(value)
+    Check(b"\\ud" in text or b"\\uD" in text).value(value)
     return value
+
+
+class Readers:
+    """Threads that read bodies: few, for the interpreter runs one thread at a time, and the event loop is to have its turn."""
+
+    def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(limits.READERS, "dsvk reader")
+
+    async def run(self, read: Callable[[], Read]) -> Read:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, read)
+
+    def close(self) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 import uvicorn
@@ -14,19 +15,27 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from . import limits
+from .door import id_headers, new_id
 from .errors import ApiError
 from .stream import dump
 
+END = re.compile(rb"\n\r?\n")      # of a head, as h11 has it
 LENGTHS = re.compile(rb"^(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
+def target(head: bytes) -> str:
+    """The path of a request's first line, if it came so far."""
+    words = head.partition(b"\n")[0].split(b" ")
+    return unquote(words[1].partition(b"?")[0].decode("latin-1")) if len(words) > 2 else ""
+
+
 class Protocol(H11Protocol):
-    """`head` is what has come of a request's head; scope["state"]["abort"]() ends the connection without waiting for its reader."""
+    """`head` is what has come of a request's head, `path` what the last one asks for; scope["state"]["abort"]() ends the connection without waiting for its reader."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.app_state = {**self.app_state, "abort": self.abort}
-        self.head = b""
+        self.head, self.path = b"", ""
         self.head_timer: asyncio.TimerHandle | None = None
 
     def abort(self) -> None:
@@ -40,24 +49,25 @@ class Protocol(H11Protocol):
         super().connection_lost(reason)
         self.unwatch_head()
 
-    def data_received(self, data: bytes) -> None:
+    def handle_events(self) -> None:
+        """Looks at what has come, be it behind another request, before it is understood."""
         if self.conn.their_state is h11.IDLE:
-            self.head += data
-            head, end, _ = self.head.partition(b"\r\n\r\n")
-            if len(head) > limits.HEAD_BYTES:
+            self.head = END.split(self.conn.trailing_data[0], 1)[0]
+            self.path = target(self.head) if self.head else self.path
+            if len(self.head) > limits.HEAD_BYTES:
                 self.refuse(ApiError(400, f"the head is larger than {limits.HEAD_BYTES} bytes"))
                 return
-            if end and len(LENGTHS.findall(head)) > 1:      # h11 takes two that are equal for one
+            if len(LENGTHS.findall(self.head)) > 1:      # h11 takes two that are equal for one
                 self.refuse(ApiError(400, "content-length: the body's end is told twice", param="content-length"))
                 return
-        super().data_received(data)
+        super().handle_events()
         self.watch_head()
 
     def watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
             self.head = b""
             self.unwatch_head()
-        elif self.head_timer is None:
+        elif self.head_timer is None and (self.head or not self.path):      # between two requests another limit holds
             self.head_timer = self.loop.call_later(limits.HEAD_SECONDS, self.slow_head)
 
     def unwatch_head(self) -> None:
@@ -76,9 +86,12 @@ class Protocol(H11Protocol):
 
     def refuse(self, error: ApiError) -> None:
         try:
-            text = dump(error.openai())
-            head = h11.Response(status_code=error.status, headers=[
-                (b"content-type", b"application/json"), (b"content-length", b"%d" % len(text)), (b"connection", b"close")])
+            id = new_id()
+            status, written = error.written(self.path, id)
+            text = dump(written)
+            head = h11.Response(status_code=status, headers=[
+                (b"content-type", b"application/json"), (b"content-length", b"%d" % len(text)), (b"connection", b"close"),
+                *id_headers(id)])
             for event in (head, h11.Data(data=text), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
             self.transport.close()
@@ -109,6 +122,5 @@ def server(app: ASGIApp, drain: float = limits.DRAIN_SECONDS, told: Callable[[],
     """What serves an application; .run(sockets=[...]) returns when it has been told to end. drain: seconds for what runs then;
     told: called when that begins."""
     return Server(uvicorn.Config(
-        app, http=Protocol, ws="none", log_level="warning", access_log=False, server_header=False, limit_concurrency=limits.CONNECTIONS,
-        h11_max_incomplete_event_size=limits.HEAD_BYTES,
-        timeout_graceful_shutdown=drain), told)  # type: ignore[arg-type]  # parts of a second, too
+        app, http=Protocol, ws="none", log_level="error", access_log=False, server_header=False,      # strangers make warnings
+        h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain), told)  # type: ignore[arg-type]  # parts of a second, too

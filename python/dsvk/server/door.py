@@ -13,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import page
-from .errors import ApiError
+from . import limits, page
+from .errors import ApiError, unavailable
 from .limits import HEAD_FIELDS
 
 PREFLIGHT = {"access-control-allow-methods": "GET, POST, HEAD", "access-control-max-age": "600",
              "access-control-allow-headers": "authorization, *"}
 
-OPEN = {"/health", *page.FILES}      # without a key
+HEALTH = "/health"
+OPEN = {HEALTH, *page.FILES}      # without a key
 
 
 class Door:
@@ -51,14 +52,13 @@ class Door:
             self.inside -= 1
 
     async def enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["request_id"] = secrets.token_hex(12)
-        id = scope["request_id"].encode()
+        id = scope["request_id"] = new_id()
         request = Request(scope, receive)
         shared = self.shared(request)
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"request-id", id), (b"x-request-id", id), *shared]
+                message["headers"] = [*message["headers"], *id_headers(id), *shared]
             await send(message)
 
         asks = bool(shared) and request.method == "OPTIONS"      # a browser, whether its page may; it has no key yet
@@ -77,6 +77,8 @@ class Door:
                 (b"vary", b"origin")]
 
     def refusal(self, request: Request, asks: bool) -> ApiError | None:
+        if self.inside > limits.REQUESTS and request.url.path != HEALTH:
+            return unavailable(f"more than {limits.REQUESTS} requests at once")
         hosts = request.headers.getlist("host")
         if len(hosts) != 1:
             return ambiguous("host", f"expected one Host header, got {len(hosts)}")
@@ -101,6 +103,15 @@ class Door:
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         given = [request.headers.get("x-api-key", "")] + ([bearer.strip()] if scheme.lower() == "bearer" else [])
         return sum(hmac.compare_digest(digest(one), key) for one in given for key in self.keys) > 0
+
+
+def new_id() -> str:
+    """Of a request."""
+    return secrets.token_hex(12)
+
+
+def id_headers(id: str) -> list[tuple[bytes, bytes]]:
+    return [(b"request-id", id.encode()), (b"x-request-id", id.encode())]
 
 
 def digest(key: str) -> bytes:

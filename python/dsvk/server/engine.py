@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Mapping
 
@@ -15,7 +16,7 @@ import dsvk
 from dsvk.constrain import Constraint, Grammars
 
 from .errors import bad, of_engine, overflow
-from .limits import BACKLOG
+from .limits import BACKLOG, COMPILERS
 from .metrics import Metrics
 
 REMEMBERED_TOKENS = 1 << 20
@@ -53,11 +54,14 @@ class Turns:
             return found
 
 
+Compile = Callable[[], Constraint | None]
+
+
 @dataclass
 class Job:
     """A request in the engine's terms. chat: the answer is a turn of a conversation, not just text; thinking: its mode; inside:
     it begins inside thinking; calls: tool calls are wanted; one_call: and a second one is cut off; call_prefix: of their ids.
-    progress: tell how much of the prompt is read. constraint: what the answer is held to (constraints.py). logprobs: how many of the
+    progress: tell how much of the prompt is read. constraint: gives what the answer is held to (constraints.py). logprobs: how many of the
     likeliest tokens to tell, None for no log-probabilities. prompt_field: where the client gave the prompt.
 
     more_prompts: continued besides, each with as many choices. score_prompt: log-probabilities of the prompt's tokens, too; only_score:
@@ -75,7 +79,7 @@ class Job:
     one_call: bool = False
     call_prefix: str = "call_"
     progress: bool = False
-    constraint: Constraint | None = None
+    constraint: Compile | None = None
     user: str = ""
     prompt_field: str = "messages"
     more_prompts: list[list[int]] = field(default_factory=list)
@@ -89,7 +93,11 @@ class Job:
 
 
 class Running(list[dsvk.Request]):
-    """A job's requests, one a prompt."""
+    """A job's requests, one a prompt, of one scheduler."""
+
+    def __init__(self, scheduler: dsvk.Scheduler):
+        super().__init__()
+        self.scheduler = scheduler
 
     def cancel(self) -> None:
         for request in self:
@@ -124,6 +132,7 @@ class Engine:
         self.turns = Turns()
         self.metrics = Metrics(self)
         self._logged: set[str] = set()
+        self.compilers = ThreadPoolExecutor(COMPILERS, "dsvk compiler")
         self._grammars_lock = threading.Lock()
         self._over = threading.Event()
         self.begin(model, scheduler)
@@ -146,9 +155,9 @@ class Engine:
         """Itself, as a Keeper has an engine at times."""
         return self
 
-    def seen(self, error: dsvk.Error | None) -> None:
-        """Of every error that comes from the device: a lost one ends wait()."""
-        if isinstance(error, dsvk.DeviceLostError):
+    def seen(self, error: dsvk.Error | None, scheduler: dsvk.Scheduler) -> None:
+        """Of every error that comes from a scheduler: that its device is lost ends wait(), unless there is another by now."""
+        if isinstance(error, dsvk.DeviceLostError) and scheduler is self.scheduler:
             self._over.set()
 
     def wake(self) -> None:
@@ -193,40 +202,42 @@ class Engine:
             self._logged.add(text)
             log.warning("%s", printable(text))
 
-    def submit(self, job: Job) -> Running:
-        """All of a job or nothing. Stop texts are looked for in the answer's text only: behind the thoughts, before the calls."""
+    def submit(self, job: Job, constraint: Constraint | None = None) -> Running:
+        """All of a job or nothing; constraint: what its own gave. Stop texts are looked for in the answer's text only: behind the thoughts, before the calls."""
         longest = max(map(len, job.prompts))
         if longest >= self.context:
             raise overflow(longest + 1, self.context, job.prompt_field)
-        running = Running()
+        running = Running(self.scheduler)
         try:
             for prompt in job.prompts:
-                running.append(self.scheduler.submit(
+                running.append(running.scheduler.submit(
                     prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                     stop_after=self.think_end if job.inside and job.stop else 0,
                     stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
-                    prompt_logprobs=job.score_prompt, constraint=job.constraint, backlog=BACKLOG, owner=job.user,
+                    prompt_logprobs=job.score_prompt, constraint=constraint, backlog=BACKLOG, owner=job.user,
                     cache_key=job.user if self.isolate else "", **job.sampling))
             return running
         except dsvk.Error as error:
             running.cancel()
-            self.seen(error)
+            self.seen(error, running.scheduler)
             raise (bad(None, str(error)) if isinstance(error, dsvk.InvalidError) else of_engine(error)) from None
 
 
 async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, Running]:
-    """The job that job() makes, handed in, both away from the event loop; if nobody waits for it any more it is cancelled."""
-    def begin() -> tuple[Job, Running]:
-        made = job()
-        return made, engine.submit(made)
+    """The job that job() makes, handed in, away from the event loop; if nobody waits for it any more it is cancelled. Grammars are
+    compiled in threads that do nothing else, so that those which take long hold up each other and no other request."""
+    made = await asyncio.to_thread(job)
+    constraint = None
+    if made.constraint is not None:
+        constraint = await asyncio.get_running_loop().run_in_executor(engine.compilers, made.constraint)
 
-    def cancel(done: asyncio.Task[tuple[Job, Running]]) -> None:
+    def cancel(done: asyncio.Task[Running]) -> None:
         if done.exception() is None:
-            done.result()[1].cancel()
+            done.result().cancel()
 
-    task = asyncio.ensure_future(asyncio.to_thread(begin))
+    task = asyncio.ensure_future(asyncio.to_thread(engine.submit, made, constraint))
     try:
-        return await asyncio.shield(task)
+        return made, await asyncio.shield(task)
     except asyncio.CancelledError:
         task.add_done_callback(cancel)
         raise

@@ -16,6 +16,7 @@ class ApiError(Exception):
     read another sentence."""
 
     anthropic_message: str | None = None
+    usage: dict[str, Any] | None = None      # what was done before it went wrong, as the wire format tells it
 
     def __init__(self, status: int, message: str, *, type: str = "invalid_request_error",
                  code: str = "invalid_request_error", param: str | None = None, headers: dict[str, str] | None = None):
@@ -23,18 +24,25 @@ class ApiError(Exception):
         self.status, self.message, self.type, self.code, self.param = status, message, type, code, param
         self.headers = headers or {}
 
+    def written(self, path: str, request_id: str) -> tuple[int, dict[str, Any]]:
+        """Status and body, in the shape that the path decides."""
+        status, shown = (self.anthropic_status, self.anthropic(request_id)) if of_anthropic(path) else (self.status, self.openai())
+        return status, shown if self.usage is None else {**shown, "usage": self.usage}
+
     def openai(self) -> dict[str, Any]:
-        """The error in OpenAI's shape; its status is `status`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def anthropic(self, request_id: str) -> dict[str, Any]:
-        """The error in Anthropic's shape; its status is `anthropic_status`."""
         kind = ANTHROPIC_TYPES.get(self.anthropic_status, "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": self.anthropic_message or self.message}, "request_id": request_id}
 
     @property
     def anthropic_status(self) -> int:
         return 529 if self.status == 503 else self.status
+
+
+def of_anthropic(path: str) -> bool:
+    return path == "/anthropic" or path.startswith(("/anthropic/", "/v1/messages"))
 
 
 def bad(param: str | None, message: str) -> ApiError:

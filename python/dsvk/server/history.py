@@ -42,7 +42,7 @@ def check_answered(unanswered: dict[str, str]) -> None:
 
 def check_thoughts(messages: list[Message]) -> None:
     for message in messages:
-        if message.role == "assistant" and message.tool_calls and not message.reasoning_content:
+        if message.role == "assistant" and message.tool_calls and message.reasoning_content is None:
             raise bad(f"{message._place}.reasoning_content",
                       "The `reasoning_content` in the thinking mode must be passed back to the API.")
 

@@ -92,7 +92,7 @@ class Keeper:
             try:
                 engine.begin(self._load(self._progress))
                 return True
-            except (dsvk.Error, OSError) as error:
+            except Exception as error:      # whatever it is, the next attempt may do better
                 log.error("attempt %d to open the model again: %s", attempt, error)
                 self._state = "the device was lost, and could not be opened again so far"
         return False

@@ -6,7 +6,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 BODY_BYTES = 64 << 20
+UNPACKED_BYTES, UNPACKED_RATIO = 4 << 20, 64      # of a packed body: so many bytes, and so many more for each that came
 JSON_DEPTH = 64
+JSON_VALUES, JSON_OBJECTS = 1_200_000, 1 << 16      # of a body: room for a prompt of a million token ids, for messages with their parts
+READERS, COMPILERS = 2, 2      # threads that read bodies and compile grammars
 MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS, MOST_PROMPTS, MOST_BIASES = 8, 16, 4096, 128, 20, 64, 1024
 LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
 KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
@@ -14,7 +17,7 @@ HEAD_BYTES, HEAD_FIELDS, HEAD_SECONDS = 16 << 10, 100, 10
 BODY_SECONDS, BODY_RATE = 10, 1024      # so long a body may be slower than so many bytes a second
 STALLED_SECONDS = 30      # a stream whose reader takes nothing ends
 BACKLOG = 256      # events of a request that wait to be written, before it pauses
-CONNECTIONS = 4096
+REQUESTS = 8192      # at once: those that run and wait (--max-waiting), and others
 DRAIN_SECONDS = 30      # what runs when the server is told to end
 FAREWELL_SECONDS = 2      # and then its clients are told
 COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens

@@ -6,12 +6,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from dsvk.constrain import Constraint
-
 from . import blocks, history, stream
 from .answer import Answer, Piece, Usage
 from .constraints import constraint_for, tool
-from .engine import Engine, Job
+from .engine import Compile, Engine, Job
 from .errors import bad, unavailable
 from .fields import Effort, Fields, Sampled, Thinking, mode, validated
 from .limits import EFFORT, MOST_TOOLS, Stops, Tokens
@@ -76,17 +74,22 @@ def read(engine: Engine, body: dict[str, Any]) -> MessagesRequest:
 
 def refuse_tools(r: CountRequest) -> None:
     blocks.check_tools(r.tools)
-    offered = [tool.name for tool in blocks.at_hand(r.tools)]
-    if len(offered) > MOST_TOOLS:
-        raise bad("tools", f"at most {MOST_TOOLS} offered at once, got {len(offered)}")
-    if r.tool_choice.type == "tool" and r.tool_choice.name not in offered:
+    offered = len(blocks.at_hand(r.tools))
+    if offered > MOST_TOOLS:
+        raise bad("tools", f"at most {MOST_TOOLS} offered at once, got {offered}")
+
+
+def refuse_choice(r: CountRequest) -> None:
+    names = [tool.name for tool in blocks.to_call(r.tools, r.messages)]
+    if r.tool_choice.type == "tool" and (r.tool_choice.name is None or r.tool_choice.name not in names):
         raise bad("tool_choice.name", f"no tool is named {(r.tool_choice.name or '')[:80]!r}")
-    if r.tool_choice.type == "any" and not offered:
+    if r.tool_choice.type == "any" and not names:
         raise bad("tool_choice", "any without tools")
 
 
 def prompt_of(engine: Engine, r: CountRequest) -> list[int]:
     messages = blocks.conversation(r.system, r.messages, r.tools)
+    refuse_choice(r)
     tools = [] if r.tool_choice.type == "none" else [blocks.function(tool) for tool in blocks.at_hand(r.tools)]
     thinking, effort = mode(r.model, r.thinking, r.output_config.effort)
     return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort, schema_of(r))
@@ -102,11 +105,11 @@ def begun(r: CountRequest) -> str:
     return (blocks.assistant(last, "", True).content or "") if last.role == "assistant" else ""
 
 
-def constraint_of(engine: Engine, r: CountRequest, inside: bool) -> Constraint | None:
-    known = blocks.at_hand(r.tools) + [one for one in r.tools if one.defer_loading and one.name in blocks.referenced(r.messages)]
+def constraint_of(engine: Engine, r: CountRequest, inside: bool) -> Compile | None:
+    known = blocks.to_call(r.tools, r.messages)
     wanted = r.tool_choice
     return constraint_for(
-        engine, [tool(one.name, one.input_schema, one.strict, f"tools[{r.tools.index(one)}].input_schema") for one in known],
+        engine, [tool(one.name or "", one.input_schema, one.strict, f"tools[{r.tools.index(one)}].input_schema") for one in known],
         choice={"auto": "auto", "none": "none"}.get(wanted.type, "required"), names=(wanted.name or "",) if wanted.type == "tool" else None,
         parallel=not wanted.disable_parallel_tool_use, schema=schema_of(r), inside=inside, begun=begun(r),
         schema_place="output_config.format.schema")
@@ -153,19 +156,26 @@ class Reply(stream.Reply):
     """Writes an answer down in this format. The whole message is put together from the stream's events."""
     named_events = True
 
-    def alive(self) -> dict[str, Any]:
-        return {"type": "ping"}
-
     def __init__(self, engine: Engine, r: MessagesRequest, job: Job, answer: Answer):
         self.answer = answer
         self.message: dict[str, Any] = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": engine.name,
                         "content": [], "stop_reason": None, "stop_sequence": None}
+        self.begun = False
+
+    def alive(self) -> dict[str, Any]:
+        """Nothing may come before the start: the first sign of life is it, and what is not known of usage yet comes in the end."""
+        return {"type": "ping"} if self.begun else self.start()
+
+    def start(self) -> dict[str, Any]:
+        self.begun = True
+        return {"type": "message_start", "message": {**self.message, "usage": usage_of(self.answer.usage)}}
 
     async def events(self) -> stream.Events:
         open_kind, index = "", -1
         async for piece in self.answer.pieces():
             if piece.kind == "start":
-                yield {"type": "message_start", "message": {**self.message, "usage": usage_of(self.answer.usage)}}
+                if not self.begun:
+                    yield self.start()
                 continue
             if piece.kind in ("call", "finish") or (piece.kind != open_kind and piece.kind != "arguments"):
                 if open_kind == "reasoning":

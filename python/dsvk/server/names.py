@@ -32,7 +32,7 @@ def item(engine: Engine) -> dict[str, Any]:
     made = datetime.fromtimestamp(engine.created, timezone.utc)
     return {"id": engine.name, "object": "model", "created": engine.created, "owned_by": "dsvk", "type": "model",
             "display_name": engine.name, "created_at": made.strftime("%Y-%m-%dT%H:%M:%SZ"), "max_input_tokens": engine.context,
-            "max_tokens": engine.most_tokens}
+            "max_tokens": engine.most_tokens, "lifecycle": "active"}
 
 
 def listing(engine: Engine) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Iterator, Literal
 
 from pydantic import BeforeValidator, PrivateAttr
 
+from dsvk.constrain import Constraint
+
 from . import chat_completions, items, stream
 from .answer import Answer, Piece, Usage
 from .engine import Engine, Job
@@ -48,7 +50,7 @@ def choice(value: Any) -> Any:
 
 class Reasoning(Fields):
     effort: Effort = EFFORT
-    summary: str | None = None
+    summary: Any = None
 
 
 class Format(Fields):
@@ -58,7 +60,7 @@ class Format(Fields):
 
 class Text(Fields):
     format: Format | None = None
-    verbosity: str = "medium"
+    verbosity: Any = None
 
 
 class ResponsesRequest(Sampled):
@@ -77,13 +79,18 @@ class ResponsesRequest(Sampled):
     top_logprobs: TopLogprobs = 0
     include: list[str] = []
     metadata: dict[str, Any] = {}
-    prompt_cache_key: str | None = None
+    prompt_cache_key: Any = None
     user_id: str | None = None
     user: str | None = None
     previous_response_id: Any = None
     conversation: Any = None
     background: bool = False
     prompt: Any = None
+
+
+def text_or(other: str | None, given: Any) -> str | None:
+    """What is ignored and told back, if a client can read it."""
+    return given if isinstance(given, str) else other
 
 
 def refuse(r: ResponsesRequest) -> None:
@@ -147,6 +154,13 @@ def job_of(engine: Engine, body: dict[str, Any], r: ResponsesRequest) -> Job:
     except ApiError as error:
         raise renamed(error, r) from None
     job.prompt_field = "input"
+    if (compiled := job.constraint) is not None:
+        def constraint() -> Constraint | None:
+            try:
+                return compiled()
+            except ApiError as error:
+                raise renamed(error, r) from None
+        job.constraint = constraint
     return job
 
 
@@ -208,12 +222,12 @@ class Reply(stream.Reply):
         format = (r._body.get("text") or {}).get("format")
         self.asked = {
             "instructions": r.instructions, "max_output_tokens": r.max_output_tokens, "parallel_tool_calls": r.parallel_tool_calls,
-            "previous_response_id": None, "reasoning": {"effort": effort if thinking else "none", "summary": r.reasoning.summary},
+            "previous_response_id": None, "reasoning": {"effort": effort if thinking else "none", "summary": text_or(None, r.reasoning.summary)},
             "store": False, "temperature": r.temperature, "top_p": r.top_p, "top_logprobs": r.top_logprobs,
-            "text": {"format": format or {"type": "text"}, "verbosity": r.text.verbosity},
+            "text": {"format": format or {"type": "text"}, "verbosity": text_or("medium", r.text.verbosity)},
             "tool_choice": r._body.get("tool_choice") or "auto", "tools": r._body.get("tools") or [],
             "truncation": "disabled", "user": r.user, "metadata": r.metadata, "background": False, "service_tier": "default",
-            "max_tool_calls": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "prompt_cache_key": r.prompt_cache_key,
+            "max_tool_calls": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "prompt_cache_key": text_or(None, r.prompt_cache_key),
             "safety_identifier": None}
 
     # ---- events ----
