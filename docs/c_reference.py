@@ -14,7 +14,17 @@ PIECE = re.compile(r"/\*(?P<comment>.*?)\*/|(?P<code>typedef (?:struct|enum)\b[^
 
 
 def prose(comment: str) -> str:
-    return "\n".join(re.sub(r"([*`_|\\])", r"\\\1", re.sub(r"^\s*\*? ?", "", line)) for line in comment.strip().splitlines())
+    """A comment as lines of reStructuredText. A line goes on where the next one's first word had no room any more; `code` is the only
+    markup there is."""
+    lines = [re.sub(r"^\s*\*? ?", "", line) for line in comment.strip().splitlines()]
+    width, whole = max(map(len, lines)), lines[:1]
+    for before, line in zip(lines, lines[1:]):
+        if line[:1].strip() and before and len(f"{before} {line.split()[0]}") > width:
+            whole[-1] += " " + line
+        else:
+            whole.append(line)
+    return "\n".join("".join(f"``{part}``" if i % 2 else re.sub(r"([*_|\\])", r"\\\1", part) for i, part in enumerate(line.split("`")))
+                     for line in whole)
 
 
 def declarations(text: str):
@@ -54,12 +64,15 @@ class Header(SphinxDirective):
             if section != last:
                 lines += ["", section[0].upper() + section[1:], "-" * len(section), ""]
                 last = section
-            function = re.match(r"[\w\s*]*?\b(dsvk_\w+)\(", code)
-            if function and not code.startswith("typedef"):
-                lines += [".. c:function:: " + " ".join(code.rstrip(";").split()), ""]
+            function = not code.startswith(("typedef", "#")) and " ".join(code.rstrip(";").split())
+            name = re.search(r"^#define (\w+)|^typedef[^{]*\(\*(\w+)\)|(\w+);$", code)
+            indent = "   " if code else ""
+            if function:
+                lines += [f".. c:function:: {function}", ""]
             elif code:
-                lines += [".. code-block:: c", "", *("   " + line for line in code.splitlines()), ""]
-            indent = "   " if function and not code.startswith("typedef") else ""
+                lines += [f".. c:{'macro' if name[1] else 'type'}:: {name[name.lastindex]}", ""]
+                if not re.fullmatch(r"typedef struct (\w+) \1;", code):
+                    lines += ["   .. code-block:: c", "", *("      " + line for line in code.splitlines()), ""]
             lines += [*(indent + "| " + line for line in comment.splitlines()), ""]
         section = nodes.section()
         section.document = self.state.document

@@ -16,11 +16,13 @@ html_static_path = ["style.css"]
 html_css_files = ["style.css"]
 html_copy_source = False
 smartquotes = False
+default_role = "code"
 myst_heading_anchors = 3
 toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 100
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "groupwise",
                            "inherited-members": "BaseException, OSError, dict, str, tuple"}
 nitpicky = True     # a type of ours that has no entry is an error
-nitpick_ignore_regex = [("py:.*", r"(?!dsvk\b).*|dsvk\.server\..*"), ("c:.*", ".*")]
+nitpick_ignore_regex = [("py:.*", r"(?!dsvk\b).*|dsvk\.server\..*"), ("c:.*", r"(?!dsvk_).*")]

@@ -223,6 +223,7 @@ class Report(dict[str, Any]):
     why, extrapolation the whole model where layers of it were measured; device has the measured peaks."""
 
     def case_table(self) -> list[dict[str, Any]]:
+        """A row for each context and batch."""
         prefill = {case["context"]: round(case["tokens_per_s"], 1) for case in self["prefill"]}
         return [{"context": case["context"], "batch": case["batch"], "decode tokens/s": round(case["tokens_per_s"], 2),
                  "step ms": round(case["step_us"] / 1e3, 3), "device ms": round(case["device_us"] / 1e3, 3),
@@ -231,11 +232,13 @@ class Report(dict[str, Any]):
                 for case in self["decode"]]
 
     def layer_table(self) -> list[dict[str, Any]]:
+        """A row for each kind of layer: what one of them takes of a decoded step."""
         case = self["decode"][0]
         return [{"layer": kind, "count": count, "dispatches": round(case["layer_dispatches"][kind], 2),
                  "us": round(case["layer_us"][kind], 1)} for kind, count in self["model"]["layers"].items()]
 
     def tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """All of them, each with its caption."""
         case = self["decode"][0]
         step = f"a decoded step at {case['context']} tokens, batch {case['batch']}"
         return [("One step is a token of every sequence of the batch:", self.case_table()),
@@ -243,6 +246,7 @@ class Report(dict[str, Any]):
                 (f"Ops of a prefill to {self['prefill'][0]['context']} tokens:", op_table(self["prefill_ops"]))]
 
     def summary(self) -> list[str]:
+        """Lines about the device, what it can do, and the model."""
         device, model = self["device"], self["model"]
         copy, flops = device["copy_bytes_per_s"] / 1e9, device["f32_flops_per_s"] / 1e9
         matrix = device["matrix_kernel"]
@@ -254,6 +258,7 @@ class Report(dict[str, Any]):
                 f"a token reads {size(model['bytes_per_token'])}"]
 
     def remarks(self) -> list[str]:
+        """Lines about what was left out, and what the whole model would do."""
         lines = [f"left out: {case['context']} tokens, batch {case['batch']}: {case['reason']}" for case in self["skipped"]]
         for whole in self["extrapolation"]:
             cases = [f"at {row['context']} tokens {row['tokens_per_s']:.2f} tokens/s, {round(row['dispatches_per_token'], 2):g} "

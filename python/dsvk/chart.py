@@ -17,6 +17,7 @@ class Picture(str):
         return str(self)
 
     def save(self, path: str) -> None:
+        """Writes it as a file."""
         with open(path, "w", encoding="utf-8") as file:
             file.write(self)
 

@@ -1,7 +1,7 @@
 """dsvk.constrain: what a model may say, as grammars: JSON by a schema, Lark, regular expressions, and a conversation's answers.
 
     grammars = constrain.Grammars(model)
-    scheduler.submit(prompt, constraint=grammars.json({"type": "object", ...}))
+    scheduler.submit(prompt, constraint=grammars.json({"type": "object"}))
 
 The package llguidance compiles them and says before each token which may come: pip install "dsvk[grammar]".
 """

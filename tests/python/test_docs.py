@@ -40,13 +40,15 @@ def ids(source):
     return lambda name: set(re.findall(r'<dt[^>]* id="([^"]+)"', source(name)))
 
 
-def test_every_function_of_the_header(page):
-    header = (ROOT / "core/dsvk.h").read_text(encoding="utf-8")
-    text = page("c")
+def test_every_function_of_the_header(page, ids):
+    header, text, found = (ROOT / "core/dsvk.h").read_text(encoding="utf-8"), page("c"), ids("c")
     functions = re.findall(r"^DSVK_API [^;(]*?\b(dsvk_\w+)\(", header, re.MULTILINE)
-    assert len(functions) > 50 and [name for name in functions if f"{name}(" not in text] == []
+    assert len(functions) > 50 and [name for name in functions if f"c.{name}" not in found or f"{name}(" not in text] == []
     structs = re.findall(r"^typedef (?:struct|enum) (dsvk_\w+) \{", header, re.MULTILINE)
     assert [name for name in structs if f"{name} {{" not in text] == []
+    types = re.findall(r"^typedef struct (dsvk_\w+) |^} (dsvk_\w+);|^typedef .*\(\*(dsvk_\w+)\)|^#define (DSVK_\w+) ",
+                       header[header.index("/* ----"):], re.MULTILINE)
+    assert len(types) > 40 and {f"c.{''.join(names)}" for names in types} - found == set()
     assert "/*" not in re.sub(r"(?s)(typedef|#define|#include).*?\n\n", "", text[text.index("Made from dsvk.h"):])
 
 

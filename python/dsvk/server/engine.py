@@ -178,6 +178,7 @@ class Engine:
 
     @property
     def ready(self) -> bool:
+        """Whether it takes requests."""
         return not self.scheduler.closed
 
     def status(self) -> dict[str, Any]:
@@ -192,6 +193,7 @@ class Engine:
                 "scheduler": self.scheduler.report, "version": dsvk.__version__}
 
     def close(self) -> None:
+        """Ends the scheduler and with it every request; the model stays open."""
         self.scheduler.close()
 
     def log_once(self, text: str) -> None:
