@@ -243,7 +243,7 @@ def listener(host: str, port: int, guarded: bool) -> socket.socket:
     kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     if not guarded and not ipaddress.ip_address(address[0]).is_loopback:
         raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file, or say --without-keys")
-    return socket.create_server(address[:2], family=kind, backlog=2048)
+    return socket.create_server(address[:2], family=kind)
 
 
 def serve(args: argparse.Namespace) -> None:

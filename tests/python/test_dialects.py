@@ -277,6 +277,12 @@ def test_api_9_3_opencode(scripted):
 
 # ---- any body that the description allows, and some that it does not ----
 
+STRICT = {      # a strict tool, in each format that has them
+    "/v1/chat/completions": lambda schema: {"type": "function", "function": {"name": "f", "strict": True, "parameters": schema}},
+    "/v1/responses": lambda schema: {"type": "function", "name": "f", "strict": True, "parameters": schema},
+    "/v1/messages": lambda schema: {"name": "f", "strict": True, "input_schema": schema}}
+
+
 class Bodies:
     """Values of a JSON schema, sometimes of another one; what real fields mean is put in now and then, so that most come far."""
     ODD = [None, True, -1, 0, 2 ** 63, 1.5, 1e308, "", "x", "\u0000", "😀" * 9, [], [[]], {}, {"type": "text"}, {"type": None}, "none",
@@ -297,6 +303,24 @@ class Bodies:
         if kind < 0.7:
             return [self.any(depth + 1) for _ in range(self.random.randrange(3))]
         return {self.random.choice(self.NAMES): self.any(depth + 1) for _ in range(self.random.randrange(5))}
+
+    def json_schema(self, depth=0):
+        """One that a client might send, for better or worse: references lead anywhere, also back."""
+        choice, odd = self.random.choice, self.random.random() < 0.05
+        parts = [lambda: {"$ref": choice(["#", "#/$defs/a/anyOf/9", "#/none", "#a", "https://example.com", "#/%zz", 3] if odd else
+                                         ["#/$defs/a", "#/$defs/b", "#/properties/a", "#/properties/b"])},
+                 lambda: {"type": choice(["strange", 3, []] if odd else ["string", "integer", ["string", "null"], "object", "null"])},
+                 lambda: {"type": "string", "minLength": choice([-1, 1.0, 2 ** 70, "x"] if odd else [0, 2]), "maxLength": choice([1, 9])},
+                 lambda: choice([None, 3, [], {"enum": []}] if odd else [True, {}, {"enum": ["a", 1, None]}, {"const": "x</"}])]
+        inner = [lambda: {"anyOf": [self.json_schema(depth + 1) for _ in range(self.random.randrange(0 if odd else 1, 4))]},
+                 lambda: {"properties": {name: self.json_schema(depth + 1) for name in "ab"}, "required": ["a", "c"][:self.random.randrange(3)],
+                          "additionalProperties": self.json_schema(depth + 1)},
+                 lambda: {"type": "array", "items": self.json_schema(depth + 1)}]
+        if depth == 0:
+            return {"properties": {name: self.json_schema(1) for name in "ab"}, "$defs": {name: self.json_schema(1) for name in "ab"},
+                    **({"additionalProperties": False} if self.random.random() < 0.8 else {}),
+                    **(choice(parts[:3])() if odd else {})}
+        return choice(parts + inner * 2 if depth < 3 else parts)()
 
     def of(self, schema, depth=0):
         if self.random.random() < 0.02:
@@ -354,6 +378,8 @@ def test_api_9_7_no_body_of_the_description_is_a_fault_of_the_server(nano):
                         for name, good in (("messages", HELLO), ("input", "Hello"), ("prompt", ["x", "y"])):
                             if name in body and bodies.random.random() < 0.6:
                                 body[name] = good
+                        if path in STRICT and bodies.random.random() < 0.25:
+                            body["tools"] = [STRICT[path](bodies.json_schema())]
                     answer = await client.post(path, json=body)
                     found.setdefault(path, []).append(answer.status_code)
                     assert answer.status_code < 500, (path, json.dumps(body), answer.text)

@@ -3,7 +3,9 @@ that does not come is 408; both end the connection."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
+import socket
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -16,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from . import limits
 from .door import id_headers, new_id
+from .engine import log
 from .errors import ApiError
 from .stream import dump
 
@@ -100,11 +103,26 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends when it is asked to once, after a while for what runs; at once when it is asked again. told: called the first time."""
+    """Takes a few connections at a time, so that asyncio, out of descriptors, fails a few times a second and not thousands. Ends when it is asked to once, after a while for what runs; at once when it is asked again. told: called the first time."""
 
     def __init__(self, config: uvicorn.Config, told: Callable[[], object]) -> None:
         super().__init__(config)
-        self.told = told
+        self.told, self.without_descriptors = told, False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self.excepted)
+        await super().startup(sockets)
+        for listening in sockets or ():      # uvicorn made it as short as the number that are taken at a time
+            listening.listen(limits.PENDING)
+
+    def excepted(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Nobody waited for this exception. Strangers can use up all descriptors, so that is said once."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif not self.without_descriptors:
+            self.without_descriptors = True
+            log.error("no descriptors are left: new connections wait until some are closed (see ulimit -n)")
 
     def end(self) -> None:
         """As if it had been told to, without a word; from any thread, and before run(), too."""
@@ -123,4 +141,5 @@ def server(app: ASGIApp, drain: float = limits.DRAIN_SECONDS, told: Callable[[],
     told: called when that begins."""
     return Server(uvicorn.Config(
         app, http=Protocol, ws="none", log_level="error", access_log=False, server_header=False,      # strangers make warnings
+        backlog=limits.ACCEPTED,
         h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain), told)  # type: ignore[arg-type]  # parts of a second, too

@@ -18,6 +18,7 @@ BODY_SECONDS, BODY_RATE = 10, 1024      # so long a body may be slower than so m
 STALLED_SECONDS = 30      # a stream whose reader takes nothing ends
 BACKLOG = 256      # events of a request that wait to be written, before it pauses
 REQUESTS = 8192      # at once: those that run and wait (--max-waiting), and others
+PENDING, ACCEPTED = 2048, 16      # connections that may wait to be taken, and are taken at a time
 DRAIN_SECONDS = 30      # what runs when the server is told to end
 FAREWELL_SECONDS = 2      # and then its clients are told
 COMPLETION_TOKENS = 4096      # of /v1/completions without max_tokens
