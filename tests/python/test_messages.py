@@ -11,6 +11,8 @@ httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
 from dsvk import chat  # noqa: E402
+from dsvk.server import Engine  # noqa: E402
+from serving import served  # noqa: E402
 from test_server import BERN, HELLO, OFF, call, calls, engine, scripted, url  # noqa: E402, F401
 
 WEATHER = {"name": "weather", "description": "Weather of a city", "input_schema": {
@@ -68,6 +70,14 @@ def test_a_stop_sequence_is_named(nano, url):
     answer = create(official(url), max_tokens=12, stop_sequences=["nowhere", stop], extra_body={"temperature": 0}, **OFF)
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", stop)
     assert answer.content[0].text == text[:text.index(stop)]
+
+
+def test_a_context_that_is_full_is_said(nano):
+    n = len(chat.encode_ids(nano.tokenizer, HELLO, thinking_mode="chat"))
+    with served(Engine(nano, "nano", context=n + 4)) as url:
+        for limit, reason in ((500, "model_context_window_exceeded"), (3, "max_tokens")):
+            answer = create(official(url), max_tokens=limit, extra_body={"temperature": 0}, **OFF)
+            assert (answer.stop_reason, answer.usage.output_tokens) == (reason, min(limit, 4))
 
 
 def test_thoughts_text_and_calls_whole_and_as_a_stream(scripted):
