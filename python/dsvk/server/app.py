@@ -65,8 +65,8 @@ def crashed(request: Request, error: Exception) -> Response:
 
 def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence[str] = (), origins: Sequence[str] = (),
                 body_bytes: int = limits.BODY_BYTES) -> Door:
-    """The ASGI application over an engine, which its shutdown closes, or over what keeps one. keys: one of them is needed on every path but /health and
-    the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
+    """The ASGI application over an engine, which its shutdown closes, or over what keeps one. keys: one of them is needed on every path but
+    /health and the page's; none: no key is. hosts: names besides the loopback's under which clients may ask. origins: of web pages that may
     besides the server's own, "https://page.example". body_bytes: most of a request."""
 
     readers = body.Readers()
@@ -155,7 +155,8 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
         """Closed, or lost, between two looks at it."""
         return failed(request, of_engine(error))
 
-    handlers: dict[Any, Any] = {ApiError: failed, dsvk.Error: of_device, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
+    handlers: dict[Any, Any] = {ApiError: failed, dsvk.Error: of_device, HTTPException: unrouted, ClientDisconnect: gone,
+                                Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     door = Door(app, failed, keys, hosts, origins)
