@@ -82,6 +82,8 @@ dsvk_status dsvk_file_slurp(const char *path, uint64_t limit, char **text, size_
 bool dsvk_path_exists(const char *path);
 /* folder + "/" + name into out; false when it does not fit. */
 bool dsvk_path_join(char *out, size_t out_size, const char *folder, const char *name);
+/* Shows the name of everything in a folder, in no order; nothing of one that cannot be read. */
+void dsvk_folder_each(const char *path, void (*see)(const char *name, void *context), void *context);
 
 /* ---- JSON (json.c): jansson behind limits ---- */
 

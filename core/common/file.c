@@ -1,4 +1,5 @@
 /* Files, read and never mapped: a file that shrinks under us is an error, not a signal (faults M18-M22). */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -120,4 +121,13 @@ bool dsvk_path_exists(const char *path) {
 bool dsvk_path_join(char *out, size_t out_size, const char *folder, const char *name) {
     int n = snprintf(out, out_size, "%s/%s", folder, name);
     return n >= 0 && (size_t)n < out_size;
+}
+
+void dsvk_folder_each(const char *path, void (*see)(const char *name, void *context), void *context) {
+    DIR *folder = opendir(path);
+    if (!folder)
+        return;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;)
+        see(entry->d_name, context);
+    closedir(folder);
 }

@@ -102,11 +102,42 @@ static void note(dsvk_model *m, const char *sentence) {
     json_array_append_new(json_object_get(m->report, "notes"), json_string(sentence));
 }
 
-/* The folder's tokenizer.json, if it has one; templates and code that come with a model are never opened (T10). */
+/* What comes with a model and is never opened: templates of prompts, code, pickles (T10). As many names as fit, and how many did not. */
+struct unopened {
+    char names[256];
+    int left_out;
+};
+
+static void see_unopened(const char *name, void *context) {
+    static const char *const ends[] = { ".jinja", "chat_template.json", "tokenizer_config.json", ".py", ".bin", ".pt", ".pth", ".pkl" };
+    struct unopened *found = context;
+    size_t length = strlen(name), used = strlen(found->names);
+    char shown[80];
+    bool is_one = false;
+    for (size_t i = 0; i < DSVK_COUNT(ends); i++)
+        is_one = is_one || (length >= strlen(ends[i]) && strcmp(name + length - strlen(ends[i]), ends[i]) == 0);
+    if (!is_one)
+        return;
+    int n = snprintf(found->names + used, sizeof found->names - used, "%s%s", used ? ", " : "",
+                     dsvk_escape(shown, sizeof shown, name, length));
+    if (n < 0 || (size_t)n >= sizeof found->names - used) {
+        found->names[used] = '\0';
+        found->left_out++;
+    }
+}
+
+/* The folder's tokenizer.json, if it has one. */
 static dsvk_status open_tokenizer(dsvk_model *m, const char *path, dsvk_error *err) {
-    char file[4096];
-    if (dsvk_path_join(file, sizeof file, path, "chat_template.jinja") && dsvk_path_exists(file))
-        note(m, "chat_template.jinja is ignored: the family's prompt format is built in");
+    char file[4096], sentence[400];
+    struct unopened found = { 0 };
+    dsvk_folder_each(path, see_unopened, &found);
+    if (found.names[0]) {
+        snprintf(sentence, sizeof sentence, "never opened, because the prompt format is built in and no code is taken from models: %s",
+                 found.names);
+        if (found.left_out)
+            snprintf(sentence + strlen(sentence), sizeof sentence - strlen(sentence), " and %d more", found.left_out);
+        note(m, sentence);
+    }
     if (!dsvk_path_join(file, sizeof file, path, "tokenizer.json") || !dsvk_path_exists(file)) {
         note(m, "there is no tokenizer.json: the model works on token ids only");
         return DSVK_OK;

@@ -242,7 +242,8 @@ def listener(host: str, port: int, guarded: bool) -> socket.socket:
     """A listening socket, on this machine's loopback only unless it is guarded by keys, or was told to be open."""
     kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     if not guarded and not ipaddress.ip_address(address[0]).is_loopback:
-        raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file, or say --without-keys")
+        raise dsvk.InvalidError(f"--host {host}: not the loopback, and everybody could ask: give keys with --key-file, or say "
+                                "--without-keys")
     return socket.create_server(address[:2], family=kind)
 
 

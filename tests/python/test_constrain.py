@@ -584,6 +584,18 @@ def test_every_json_answer_validates(url):
         conforms(json.loads(choice.message.content), ANSWER)
 
 
+def test_a_json_object_is_one(url):
+    """Of a question that nano answers in prose, and of one that it answers so."""
+    for question in ("What is 27 + 35?", "Give me name and age as JSON: Mira is 30 years old."):
+        answer = httpx.post(url + "/v1/chat/completions", timeout=300, json={
+            "model": "nano", "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 60, **OFF,
+            "response_format": {"type": "json_object"}}).json()["choices"][0]
+        assert answer["message"]["content"].startswith("{")
+        if answer["finish_reason"] == "stop":
+            assert isinstance(json.loads(answer["message"]["content"]), dict)
+    assert answer["finish_reason"] == "stop"
+
+
 def calls_of(choice):
     return [(call.function.name, json.loads(call.function.arguments)) for call in choice.message.tool_calls or []]
 

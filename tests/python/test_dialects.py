@@ -313,7 +313,8 @@ class Bodies:
                  lambda: {"type": "string", "minLength": choice([-1, 1.0, 2 ** 70, "x"] if odd else [0, 2]), "maxLength": choice([1, 9])},
                  lambda: choice([None, 3, [], {"enum": []}] if odd else [True, {}, {"enum": ["a", 1, None]}, {"const": "x</"}])]
         inner = [lambda: {"anyOf": [self.json_schema(depth + 1) for _ in range(self.random.randrange(0 if odd else 1, 4))]},
-                 lambda: {"properties": {name: self.json_schema(depth + 1) for name in "ab"}, "required": ["a", "c"][:self.random.randrange(3)],
+                 lambda: {"properties": {name: self.json_schema(depth + 1) for name in "ab"},
+                          "required": ["a", "c"][:self.random.randrange(3)],
                           "additionalProperties": self.json_schema(depth + 1)},
                  lambda: {"type": "array", "items": self.json_schema(depth + 1)}]
         if depth == 0:

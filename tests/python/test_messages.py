@@ -11,6 +11,8 @@ httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
 from dsvk import chat  # noqa: E402
+from dsvk.server import Engine  # noqa: E402
+from serving import served  # noqa: E402
 from test_server import BERN, HELLO, OFF, call, calls, engine, scripted, url  # noqa: E402, F401
 
 WEATHER = {"name": "weather", "description": "Weather of a city", "input_schema": {
@@ -70,6 +72,14 @@ def test_a_stop_sequence_is_named(nano, url):
     assert answer.content[0].text == text[:text.index(stop)]
 
 
+def test_a_context_that_is_full_is_said(nano):
+    n = len(chat.encode_ids(nano.tokenizer, HELLO, thinking_mode="chat"))
+    with served(Engine(nano, "nano", context=n + 4)) as url:
+        for limit, reason in ((500, "model_context_window_exceeded"), (3, "max_tokens")):
+            answer = create(official(url), max_tokens=limit, extra_body={"temperature": 0}, **OFF)
+            assert (answer.stop_reason, answer.usage.output_tokens) == (reason, min(limit, 4))
+
+
 def test_thoughts_text_and_calls_whole_and_as_a_stream(scripted):
     said = "Look.</think>I will." + calls(BERN, call("clock"))
     scripted.scheduler.say(said, said)
@@ -92,8 +102,8 @@ def test_thoughts_text_and_calls_whole_and_as_a_stream(scripted):
 def test_a_stream_is_named_events_to_the_letter(scripted):
     scripted.scheduler.say("Why?</think>Yes.")
     answer = httpx.post(scripted.url + "/anthropic/v1/messages?beta=true", json={
-        "model": "claude-x", "max_tokens": 99, "messages": HELLO, "stream": True, "context_management": {}, "mcp_servers": [], "container": "c",
-        "service_tier": 3, "inference_geo": {"x": 1}, "speed": "fast", "diagnostics": [1], "cache_control": {"type": "ephemeral"}})
+        "model": "claude-x", "max_tokens": 99, "messages": HELLO, "stream": True, "context_management": {}, "mcp_servers": [],
+        "container": "c", "service_tier": 3, "inference_geo": {"x": 1}, "speed": "fast", "diagnostics": [1], "cache_control": {"type": "ephemeral"}})
     *events, rest = answer.text.split("\n\n")
     assert rest == "" and "[DONE]" not in answer.text
     found = []
@@ -237,7 +247,8 @@ def test_counting_takes_no_turn(scripted):
     ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema"), ({"tools": [CLOCK, CLOCK]}, "tools[1].name"),
     *(({"tools": [{"type": kind, "name": "x"}]}, "tools[0].type") for kind in (
-        "bash_20250124", "text_editor_20250728", "computer_20250124", "memory_20250818")), ({"tools": [{"input_schema": {}}]}, "tools[0].name"), ({"tools": [{**CLOCK, "name": "a b"}]}, "tools[0].name"),
+        "bash_20250124", "text_editor_20250728", "computer_20250124", "memory_20250818")), ({"tools": [{"input_schema": {}}]}, "tools[0].name"),
+    ({"tools": [{**CLOCK, "name": "a b"}]}, "tools[0].name"),
     ({"tools": [{**CLOCK, "name": f"f{i}"} for i in range(129)]}, "at most 128"),
     ({"tool_choice": {"type": "any"}}, "tool_choice: any without tools"), ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
     ({"tools": [CLOCK], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice.name")])

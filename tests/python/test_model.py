@@ -517,11 +517,18 @@ def test_D17_non_finite_logits(copy, device):
         assert e.value.status == "NUMERIC"
 
 
-def test_T10_templates_are_ignored(copy, device):
-    with open(os.path.join(copy, "chat_template.jinja"), "w") as f:
-        f.write("{{ raise_exception('never') }}")
+def test_T10_templates_code_and_pickles_are_never_opened_and_said_once(copy, device):
+    names = ["chat_template.jinja", "tokenizer_config.json", "modeling_x.py", "pytorch_model.bin", "consolidated.pt", "a\nb.py"]
+    for name in names:
+        os.mkfifo(os.path.join(copy, name))      # who opens one waits
     with dsvk.Model(copy, device=device) as model:
-        assert any("chat_template" in note for note in model.report["notes"])
+        note, = [note for note in model.report["notes"] if "never opened" in note]
+        assert all(name.replace("\n", "\\x0a") in note for name in names) and "README" not in note
+    for i in range(100):
+        open(os.path.join(copy, f"part_{i}.bin"), "w").close()
+    with dsvk.Model(copy, device=device) as model:
+        note, = [note for note in model.report["notes"] if "never opened" in note]
+        assert len(note) < 400 and note.count(", ") + int(note.split()[-2]) == len(names) + 100 and note.endswith(" more")
 
 
 def test_T11_more_tokens_than_context(models):

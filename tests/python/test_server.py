@@ -134,6 +134,22 @@ def test_usage_counts_the_prompt_the_answer_the_thoughts_and_what_was_kept(nano,
     assert 0 < first.completion_tokens == first.completion_tokens_details.reasoning_tokens <= 3
 
 
+def test_what_one_user_left_another_does_not_find_when_they_are_apart(nano):
+    said = [{"role": "user", "content": "What is kept is found again. " * 12}]
+    formats = (("chat/completions", lambda user: {"messages": said, "user_id": user, "max_tokens": 2, **OFF}),
+               ("messages", lambda user: {"messages": said, "metadata": {"user_id": user}, "max_tokens": 2, **OFF}))
+    for apart in (True, False):
+        engine = Engine(nano, "nano", isolate=apart)
+        with served(engine) as url:
+            def kept(path, body):
+                usage = httpx.post(f"{url}/v1/{path}", json={"model": "nano", **body}, timeout=60).json()["usage"]
+                return usage["prompt_tokens_details"]["cached_tokens"] if "prompt_tokens" in usage else usage["cache_read_input_tokens"]
+
+            first, again, other = [kept(*formats[0][:1], formats[0][1](user)) for user in ("ada", "ada", "{\"id\": 2}")]
+            assert first == 0 < again and (other == 0) == apart
+            assert (kept("messages", formats[1][1]("eve")) == 0) == apart and kept("messages", formats[1][1]("ada")) > 0
+
+
 def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(nano, client):
     text = expected(nano, 12, False)
     stop = text[4:7]                                        # lies across tokens: nano's are short
@@ -763,12 +779,21 @@ def test_options_take_any_name_and_insist_on_thoughts(nano):
         assert ask(HELLO + [{"role": "assistant", "content": "Hi"}] + HELLO).status_code == 200       # no calls, no thoughts needed
 
 
+IGNORED = ["metadata", "store", "service_tier", "verbosity", "prediction", "prompt_cache_key", "prompt_cache_retention",
+           "safety_identifier", "web_search_options"]
+
+
 def test_aliases_probes_and_ids(scripted):
     for path in ("/v1/chat/completions", "/chat/completions", "/beta/chat/completions", "/beta/v1/chat/completions?beta=true"):
         scripted.scheduler.say("x")
-        answer = httpx.post(scripted.url + path, json={"model": "nano", "messages": HELLO, "unknown": {"a": [None]}, "stop": None})
+        answer = httpx.post(scripted.url + path, json={"model": "nano", "messages": HELLO, "unknown": {"a": [None]}, "stop": None,
+                                                           **dict.fromkeys(IGNORED, {"any": ["thing"]})})
         assert answer.status_code == 200 and answer.json()["id"].startswith("chatcmpl-")
         assert answer.headers["request-id"] == answer.headers["x-request-id"] != ""
+    for path in ("/v1/completions", "/completions", "/beta/completions", "/beta/v1/completions?x=1"):
+        scripted.scheduler.say("x")
+        answer = httpx.post(scripted.url + path, json={"model": "nano", "prompt": "y"})
+        assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "x"
     for path in ("/", "/v1", "/anthropic"):
         answer = httpx.head(scripted.url + path)
         assert (answer.status_code, answer.content) == (200, b"")

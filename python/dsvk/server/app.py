@@ -155,7 +155,8 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
         """Closed, or lost, between two looks at it."""
         return failed(request, of_engine(error))
 
-    handlers: dict[Any, Any] = {ApiError: failed, dsvk.Error: of_device, HTTPException: unrouted, ClientDisconnect: gone, Exception: crashed}
+    handlers: dict[Any, Any] = {ApiError: failed, dsvk.Error: of_device, HTTPException: unrouted, ClientDisconnect: gone,
+                                Exception: crashed}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     door = Door(app, failed, keys, hosts, origins)

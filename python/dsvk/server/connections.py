@@ -33,7 +33,8 @@ def target(head: bytes) -> str:
 
 
 class Protocol(H11Protocol):
-    """`head` is what has come of a request's head, `path` what the last one asks for; scope["state"]["abort"]() ends the connection without waiting for its reader."""
+    """`head` is what has come of a request's head, `path` what the last one asks for; scope["state"]["abort"]() ends the
+    connection without waiting for its reader."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -103,7 +104,8 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Takes a few connections at a time, so that asyncio, out of descriptors, fails a few times a second and not thousands. Ends when it is asked to once, after a while for what runs; at once when it is asked again. told: called the first time."""
+    """Ends when it is asked to once, after a while for what runs; at once when it is asked again. told: called the first time. It takes
+    a few connections at a time, so that asyncio, without descriptors, fails a few times a second and not thousands."""
 
     def __init__(self, config: uvicorn.Config, told: Callable[[], object]) -> None:
         super().__init__(config)
@@ -141,5 +143,5 @@ def server(app: ASGIApp, drain: float = limits.DRAIN_SECONDS, told: Callable[[],
     told: called when that begins."""
     return Server(uvicorn.Config(
         app, http=Protocol, ws="none", log_level="error", access_log=False, server_header=False,      # strangers make warnings
-        backlog=limits.ACCEPTED,
-        h11_max_incomplete_event_size=limits.HEAD_BYTES, timeout_graceful_shutdown=drain), told)  # type: ignore[arg-type]  # parts of a second, too
+        backlog=limits.ACCEPTED, h11_max_incomplete_event_size=limits.HEAD_BYTES,
+        timeout_graceful_shutdown=drain), told)  # type: ignore[arg-type]  # parts of a second, too

@@ -203,7 +203,8 @@ class Engine:
             log.warning("%s", printable(text))
 
     def submit(self, job: Job, constraint: Constraint | None = None) -> Running:
-        """All of a job or nothing; constraint: what its own gave. Stop texts are looked for in the answer's text only: behind the thoughts, before the calls."""
+        """All of a job or nothing; constraint: what its own gave. Stop texts are looked for in the answer's text only: behind the
+        thoughts, before the calls."""
         longest = max(map(len, job.prompts))
         if longest >= self.context:
             raise overflow(longest + 1, self.context, job.prompt_field)

@@ -222,13 +222,14 @@ class Reply(stream.Reply):
         format = (r._body.get("text") or {}).get("format")
         self.asked = {
             "instructions": r.instructions, "max_output_tokens": r.max_output_tokens, "parallel_tool_calls": r.parallel_tool_calls,
-            "previous_response_id": None, "reasoning": {"effort": effort if thinking else "none", "summary": text_or(None, r.reasoning.summary)},
+            "previous_response_id": None,
+            "reasoning": {"effort": effort if thinking else "none", "summary": text_or(None, r.reasoning.summary)},
             "store": False, "temperature": r.temperature, "top_p": r.top_p, "top_logprobs": r.top_logprobs,
             "text": {"format": format or {"type": "text"}, "verbosity": text_or("medium", r.text.verbosity)},
             "tool_choice": r._body.get("tool_choice") or "auto", "tools": r._body.get("tools") or [],
             "truncation": "disabled", "user": r.user, "metadata": r.metadata, "background": False, "service_tier": "default",
-            "max_tool_calls": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "prompt_cache_key": text_or(None, r.prompt_cache_key),
-            "safety_identifier": None}
+            "max_tool_calls": None, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+            "prompt_cache_key": text_or(None, r.prompt_cache_key), "safety_identifier": None}
 
     # ---- events ----
 
