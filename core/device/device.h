@@ -39,8 +39,8 @@ typedef enum dsvk_matmul_kind {
 } dsvk_matmul_kind;
 
 typedef struct dsvk_matmul_variant {
-    uint8_t kind;        /* a dsvk_matmul_kind */
-    uint8_t m, n, k : 7; /* coopmat: rows of x, output rows and inputs of one product */
+    uint8_t kind;                /* a dsvk_matmul_kind */
+    uint8_t m, n, k : 7;         /* coopmat: rows of x, output rows and inputs of one product */
     uint8_t plain_attention : 1; /* coopmat: a chunk's attention does without */
 } dsvk_matmul_variant;
 
@@ -59,7 +59,8 @@ dsvk_matmul_variant dsvk_device_matmul(const dsvk_device *device); /* the one in
 dsvk_matmul_source dsvk_device_matmul_source(const dsvk_device *device);
 void dsvk_device_set_matmul(dsvk_device *device, dsvk_matmul_variant variant);
 void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant variant); /* sets it, for later processes too */
-const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]); /* "coopmat 16x16x16", with ", plain attention" behind it if so; returns out */
+/* "coopmat 16x16x16", with ", plain attention" behind it if so; returns out */
+const char *dsvk_matmul_name(dsvk_matmul_variant variant, char out[DSVK_MATMUL_NAME]);
 
 /* Index scores are to be made of packed integer products (ops.h, byte queries). */
 bool dsvk_device_byte_products(const dsvk_device *device);

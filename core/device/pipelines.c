@@ -1,6 +1,6 @@
-/* Kernels: one pipeline per shader and set of specialization constants, and one more where a dispatch runs in slices, built at
- * first use or by a dry recording, kept until the device closes. All share one layout: 128 bytes of push constants and no descriptors. What the driver's
- * compiler says about them can be asked for. */
+/* Kernels: one pipeline per shader and set of specialization constants, and one more where a dispatch runs in slices, built at first
+ * use or by a dry recording, kept until the device closes. All share one layout: 128 bytes of push constants and no descriptors. What
+ * the driver's compiler says about them can be asked for. */
 #include <stdlib.h>
 #include <string.h>
 

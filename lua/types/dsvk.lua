@@ -236,7 +236,7 @@ function dsvk.Tokenizer:id(text) end
 ---@return boolean
 function dsvk.Tokenizer:is_special(id) end
 ---@param id integer
----@return boolean markup, which ordinary text never becomes
+---@return boolean added markup that ordinary text never becomes
 function dsvk.Tokenizer:is_added(id) end
 ---@return integer
 function dsvk.Tokenizer:vocab_size() end
