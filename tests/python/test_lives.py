@@ -38,7 +38,8 @@ def test_A15_open_and_close(capsys):
     gc.collect()
     grown = resident_bytes() - before[0]
     assert len(found) == 1
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before[1:]
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    assert files <= before[1] and threads <= before[2], (files, threads, before)      # fewer, where earlier tests' are only now let go of
     if every:
         with capsys.disabled():
             print(f"\n{times} lives in Python: resident memory {before[0] / 1e6:.1f} MB after {settled}, {grown / 1e6:+.3f} MB at the end")
