@@ -216,8 +216,6 @@ dsvk_status dsvk_model_open(dsvk_model **model, dsvk_device *device, const char 
     if (!model || !device || !path)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_model_open: model, device and path must not be NULL");
     *model = NULL;
-    if (!path[0])
-        return dsvk_fail(err, DSVK_INVALID, "dsvk_model_open: the path is empty");
     dsvk_model_options resolved;
     DSVK_TRY(dsvk_model_resolve(&resolved, options, err));
     DSVK_TRY(dsvk_device_status(device, err));

@@ -24,8 +24,6 @@ typedef struct dsvk_encoder {
 dsvk_status dsvk_tokenizer_open(dsvk_tokenizer **tokenizer, const char *path, dsvk_error *err) {
     if (!tokenizer || !path)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_open: %s is NULL", tokenizer ? "path" : "tokenizer");
-    if (!path[0])
-        return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_open: the path is empty");
     char inside[4096], *text = NULL;
     size_t n;
     dsvk_status status = DSVK_OK;
