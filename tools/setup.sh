@@ -39,6 +39,7 @@ build() { # CONFIGURATION
     local directory=$root/build/$1 generator=()
     [ -f "$directory/CMakeCache.txt" ] || generator=(-G Ninja)
     say "building ($1)"
+    mkdir -p "$root/build"
     cmake -S "$root" -B "$directory" "${generator[@]}" "-DDSVK_CONFIGURATION=$1" -DDSVK_PYTHON=ON -DDSVK_LUA=ON \
         "-DPython3_EXECUTABLE=$venv/bin/python" >"$root/build/$1.log" 2>&1 &&
         cmake --build "$directory" >>"$root/build/$1.log" 2>&1 || { tail -n 60 "$root/build/$1.log" >&2; die "the build failed"; }
