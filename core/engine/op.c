@@ -11,7 +11,8 @@
 
 static const op *const ops[] = { &dsvk_op_matmul, &dsvk_op_rms_norm, &dsvk_op_rope_table, &dsvk_op_rope, &dsvk_op_quant_row,
                                  &dsvk_op_quant_index, &dsvk_op_kv_compress, &dsvk_op_indexer, &dsvk_op_topk,
-                                 &dsvk_op_sparse_attention, &dsvk_op_hyper_connection, &dsvk_op_moe };
+                                 &dsvk_op_sparse_attention, &dsvk_op_hyper_connection, &dsvk_op_moe,
+                                 &dsvk_op_sample };
 
 /* ---- failing ---- */
 
@@ -246,7 +247,7 @@ static void check_number(op_call *c, const op_slot *s, double value) {
     const bool whole = s->kind == OP_INTEGER;
     if (value >= s->least && value <= s->most && (!whole || value == floor(value)))
         return;
-    dsvk_op_fail(c, "%s: expected %s from %.9g to %.9g, got %.9g", s->name, whole ? "a whole number" : "a number", s->least, s->most,
+    dsvk_op_fail(c, "%s: expected %s from %.16g to %.16g, got %.16g", s->name, whole ? "a whole number" : "a number", s->least, s->most,
                  value);
 }
 
@@ -329,10 +330,14 @@ dsvk_status dsvk_op(dsvk_device *device, const char *name, const dsvk_op_argumen
 
 /* ---- telling ---- */
 
+static json_t *number_json(const op_slot *s, double value) {
+    return s->kind == OP_INTEGER ? json_integer((json_int_t)value) : json_real(value);
+}
+
 static json_t *slot_json(const op_slot *s) {
     if (is_number(s->kind))
-        return json_pack("{s:s, s:s, s:f, s:f, s:f}", "name", s->name, "kind", kind_name(s->kind), "default", s->fallback, "least",
-                         s->least, "most", s->most);
+        return json_pack("{s:s, s:s, s:o, s:o, s:o}", "name", s->name, "kind", kind_name(s->kind), "default",
+                         number_json(s, s->fallback), "least", number_json(s, s->least), "most", number_json(s, s->most));
     return json_pack("{s:s, s:s, s:s, s:b}", "name", s->name, "kind", kind_name(s->kind), "shape", shape_of(s), "optional",
                      is_optional(s));
 }

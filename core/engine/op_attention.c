@@ -7,7 +7,6 @@
 #include "topk.h"
 
 #define MOST_ROWS 65535.0
-#define MOST_POSITION 16777216.0
 #define ASK_ROWS 64u    /* of the host's work, between two times that the caller may stop it */
 #define TABLE_ROWS 4096u /* of a table made at once, in the same sense */
 

@@ -38,6 +38,7 @@ const char *dsvk_tensor_text(char *out, size_t size, const dsvk_tensor *tensor);
 
 #define OP_SLOTS 16u
 #define OP_SCRATCH 16u
+#define MOST_POSITION 16777216.0 /* a row's number that F32 and U32 both hold */
 
 typedef enum op_kind { OP_END, OP_F32, OP_I32, OP_MATRIX, OP_EXPERTS, OP_ROWS, OP_KEYS, OP_INTEGER, OP_NUMBER } op_kind;
 
@@ -57,9 +58,10 @@ typedef struct op {
     void (*run)(op_call *call);     /* records; failures stay in the call */
 } op;
 
-/* Each is one op of the list; op_attention.c and op_mixture.c define them. */
+/* Each is one op of the list; op_attention.c, op_mixture.c and op_sample.c define them. */
 extern const op dsvk_op_matmul, dsvk_op_rms_norm, dsvk_op_rope_table, dsvk_op_rope, dsvk_op_quant_row, dsvk_op_quant_index,
-    dsvk_op_kv_compress, dsvk_op_indexer, dsvk_op_topk, dsvk_op_sparse_attention, dsvk_op_hyper_connection, dsvk_op_moe;
+    dsvk_op_kv_compress, dsvk_op_indexer, dsvk_op_topk, dsvk_op_sparse_attention, dsvk_op_hyper_connection, dsvk_op_moe,
+    dsvk_op_sample;
 
 struct op_call {
     const op *op;

@@ -401,5 +401,8 @@ function dsvk.ops.topk(arguments) end
 ---@param arguments dsvk.OpArguments
 ---@return dsvk.Tensor? ...
 function dsvk.ops.sparse_attention(arguments) end
+---@param arguments dsvk.OpArguments
+---@return dsvk.Tensor? ...
+function dsvk.ops.sample(arguments) end
 
 return dsvk

@@ -51,7 +51,7 @@ def _op(function: Function) -> Function:
     """Gives a function of an op its documentation, which the engine has, and behind that its own."""
     op = _TABLE[function.__name__]
     arguments = _shapes(op["arguments"])
-    ranges = "; ".join(f"{slot['name']} {slot['least']:.15g} to {slot['most']:.15g}" for slot in op["arguments"] if "least" in slot)
+    ranges = "; ".join(f"{slot['name']} {slot['least']:.16g} to {slot['most']:.16g}" for slot in op["arguments"] if "least" in slot)
     paragraphs = filter(None, [op["does"], arguments and f"Arguments: {arguments}.", ranges and f"Ranges: {ranges}.",
                                f"Returns: {_shapes(op['results'])}.", function.__doc__])
     function.__doc__ = "\n\n".join(fill(paragraph, 100) for paragraph in paragraphs)
@@ -125,3 +125,9 @@ def moe(x: Input, gate: Tensor, experts: Tensor, bias: Input | None = None, tabl
         shared: Tensor | None = None, k: int = 6, route_scale: float = 1.0, limit: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Either bias, or table with the tokens it is for: one of the two has to be there. k counts with bias; a table has its own."""
     return _run("moe", locals())[:3]
+
+
+@_op
+def sample(logits: Input, temperature: float = 0.0, top_k: int = 0, top_p: float = 0.0, min_p: float = 0.0, seed: int = 0,
+           start: int = 0) -> Tensor:
+    return _one("sample", locals())

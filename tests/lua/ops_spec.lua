@@ -47,6 +47,8 @@ describe("ops", function()
     local idx = assert(dsvk.ops.topk { scores = scores, k = 3 })
     local chosen = idx:read()
     assert(chosen[1] == 1 and chosen[2] == 2 and chosen[3] == 3 and idx:info().dtype == "I32")
+    assert(assert(dsvk.ops.sample { logits = scores }):read()[1] == 1)
+    assert(assert(dsvk.ops.sample { logits = scores, temperature = 0.1, top_k = 2, seed = 7 }):read()[1] % 2 == 1)
   end)
 
   it("keeps whole numbers", function()

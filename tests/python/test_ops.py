@@ -352,6 +352,39 @@ def test_moe_by_tokens(device):
 
 # ---- tensors in and out ----
 
+def test_sample_is_the_sampler_of_decoding(device):
+    options = dict(temperature=1.2, top_k=40, top_p=0.95, min_p=0.01, seed=2**53 - 1)
+    with dsvk.Model("nano", device=device) as model, model.session() as session:
+        prompt = model.tokenizer.encode("ROMEO:")
+        session.sync(prompt)
+        for n in range(len(prompt), len(prompt) + 8):
+            logits = Tensor(np.array([session.logits()]), device)
+            chosen, = np.asarray(ops.sample(logits, start=n, **options))
+            assert np.asarray(ops.sample(logits)) == [np.argmax(logits)]
+            assert session.decode(1, **options) == [chosen]
+
+
+def test_sample_draws_from_what_is_left(device):
+    rows = 65535
+    p = np.array([0.4, 0.1, 0.3, 0.2])
+    logits = Tensor(np.tile(np.log(p).astype("f4"), (rows, 1)), device)
+
+    def shares(**options):
+        return np.bincount(np.asarray(ops.sample(logits, temperature=1, **options)), minlength=4) / rows
+
+    def near(got, want):      # six standard deviations of a share
+        assert (abs(got - want) <= 6 * np.sqrt(np.multiply(want, 1 - np.array(want)) / rows)).all(), got
+
+    near(shares(seed=3), p)
+    near(shares(top_k=2), [4 / 7, 0, 3 / 7, 0])
+    near(shares(top_p=0.8), [4 / 9, 0, 3 / 9, 2 / 9])
+    near(shares(min_p=0.6), [4 / 7, 0, 3 / 7, 0])
+    draws = np.asarray(ops.sample(logits, temperature=1, seed=5))
+    assert (np.asarray(ops.sample(Tensor(np.asarray(logits)[:9], device), temperature=1, seed=5, start=100)) == draws[100:109]).all()
+    none = np.asarray(ops.sample(Tensor(np.array([[1, np.nan], [2, 1], [np.inf, 0]], "f4"), device)))
+    assert none.tolist() == [-1, 0, -1]
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?", "c8"])
 def test_values_come_back(device, dtype):
     values = (np.arange(24).reshape(2, 3, 4) % 2 if dtype == "?" else np.arange(24).reshape(2, 3, 4)).astype(dtype)
@@ -498,6 +531,8 @@ WRONG = {
     "ratio: compressed entries need it, got 0":
         lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
                                           compressed=numbers(1, 64)),
+    "logits: expected at most 65535 rows of 16777216, got 65536 of 1":
+        lambda w, t: ops.sample(Tensor(np.zeros((65536, 1), "f4"), w.device)),
     "at least one argument has to be a dsvk.Tensor": lambda w, t: ops.topk(numbers(1, 4), 1),
     "compressed: the last row sees 2 entries at ratio 4, there are 1":
         lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
