@@ -21,17 +21,12 @@ layout(constant_id = INDEXER_CONSTANT_SLICES) const uint SLICES = 4u;
 const uint HEAD_DIM = 512, ROPE_DIM = 64; /* kv.glsl wants them */
 #include "kv.glsl"
 
-layout(push_constant, scalar) uniform Args { indexer_args a; };
+#include "indexer_rows.glsl"
 
 const uint MAX_ROWS = INDEXER_MAX_ROWS;
 const uint KEYS = INDEXER_WORKGROUP / SLICES;
 
 shared float part[ROWS * INDEXER_WORKGROUP];
-
-uint visible_keys(Row row) {
-    uint visible = min((row.position + 1u) / 4u, a.scores_stride);
-    return visible <= a.k ? 0u : visible;
-}
 
 /* sums[r]: weighted sum over the slice's heads for row t + r and the invocation's key, which is at codes, scales. Every invocation of
  * a workgroup calls. */
@@ -56,9 +51,7 @@ void score(uint t, uint first, uint last, uint slice, uint lane, Row row) {
         precise float sum = part[r * SLICES * KEYS + lane];
         [[unroll]] for (uint s = 1u; s < SLICES; s++)
             sum += part[(r * SLICES + s) * KEYS + lane];
-        sum *= a.scale;
-        FloatsOut(add_product(a.scores, t + r, a.scores_stride * 4u)).v[key] = sum;
-        atomicAdd(WordsInOut(add_product(a.bins, t + r, TOPK_BINS_WORDS * 4u)).v[order_key(sum) >> 21], 1u);
+        store_score(t + r, key, sum * a.scale);
     }
 }
 
@@ -67,8 +60,7 @@ void main() {
     uint slice = SLICES == 1u ? 0u : subgroupMin(gl_LocalInvocationIndex / KEYS), lane = gl_LocalInvocationIndex % KEYS;
     uint t = gl_WorkGroupID.y * ROWS, rows = min(ROWS, a.n - t);
     for (uint first = 0u, last; first < rows; first = last) {
-        uint sequence = Rows(a.rows).v[t + first].sequence;
-        for (last = first + 1u; last < rows && Rows(a.rows).v[t + last].sequence == sequence; last++);
+        last = sequence_end(t, first, rows);
         score(t, first, last, slice, lane, Rows(a.rows).v[t + last - 1u]); /* of a sequence's rows the last one sees the most */
     }
 }

@@ -1,4 +1,4 @@
-/* Arguments and constants of indexer.comp. */
+/* Arguments and constants of indexer.comp, indexer_bytes.comp and indexer_coopmat.comp. */
 #ifndef DSVK_INDEXER_ARGS_H
 #define DSVK_INDEXER_ARGS_H
 #include "topk.h"
@@ -9,10 +9,16 @@
 #define INDEXER_CONSTANT_ROWS 2
 #define INDEXER_CONSTANT_SLICES 3
 #define INDEXER_CONSTANT_HEADS 4 /* indexer.comp alone */
+#define INDEXER_CONSTANT_M 3     /* coopmat: rows, columns and inner size of one matrix product */
+#define INDEXER_CONSTANT_N 4
+#define INDEXER_CONSTANT_K 5
+#define INDEXER_CONSTANT_SUBGROUP 6 /* coopmat: invocations of a subgroup */
+#define INDEXER_COOPMAT_CONSTANTS 7
 
 #define INDEXER_WORKGROUP 256   /* invocations: keys times slices of the heads */
 #define INDEXER_SLICES 4        /* so that the keys of a slice fill the widest subgroup */
 #define INDEXER_MAX_ROWS 4      /* rows of a workgroup */
+#define INDEXER_MATRIX_ROWS 16  /* coopmat */
 #define INDEXER_MAX_PRODUCTS 32 /* rows times heads that an invocation has in work at once */
 
 struct indexer_args {

@@ -5,11 +5,13 @@
 #extension GL_EXT_buffer_reference_uvec2 : require
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_control_flow_attributes : require
-#include "software_constant.h"
+#include "device_constants.h"
 
 /* A software driver: code for every lane of every access to shared memory, and barriers that split a kernel into pieces, so loops
  * are left rolled which a GPU wants unrolled, to have its loads on their way together. Set for every kernel by pipelines.c. */
 layout(constant_id = SOFTWARE_CONSTANT) const bool SOFTWARE = false;
+/* An invocation has 128 registers, not 256: what is on its way together has to be less. */
+layout(constant_id = FEW_REGISTERS_CONSTANT) const bool FEW_REGISTERS = false;
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Floats { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4s { vec4 v[]; };

@@ -13,6 +13,7 @@ typedef uint64_t dsvk_addr; /* a device address; 0 = none */
 typedef struct dsvk_device_limits {
     uint32_t subgroup_min, subgroup_max;
     uint32_t shared_bytes;
+    uint32_t registers;        /* that an invocation can have before some of its values go to memory */
     uint32_t max_groups[3];
     bool software;             /* the driver runs on the CPU, and compiles a kernel when it is first dispatched */
     bool unified;              /* device memory is host memory: no staging copy is needed */
@@ -40,8 +41,9 @@ typedef enum dsvk_matmul_kind {
 
 typedef struct dsvk_matmul_variant {
     uint8_t kind;                /* a dsvk_matmul_kind */
-    uint8_t m, n, k : 7;         /* coopmat: rows of x, output rows and inputs of one product */
+    uint8_t m, n, k : 6;         /* coopmat: rows of x, output rows and inputs of one product */
     uint8_t plain_attention : 1; /* coopmat: a chunk's attention does without */
+    uint8_t plain_indexer : 1;   /* coopmat: a chunk's index scores do without */
 } dsvk_matmul_variant;
 
 typedef enum dsvk_matmul_source {
@@ -51,7 +53,7 @@ typedef enum dsvk_matmul_source {
 } dsvk_matmul_source;
 
 #define DSVK_MATMUL_VARIANTS 16
-#define DSVK_MATMUL_NAME 48
+#define DSVK_MATMUL_NAME 64
 /* All that this device has, into list; returns how many. */
 uint32_t dsvk_matmul_variants(const dsvk_device *device, dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS]);
 uint32_t dsvk_matmul_subgroup(const dsvk_device *device); /* invocations of a subgroup with coopmat */

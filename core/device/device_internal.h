@@ -12,6 +12,7 @@
 #define DSVK_ALIGNMENT 256u   /* of buffers */
 #define DSVK_WAIT_SECONDS 60u /* the bound of every wait (D10) */
 #define DSVK_COMPILE_SECONDS 600u /* but for a software driver's compiler, which shares its cores with whatever else there is */
+#define DSVK_VENDOR_INTEL 0x8086u
 #define DSVK_MATMUL_SHAPES (DSVK_MATMUL_VARIANTS - DSVK_MATMUL_COOPMAT)
 #define DSVK_CLOSE_SECONDS 5u /* and of the one at close (D08) */
 

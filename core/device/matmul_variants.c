@@ -13,7 +13,8 @@ static bool is_cpu(const dsvk_physical *p) { return p->properties.deviceType == 
 
 const char *dsvk_matmul_name(dsvk_matmul_variant v, char out[DSVK_MATMUL_NAME]) {
     if (v.kind == DSVK_MATMUL_COOPMAT)
-        snprintf(out, DSVK_MATMUL_NAME, "%s %ux%ux%u%s", names[v.kind], v.m, v.n, v.k, v.plain_attention ? ", plain attention" : "");
+        snprintf(out, DSVK_MATMUL_NAME, "%s %ux%ux%u%s%s", names[v.kind], v.m, v.n, v.k, v.plain_attention ? ", plain attention" : "",
+                 v.plain_indexer ? ", plain indexer" : "");
     else
         snprintf(out, DSVK_MATMUL_NAME, "%s", names[v.kind]);
     return out;
@@ -52,7 +53,7 @@ json_t *dsvk_matmul_json(const dsvk_physical *p) {
 /* Shapes that the kernel can work with: matrices of a slab of 32 inputs, in tiles of 32 rows of x and output rows whose scales
  * are the same for 16. */
 static void add_shape(dsvk_physical *p, uint32_t m, uint32_t n, uint32_t k) {
-    const dsvk_matmul_variant shape = { .kind = DSVK_MATMUL_COOPMAT, .m = (uint8_t)m, .n = (uint8_t)n, .k = k & 0x7f };
+    const dsvk_matmul_variant shape = { .kind = DSVK_MATMUL_COOPMAT, .m = (uint8_t)m, .n = (uint8_t)n, .k = k & 0x3f };
     if ((m != 8 && m != 16) || (n != 8 && n != 16) || (k != 8 && k != 16) || p->n_shapes == DSVK_MATMUL_SHAPES)
         return;
     for (uint32_t i = 0; i < p->n_shapes; i++)
@@ -107,7 +108,6 @@ static bool is_known(const dsvk_vk *vk, uint32_t since) { return !vk->validation
 #define NV2_SINCE VK_MAKE_API_VERSION(0, 1, 4, 300)
 
 /* Intel's matrix units work for its smallest subgroups only. */
-#define VENDOR_INTEL 0x8086u
 
 void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
     p->has_cooperative_matrix = p->has_cooperative_matrix && is_known(vk, KHR_SINCE);
@@ -121,7 +121,7 @@ void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
     };
     VkPhysicalDeviceFeatures2 features = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &matrix };
     const bool one_size = p->v13.minSubgroupSize == p->v13.maxSubgroupSize;
-    p->matrix_subgroup = p->properties.vendorID == VENDOR_INTEL ? p->v13.minSubgroupSize : p->v11.subgroupSize;
+    p->matrix_subgroup = p->properties.vendorID == DSVK_VENDOR_INTEL ? p->v13.minSubgroupSize : p->v11.subgroupSize;
     if (p->usable && p->has_cooperative_matrix && vk->vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)
         vk->vkGetPhysicalDeviceFeatures2(p->handle, &features);
     p->has_cooperative_matrix = matrix.cooperativeMatrix && p->f12.shaderFloat16 && p->f12.vulkanMemoryModel &&
@@ -162,9 +162,10 @@ void dsvk_device_remember_matmul(dsvk_device *device, dsvk_matmul_variant v) {
     dsvk_cache_write(device, "matmul", &v, sizeof v);
 }
 
-/* Equal but for what attention does, which is a choice of coopmat's alone. */
+/* Equal but for what attention and indexer do, which is a choice of coopmat's alone. */
 static bool same_product(dsvk_matmul_variant a, dsvk_matmul_variant b) {
-    return a.kind == b.kind && a.m == b.m && a.n == b.n && a.k == b.k && (!a.plain_attention || a.kind == DSVK_MATMUL_COOPMAT);
+    return a.kind == b.kind && a.m == b.m && a.n == b.n && a.k == b.k &&
+           ((!a.plain_attention && !a.plain_indexer) || a.kind == DSVK_MATMUL_COOPMAT);
 }
 
 /* The variant that a file of this driver names, if the device has it. */
@@ -198,12 +199,15 @@ dsvk_status dsvk_matmul_open(dsvk_device *device, const char *wanted, dsvk_error
         return DSVK_OK;
     }
     for (uint32_t i = 0; i < n; i++) {
-        dsvk_matmul_variant plain = list[i];
-        plain.plain_attention = plain.kind == DSVK_MATMUL_COOPMAT;
-        if (is_meant(list[i], wanted) || is_meant(plain, wanted)) {
-            atomic_store(&device->matmul_source, DSVK_MATMUL_FORCED);
-            dsvk_device_set_matmul(device, is_meant(list[i], wanted) ? list[i] : plain);
-            return DSVK_OK;
+        for (uint32_t plain = 0; plain < (list[i].kind == DSVK_MATMUL_COOPMAT ? 4 : 1); plain++) {
+            dsvk_matmul_variant v = list[i];
+            v.plain_attention = plain & 1;
+            v.plain_indexer = plain >> 1;
+            if (is_meant(v, wanted)) {
+                atomic_store(&device->matmul_source, DSVK_MATMUL_FORCED);
+                dsvk_device_set_matmul(device, v);
+                return DSVK_OK;
+            }
         }
         snprintf(all + strlen(all), sizeof all - strlen(all), ", %s", dsvk_matmul_name(list[i], name));
     }

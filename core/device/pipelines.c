@@ -6,9 +6,10 @@
 
 #include "device_internal.h"
 
-#include "software_constant.h"
+#include "device_constants.h"
 
 #define MAX_CONSTANTS SOFTWARE_CONSTANT
+#define DEVICE_CONSTANTS (FEW_REGISTERS_CONSTANT - SOFTWARE_CONSTANT + 1)
 
 struct dsvk_pipeline {
     dsvk_pipeline *next; /* in its bucket */
@@ -63,16 +64,18 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
     dsvk_free(words);
     if (result != VK_SUCCESS)
         return result;
-    VkSpecializationMapEntry entries[MAX_CONSTANTS + 1];
-    uint32_t data[MAX_CONSTANTS + 1];
-    for (uint32_t i = 0; i <= n; i++) {
-        entries[i] = (VkSpecializationMapEntry){.constantID = i < n ? i : SOFTWARE_CONSTANT, .offset = i * 4, .size = 4};
-        data[i] = i < n ? constants[i] : device->limits.software;
-    }
+    VkSpecializationMapEntry entries[MAX_CONSTANTS + DEVICE_CONSTANTS];
+    uint32_t data[MAX_CONSTANTS + DEVICE_CONSTANTS];
+    for (uint32_t i = 0; i < n + DEVICE_CONSTANTS; i++)
+        entries[i] = (VkSpecializationMapEntry){.constantID = i < n ? i : SOFTWARE_CONSTANT + i - n, .offset = i * 4, .size = 4};
+    for (uint32_t i = 0; i < n; i++)
+        data[i] = constants[i];
+    data[n + SOFTWARE_CONSTANT - MAX_CONSTANTS] = device->limits.software;
+    data[n + FEW_REGISTERS_CONSTANT - MAX_CONSTANTS] = device->limits.registers < 256;
     const VkSpecializationInfo values = {
-        .mapEntryCount = n + 1,
+        .mapEntryCount = n + DEVICE_CONSTANTS,
         .pMapEntries = entries,
-        .dataSize = (n + 1) * sizeof *data,
+        .dataSize = (n + DEVICE_CONSTANTS) * sizeof *data,
         .pData = data,
     };
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {

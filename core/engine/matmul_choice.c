@@ -1,12 +1,13 @@
 /* Which way to multiply, found out once per driver, when the first model is opened on it: of the ways the device has, those that
- * compute a known product right, and on matrix units known attention too, and of these the one that is fastest at a product of a
- * prefill's kind; with matrix units, whether a chunk's attention is faster on them, too. A way that was forced is only checked, one
- * that is remembered is taken as it is. On a CPU only the layout of weights is to be found out, by a product of decode's kind: matrix
+ * compute a known product right, and on matrix units known attention and index scores too, and of these the one that is fastest at a
+ * product of a prefill's kind; with matrix units, whether a chunk's attention and index scores are faster on them, too. A way that was
+ * forced is only checked, one that is remembered is taken as it is. On a CPU only the layout of weights is to be found out, by a product of decode's kind: matrix
  * units and shared memory are emulated there, which costs more than it saves. */
 #include <string.h>
 #include <time.h>
 
 #include "engine.h"
+#include "topk.h"
 
 /* ---- a known product ---- */
 
@@ -128,12 +129,77 @@ static dsvk_status attend_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
     return DSVK_OK;
 }
 
-/* ---- both, of a variant (NULL: the device's) ---- */
+/* ---- known index scores, which matrix units compute as well ---- */
+
+/* Queries of 2^b in block b, keys of 1.5 at even places and of -1.5 at odd ones, weights of X: all sums are exact. */
+#define INDEX_HEADS 3u
+#define INDEX_BLOCKS 4u
+#define INDEX_DIM (32u * INDEX_BLOCKS)
+#define INDEX_KEYS (ROWS / 4)
+#define EVEN_SCORE (INDEX_HEADS * X * 1.5f * 32 * ((1u << INDEX_BLOCKS) - 1))
+
+typedef struct selection {
+    uint32_t iq[ROWS][INDEX_HEADS][INDEX_DIM]; /* byte queries */
+    float weights[ROWS][4], scores[ROWS][INDEX_KEYS];
+    uint8_t codes[INDEX_KEYS][INDEX_DIM / 2], scales[INDEX_KEYS][INDEX_BLOCKS];
+    uint32_t bins[ROWS * TOPK_BINS_WORDS];
+    struct dsvk_row rows[ROWS];
+    struct dsvk_seq seq;
+    dsvk_addr page;
+} selection;
+
+static void fill_selection(selection *s, dsvk_addr at) {
+    memset(s, 0, sizeof *s);
+    s->seq = (struct dsvk_seq){ .pages = at + offsetof(selection, page), .rows = ROWS };
+    s->page = at + offsetof(selection, codes);
+    memset(s->scales, 127, sizeof s->scales);
+    memset(s->scores, 0xff, sizeof s->scores);
+    for (uint32_t j = 0; j < INDEX_KEYS; j++)
+        memset(s->codes[j], j % 2 ? 0xbb : 0x33, sizeof s->codes[j]);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        s->rows[i].position = i;
+        for (uint32_t h = 0; h < INDEX_HEADS; h++) {
+            s->weights[i][h] = X;
+            memset(s->iq[i][h], 2, INDEX_DIM);
+            for (uint32_t b = 0; b < INDEX_BLOCKS; b++)
+                memcpy(&s->iq[i][h][INDEX_DIM / 4 + b], &(float){ 0.5f * (float)(1u << b) }, 4);
+        }
+    }
+}
+
+static bool selection_is_right(const selection *s) {
+    for (uint32_t i = 0; i < ROWS; i++)
+        for (uint32_t j = 0; j < (i + 1) / 4; j++)
+            if (s->scores[i][j] != (j % 2 ? 0 : EVEN_SCORE))
+                return false;
+    return true;
+}
+
+static dsvk_status select_known(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, const dsvk_buffer *buffer,
+                                selection *s, bool *right, dsvk_error *err) {
+    const dsvk_addr at = buffer->addr;
+    fill_selection(s, at);
+    DSVK_TRY(dsvk_buffer_write(device, buffer, 0, s, sizeof *s, err));
+    DSVK_TRY(dsvk_cmd_begin(cmd, err));
+    dsvk_indexer(cmd, &(dsvk_indexer_params){
+        .variant = variant, .rows = at + offsetof(selection, rows), .seqs = at + offsetof(selection, seq),
+        .iq = at + offsetof(selection, iq), .weights = at + offsetof(selection, weights), .scores = at + offsetof(selection, scores),
+        .bins = at + offsetof(selection, bins), .format = { .native = true, .index_dim = INDEX_DIM, .byte_queries = true }, .n = ROWS,
+        .n_heads = INDEX_HEADS, .iq_stride = INDEX_HEADS * INDEX_DIM, .weights_stride = 4, .scores_stride = INDEX_KEYS, .n_seqs = 1,
+        .max_visible = INDEX_KEYS, .page_tokens = ROWS, .scale = 1 });
+    DSVK_TRY(dsvk_cmd_run(cmd, err));
+    DSVK_TRY(dsvk_buffer_read(device, buffer, 0, s, sizeof *s, err));
+    *right = selection_is_right(s);
+    return DSVK_OK;
+}
+
+/* ---- all of them, of a variant (NULL: the device's) ---- */
 
 static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *variant, bool *right, dsvk_error *err) {
     union {
         product p;
         attention a;
+        selection s;
     } *k = dsvk_alloc_zero(1, sizeof *k);
     dsvk_buffer buffer = { 0 };
     if (!k)
@@ -142,8 +208,11 @@ static dsvk_status is_right(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmu
     *right = true;
     for (uint32_t i = 0; status == DSVK_OK && *right && i < DSVK_COUNT(known); i++)
         status = multiply_known(device, cmd, variant, &buffer, &k->p, i, right, err);
-    if (status == DSVK_OK && *right && (variant ? *variant : dsvk_device_matmul(device)).kind == DSVK_MATMUL_COOPMAT)
+    const bool matrices = (variant ? *variant : dsvk_device_matmul(device)).kind == DSVK_MATMUL_COOPMAT;
+    if (status == DSVK_OK && *right && matrices)
         status = attend_known(device, cmd, variant, &buffer, &k->a, right, err);
+    if (status == DSVK_OK && *right && matrices && dsvk_device_byte_products(device))
+        status = select_known(device, cmd, variant, &buffer, &k->s, right, err);
     dsvk_buffer_destroy(device, &buffer);
     dsvk_free(k);
     return status;
@@ -166,22 +235,19 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* One of them is timed. */
-typedef struct timed {
-    const dsvk_matmul_params *product;
-    const dsvk_sparse_attn_params *attention;
-} timed;
+/* What is timed: records it. */
+typedef void record_fn(dsvk_cmd *cmd, const void *params);
+static void record_product(dsvk_cmd *cmd, const void *params) { dsvk_matmul(cmd, params); }
+static void record_attention(dsvk_cmd *cmd, const void *params) { dsvk_sparse_attn(cmd, params); }
+static void record_selection(dsvk_cmd *cmd, const void *params) { dsvk_indexer(cmd, params); }
 
 /* Seconds of one. */
-static dsvk_status measure(dsvk_cmd *cmd, timed what, double *each, dsvk_error *err) {
+static dsvk_status measure(dsvk_cmd *cmd, record_fn *record, const void *params, double *each, dsvk_error *err) {
     double took = 0;
     for (uint32_t warm = 0, times = 1; times <= TIMED_MOST; times *= warm++ ? 4 : 1) { /* the first may compile the kernel */
         DSVK_TRY(dsvk_cmd_begin(cmd, err));
         for (uint32_t i = 0; i < times; i++) {
-            if (what.product)
-                dsvk_matmul(cmd, what.product);
-            else
-                dsvk_sparse_attn(cmd, what.attention);
+            record(cmd, params);
             dsvk_barrier(cmd);
         }
         const double start = seconds();
@@ -204,7 +270,7 @@ static dsvk_status measure_product(dsvk_cmd *cmd, const dsvk_matmul_variant *var
                .columns = in_columns(dsvk_cmd_device(cmd), variant) },
         .x = buffer->addr + x, .out = buffer->addr + x + 4ull * TIMED_ROWS * TIMED_SIDE, .n = rows,
         .x_stride = TIMED_SIDE, .out_stride = TIMED_SIDE };
-    return measure(cmd, (timed){ .product = &params }, each, err);
+    return measure(cmd, record_product, &params, each, err);
 }
 
 /* Attention at the family's widths: tokens that see up to 128 rows of their step, by 32 heads. */
@@ -245,12 +311,81 @@ static dsvk_status time_attention(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmu
     for (uint32_t i = 0; i < 2 * ROUNDS && status == DSVK_OK; i++) {
         double took = 0;
         variant.plain_attention = i % 2;
-        status = measure(cmd, (timed){ .attention = &p }, &took, err);
+        status = measure(cmd, record_attention, &p, &took, err);
         least[i % 2] = i < 2 || took < least[i % 2] ? took : least[i % 2];
     }
     *plain = least[1] < least[0];
     dsvk_buffer_destroy(device, &buffer);
     dsvk_free(a);
+    return status;
+}
+
+/* Index scores at the family's widths: rows that all see so many keys, random, so that they are counted in many places. */
+#define TIMED_KEYS 4096u
+#define TIMED_INDEX_HEADS 64u
+
+typedef struct timed_selection { /* on the device; behind it scores */
+    uint32_t iq[ROWS][TIMED_INDEX_HEADS][INDEX_DIM];
+    float weights[ROWS][TIMED_INDEX_HEADS];
+    uint8_t codes[TIMED_KEYS][INDEX_DIM / 2], scales[TIMED_KEYS][INDEX_BLOCKS];
+    uint32_t bins[ROWS * TOPK_BINS_WORDS];
+    struct dsvk_row rows[ROWS];
+    struct dsvk_seq seq;
+    dsvk_addr page;
+} timed_selection;
+
+static void fill_timed_selection(timed_selection *s, dsvk_addr at) {
+    static const uint8_t values[] = { 0, 1, 2, 3, 4, 6, 8, 12 };
+    uint32_t random = 1;
+#define NEXT ((random = random * 1664525u + 1013904223u) >> 24)
+    for (uint32_t i = 0; i < ROWS * TIMED_INDEX_HEADS; i++) {
+        uint32_t *query = s->iq[i / TIMED_INDEX_HEADS][i % TIMED_INDEX_HEADS];
+        for (uint32_t d = 0; d < INDEX_DIM; d++) {
+            const uint32_t code = NEXT;
+            ((int8_t *)query)[d] = (int8_t)(code & 8 ? -values[code & 7] : values[code & 7]);
+        }
+        for (uint32_t b = 0; b < INDEX_BLOCKS; b++)
+            memcpy(&query[INDEX_DIM / 4 + b], &(float){ 0.5f }, 4);
+        s->weights[i / TIMED_INDEX_HEADS][i % TIMED_INDEX_HEADS] = (float)NEXT - 128;
+        s->rows[i / TIMED_INDEX_HEADS].position = 4 * TIMED_KEYS - 1;
+    }
+    for (uint32_t i = 0; i < sizeof s->codes; i++)
+        s->codes[0][i] = (uint8_t)NEXT;
+#undef NEXT
+    memset(s->scales, 127, sizeof s->scales);
+    s->seq = (struct dsvk_seq){ .pages = at + offsetof(timed_selection, page), .rows = ROWS };
+    s->page = at + offsetof(timed_selection, codes);
+}
+
+/* Whether a chunk's index scores are faster without matrix units of that shape. */
+static dsvk_status time_selection(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant variant, bool *plain, dsvk_error *err) {
+    const uint64_t scores = dsvk_align(sizeof(timed_selection), 256);
+    timed_selection *s = dsvk_alloc_zero(1, sizeof *s);
+    dsvk_buffer buffer = { 0 };
+    double least[2] = { 0 };
+    if (!s)
+        return dsvk_fail_nomem(err, sizeof *s);
+    dsvk_status status = dsvk_buffer_create(device, DSVK_SCRATCH, scores + 4ull * ROWS * TIMED_KEYS, "timed index scores", &buffer, err);
+    if (status == DSVK_OK) {
+        fill_timed_selection(s, buffer.addr);
+        status = dsvk_buffer_write(device, &buffer, 0, s, sizeof *s, err);
+    }
+    const dsvk_indexer_params p = {
+        .variant = &variant, .rows = buffer.addr + offsetof(timed_selection, rows), .seqs = buffer.addr + offsetof(timed_selection, seq),
+        .iq = buffer.addr + offsetof(timed_selection, iq), .weights = buffer.addr + offsetof(timed_selection, weights),
+        .scores = buffer.addr + scores, .bins = buffer.addr + offsetof(timed_selection, bins),
+        .format = { .native = true, .index_dim = INDEX_DIM, .byte_queries = true }, .n = ROWS, .n_heads = TIMED_INDEX_HEADS,
+        .iq_stride = TIMED_INDEX_HEADS * INDEX_DIM, .weights_stride = TIMED_INDEX_HEADS, .scores_stride = TIMED_KEYS, .n_seqs = 1,
+        .max_visible = TIMED_KEYS, .page_tokens = 4 * TIMED_KEYS, .scale = 1 };
+    for (uint32_t i = 0; i < 2 * ROUNDS && status == DSVK_OK; i++) {
+        double took = 0;
+        variant.plain_indexer = i % 2;
+        status = measure(cmd, record_selection, &p, &took, err);
+        least[i % 2] = i < 2 || took < least[i % 2] ? took : least[i % 2];
+    }
+    *plain = least[1] < least[0];
+    dsvk_buffer_destroy(device, &buffer);
+    dsvk_free(s);
     return status;
 }
 
@@ -293,6 +428,10 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
         bool plain = false;
         status = time_attention(device, cmd, *best, &plain, err);
         best->plain_attention = plain;
+        if (status == DSVK_OK && dsvk_device_byte_products(device)) {
+            status = time_selection(device, cmd, *best, &plain, err);
+            best->plain_indexer = plain;
+        }
     }
     return status;
 }

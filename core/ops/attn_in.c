@@ -18,7 +18,7 @@ void dsvk_attn_in(dsvk_cmd *cmd, const dsvk_attn_in_params *p) {
                       p->q_rank, p->w.n_out, p->w_b.n_out, p->w_b.n_in, p->out_b_stride, DSVK_TILE_ROWS, p->w.n_in);
         return;
     }
-    const uint32_t rows = dsvk_matmul_rows(p->n);
+    const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n);
     uint32_t constants[ATTN_IN_CONSTANTS];
     dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
     constants[MATMUL_TYPE_B] = two ? p->w_b.type : p->w.type;

@@ -37,7 +37,7 @@ void dsvk_attn_query(dsvk_cmd *cmd, const dsvk_attn_query_params *p) {
     const uint32_t index_values = p->w.n_out - p->n_heads * f->head_dim;
     if (p->n == 0 || !shapes_fit(cmd, p, index_values))
         return;
-    const uint32_t rows = dsvk_matmul_rows(p->n), jobs = p->ratio == 0 ? 1 : p->ratio == 4 ? 3 : 2;
+    const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), jobs = p->ratio == 0 ? 1 : p->ratio == 4 ? 3 : 2;
     uint32_t constants[ATTN_QUERY_CONSTANTS];
     dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
     constants[ATTN_QUERY_CONSTANT_NATIVE] = f->native;

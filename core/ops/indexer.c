@@ -17,6 +17,16 @@ bool dsvk_byte_queries(const dsvk_device *device, const dsvk_row_format *f) {
 
 uint32_t dsvk_indexer_keys(dsvk_cmd *cmd) { return INDEXER_WORKGROUP / slices_of(cmd); }
 
+/* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, and for rows that share their keys. */
+static bool by_matrices(dsvk_cmd *cmd, const dsvk_indexer_params *p, dsvk_matmul_variant *variant) {
+    *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
+    return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_indexer && p->format.byte_queries &&
+           p->n >= p->n_seqs * INDEXER_MATRIX_ROWS;
+}
+
+/* Keys of one of its workgroups, as in the shader. */
+static uint32_t matrix_keys(uint32_t subgroup, uint32_t index_dim) { return subgroup == 32 && index_dim <= 128 ? 256 : 128; }
+
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const dsvk_row_format *f = &p->format;
     if (f->index_dim == 0 || f->index_dim % 32 != 0 || p->n_heads == 0 || p->iq_stride < p->n_heads * f->index_dim ||
@@ -56,22 +66,37 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
         .k = p->k,
         .scale = p->scale,
     };
-    const uint32_t tile = p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
-    const uint32_t slices = slices_of(cmd), keys_each = dsvk_indexer_keys(cmd);
-    uint32_t heads = (slices == 1 || tile == 1 ? INDEXER_MAX_PRODUCTS / 2 : INDEXER_MAX_PRODUCTS) / tile;
+    dsvk_matmul_variant variant;
+    const bool matrices = by_matrices(cmd, p, &variant);
+    const uint32_t slices = slices_of(cmd), subgroup = matrices ? dsvk_matmul_subgroup(dsvk_cmd_device(cmd)) : 0;
+    const uint32_t tile = matrices ? INDEXER_MATRIX_ROWS : p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
+    const uint32_t keys_each = matrices ? matrix_keys(subgroup, f->index_dim) : dsvk_indexer_keys(cmd);
+    const bool few_registers = dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256;
+    uint32_t heads = INDEXER_MAX_PRODUCTS / tile;
+    if (slices == 1 || tile == 1 || few_registers)
+        heads /= tile == 1 && few_registers ? 4 : 2;
     while (heads > p->n_heads)
         heads /= 2;
-    const uint32_t constants[] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
-                                   [INDEXER_CONSTANT_NATIVE] = f->native,
-                                   [INDEXER_CONSTANT_ROWS] = tile,
-                                   [INDEXER_CONSTANT_SLICES] = slices,
-                                   [INDEXER_CONSTANT_HEADS] = heads };
+    uint32_t constants[INDEXER_COOPMAT_CONSTANTS] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
+                                                      [INDEXER_CONSTANT_NATIVE] = f->native,
+                                                      [INDEXER_CONSTANT_ROWS] = tile };
+    uint32_t n_constants = f->byte_queries ? INDEXER_CONSTANT_HEADS : INDEXER_CONSTANT_HEADS + 1;
+    constants[INDEXER_CONSTANT_SLICES] = slices;
+    constants[INDEXER_CONSTANT_HEADS] = heads;
+    if (matrices) {
+        n_constants = INDEXER_COOPMAT_CONSTANTS;
+        constants[INDEXER_CONSTANT_M] = variant.m;
+        constants[INDEXER_CONSTANT_N] = variant.n;
+        constants[INDEXER_CONSTANT_K] = variant.k;
+        constants[INDEXER_CONSTANT_SUBGROUP] = subgroup;
+    }
     const uint64_t keys = (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "indexer",
-                           .shader = f->byte_queries ? "indexer_bytes" : "indexer",
+                           .shader = matrices ? "indexer_coopmat" : f->byte_queries ? "indexer_bytes" : "indexer",
                            .constants = constants,
-                           .n_constants = f->byte_queries ? INDEXER_CONSTANT_HEADS : DSVK_COUNT(constants),
+                           .n_constants = n_constants,
+                           .subgroup = subgroup,
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, keys_each), (uint32_t)dsvk_ceil_div(p->n, tile), 1 },

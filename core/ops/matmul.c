@@ -7,7 +7,9 @@
 
 _Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
 
-uint32_t dsvk_matmul_rows(uint32_t n) { return n == 1 ? 1 : n <= 4 ? 4 : 8; }
+uint32_t dsvk_matmul_rows(const dsvk_device *device, uint32_t n) {
+    return n == 1 ? 1 : n <= 4 || dsvk_device_get_limits(device)->registers < 256 ? 4 : 8;
+}
 
 bool dsvk_matmul_subgroup_8(dsvk_cmd *cmd) {
     const dsvk_device_limits *limits = dsvk_device_get_limits(dsvk_cmd_device(cmd));
@@ -101,7 +103,7 @@ void dsvk_matmul(dsvk_cmd *cmd, const dsvk_matmul_params *p) {
         return;
     dsvk_kernel kernel;
     if (!dsvk_chunk_kernel(cmd, p->variant, &p->w, p->step_rows ? p->step_rows : p->n, 0, tiles | group_tiles, epilogue, &kernel))
-        dsvk_matmul_kernel(cmd, &p->w, dsvk_matmul_rows(p->n), epilogue, &kernel);
+        dsvk_matmul_kernel(cmd, &p->w, dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), epilogue, &kernel);
     const struct matmul_args args = { .w = p->w.addr,
                                       .scales = p->w.addr + p->w.scales,
                                       .x = p->x,

@@ -11,7 +11,7 @@ static void tile_range(const dsvk_device *device, uint32_t n, uint32_t *least, u
     const uint32_t kind = dsvk_device_matmul(device).kind;
     const bool few = n < DSVK_CHUNK || kind == DSVK_MATMUL_FEW, registers = kind == DSVK_MATMUL_REGISTERS || kind == DSVK_MATMUL_COLUMNS;
     *least = few ? 1 : registers ? DSVK_MOE_LEAST_TILE : STAGED_LEAST;
-    *most = few ? 8 : registers ? REGISTER_ROWS : STAGED_ROWS;
+    *most = few ? dsvk_matmul_rows(device, 8) : registers ? REGISTER_ROWS : STAGED_ROWS;
 }
 
 /* For few rows 1, 4 or 8. For many about as many pairs as an expert gets: fewer tiles read its weights less often, larger
@@ -20,8 +20,8 @@ uint32_t dsvk_moe_tile(const dsvk_device *device, uint32_t n, uint32_t k, uint32
     const uint32_t pairs = (uint32_t)dsvk_ceil_div((uint64_t)n * k, n_experts);
     uint32_t tile, most;
     tile_range(device, n, &tile, &most);
-    if (most == 8)
-        return n <= 1 ? 1 : n < 128 ? DSVK_MOE_LEAST_TILE : 8;
+    if (tile == 1)
+        return n <= 1 ? 1 : n < 128 ? DSVK_MOE_LEAST_TILE : most;
     while (tile < pairs && tile < most)
         tile *= 2;
     return tile;
@@ -30,7 +30,7 @@ uint32_t dsvk_moe_tile(const dsvk_device *device, uint32_t n, uint32_t k, uint32
 bool dsvk_moe_tile_fits(const dsvk_device *device, uint32_t n, uint32_t tile) {
     uint32_t least, most;
     tile_range(device, n, &least, &most);
-    return tile >= least && tile <= most && (tile & (tile - 1)) == 0 && !(most == 8 && tile == 2);
+    return tile >= least && tile <= most && (tile & (tile - 1)) == 0 && !(least == 1 && tile == 2);
 }
 
 static void choose_tiled(dsvk_cmd *cmd, dsvk_kernel *kernel, bool registers, uint32_t rows, uint32_t tiles) {
@@ -49,8 +49,8 @@ static void choose_coopmat(dsvk_cmd *cmd, dsvk_kernel *kernel, dsvk_matmul_varia
     kernel->moe_expert = "moe_expert_coopmat";
     kernel->n_constants = CHUNK_COOPMAT_CONSTANTS;
     kernel->subgroup = dsvk_matmul_subgroup(dsvk_cmd_device(cmd));
-    kernel->rows = rows ? rows : STAGED_ROWS;
     kernel->tiles = tiles % 2 ? 1 : 2;
+    kernel->rows = rows ? rows : kernel->tiles == 1 && dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256 ? STAGED_ROWS / 2 : STAGED_ROWS;
     kernel->constants[CHUNK_WORKGROUP] = 128 * kernel->tiles;
     kernel->constants[CHUNK_M] = variant.m;
     kernel->constants[CHUNK_N] = variant.n;

@@ -15,7 +15,7 @@ typedef struct dsvk_kernel {
     uint32_t rows, tiles;            /* rows of x and weight tiles per workgroup */
 } dsvk_kernel;
 
-uint32_t dsvk_matmul_rows(uint32_t n); /* rows that share a read of the weights when there are n */
+uint32_t dsvk_matmul_rows(const dsvk_device *device, uint32_t n); /* rows that share a read of the weights when there are n */
 /* The first MATMUL_CONSTANTS of every kernel made of shaders/matmul.glsl. */
 void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants);
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel);

@@ -31,7 +31,7 @@ static bool shapes_fit(dsvk_cmd *cmd, const dsvk_moe_in_params *p) {
 void dsvk_moe_in(dsvk_cmd *cmd, const dsvk_moe_in_params *p) {
     if (p->n == 0 || !shapes_fit(cmd, p))
         return;
-    const uint32_t rows = dsvk_matmul_rows(p->n), n_experts = p->gate.n_out;
+    const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), n_experts = p->gate.n_out;
     const uint32_t tile = dsvk_moe_tile(dsvk_cmd_device(cmd), p->n, p->k, n_experts);
     uint32_t constants[MOE_IN_CONSTANTS];
     dsvk_matmul_constants(cmd, &p->gate, rows, EPILOGUE_STORE, constants);

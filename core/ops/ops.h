@@ -285,6 +285,8 @@ void dsvk_ring_store(dsvk_cmd *cmd, const dsvk_ring_store_params *p);
 /* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. Rows with at most
  * k visible keys need no scores and get none. topk follows: it finds the scores counted in `bins`. */
 typedef struct dsvk_indexer_params {
+    const dsvk_matmul_variant *variant; /* NULL: the device's; coopmat without plain_indexer counts, for byte queries and at least
+                                           INDEXER_MATRIX_ROWS rows a sequence. Its scores are other bits. */
     dsvk_addr rows, seqs;
     dsvk_addr iq;       /* f32 [n, iq_stride] or byte queries; the scores are the same bits */
     dsvk_addr weights;  /* f32 [n, weights_stride]: n_heads values */

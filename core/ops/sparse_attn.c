@@ -10,7 +10,9 @@ _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
 #define MAX_SPLIT_ROWS 63u
 
 /* Heads of a workgroup. */
-static uint32_t group_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
+static uint32_t most_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
+static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256; }
+static uint32_t group_heads(dsvk_cmd *cmd, uint32_t n_heads) { return n_heads > 8 && few_registers(cmd) ? 8 : most_heads(n_heads); }
 static uint32_t matrix_heads(uint32_t n_heads, uint32_t m) { return n_heads > 16 ? 32 : n_heads > m ? 16 : m; }
 
 /* Segments of 128 rows halve the reads of queries, those of 64 give a few tokens twice the workgroups. A CPU, which only
@@ -21,16 +23,16 @@ static uint32_t lane_rows(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     return p->n > MAX_SPLIT_ROWS || dsvk_device_get_limits(dsvk_cmd_device(cmd))->subgroup_max <= 8 ? 2 : 1;
 }
 
-/* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for steps of many rows, and not for
- * numbers that halves hold too small a part of, which rows of a float32 cache are. */
+/* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for steps of many rows, not for
+ * numbers that halves hold too small a part of, which rows of a float32 cache are, and not where most of its matrices would be in memory. */
 static bool by_matrices(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p, dsvk_matmul_variant *variant) {
     *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
     return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_attention && p->n >= DSVK_CHUNK && p->format.native &&
-           p->n_splits == 1 && p->segment == 0;
+           p->n_splits == 1 && p->segment == 0 && !few_registers(cmd);
 }
 
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {
-    return n_splits > 1 ? n * n_splits * dsvk_align(n_heads, group_heads(n_heads)) * (head_dim + 2) * 4 : 0;
+    return n_splits > 1 ? n * n_splits * dsvk_align(n_heads, most_heads(n_heads)) * (head_dim + 2) * 4 : 0;
 }
 
 uint32_t dsvk_sparse_attn_splits(uint32_t n, uint32_t max_rows) {
@@ -114,7 +116,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     };
     dsvk_matmul_variant variant;
     const bool matrices = by_matrices(cmd, p, &variant);
-    const uint32_t heads = matrices ? matrix_heads(p->n_heads, variant.m) : group_heads(p->n_heads);
+    const uint32_t heads = matrices ? matrix_heads(p->n_heads, variant.m) : group_heads(cmd, p->n_heads);
     uint32_t constants[SPARSE_ATTN_COOPMAT_CONSTANTS] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
                                                           [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
                                                           [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,

@@ -19,7 +19,7 @@ void dsvk_wo_a(dsvk_cmd *cmd, const dsvk_wo_a_params *p) {
                       p->ring_capacity);
         return;
     }
-    const uint32_t rows = dsvk_matmul_rows(p->n), rings = 2u + (p->width > 0) + (p->index_width > 0);
+    const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), rings = 2u + (p->width > 0) + (p->index_width > 0);
     uint32_t constants[WO_A_CONSTANTS];
     dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
     constants[WO_A_CONSTANT_N_IN] = p->w.n_in;

@@ -15,7 +15,7 @@ void dsvk_wo_b(dsvk_cmd *cmd, const dsvk_wo_b_params *p) {
                       DSVK_TILE_ROWS, PRE_MAX_DIM, p->sinkhorn_iters);
         return;
     }
-    const uint32_t rows = dsvk_matmul_rows(p->n);
+    const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n);
     uint32_t constants[WO_B_CONSTANTS];
     dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
     constants[WO_B_CONSTANT_N_IN] = p->w.n_in;

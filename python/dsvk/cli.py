@@ -247,13 +247,26 @@ def listener(host: str, port: int, guarded: bool) -> socket.socket:
     return socket.create_server(address[:2], family=kind)
 
 
+def allow_descriptors(wanted: int) -> None:
+    """Every stream is one; most systems begin with 1,024, and let a program have more that asks."""
+    try:
+        import resource
+    except ModuleNotFoundError:      # not a Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(args: argparse.Namespace) -> None:
     try:
-        from dsvk.server import Engine, Keeper, application
+        from dsvk.server import Engine, Keeper, application, limits
         from dsvk.server.connections import server
     except ModuleNotFoundError as error:
         raise dsvk.UnsupportedError(f"{error.name} is not installed; the server needs: pip install 'dsvk[server]'") from None
     keys = keys_in(args.key_file)
+    allow_descriptors(2 * limits.REQUESTS)
 
     def load(progress: Callback) -> dsvk.Model:
         def both(stage: str, done: int, total: int) -> None:

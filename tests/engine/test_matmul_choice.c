@@ -36,11 +36,13 @@ static void test_forced(void) {
         dsvk_cmd_destroy(cmd);
         dsvk_device_close(forced);
         if (list[i].kind == DSVK_MATMUL_COOPMAT) {
-            snprintf(name + strlen(name), sizeof name - strlen(name), ", plain attention");
-            list[i].plain_attention = 1;
-            forced = open_device(name);
-            CHECK(same(dsvk_device_matmul(forced), list[i]), "%s", name);
-            dsvk_device_close(forced);
+            for (uint32_t plain = 1; plain < 4; plain++) {
+                list[i].plain_attention = plain & 1;
+                list[i].plain_indexer = plain >> 1;
+                forced = open_device(dsvk_matmul_name(list[i], name));
+                CHECK(same(dsvk_device_matmul(forced), list[i]), "%s", name);
+                dsvk_device_close(forced);
+            }
         }
     }
     CHECK_REFUSED(dsvk_device_open(&none, &(dsvk_device_options){ .size = sizeof(dsvk_device_options), .matmul = "fast" }, &err),
@@ -67,7 +69,7 @@ static void test_measured_and_remembered(void) {
     CHECK(dsvk_cmd_create(device, &cmd, &err) == DSVK_OK, "%s", err.message);
     CHECK(dsvk_matmul_fastest(device, cmd, list + 1, n - 1 < 3 ? n - 1 : 3, &best, &err) == DSVK_OK, "%s", err.message);
     bool found = false;
-    best.plain_attention = 0; /* a choice of its own */
+    best.plain_attention = best.plain_indexer = 0; /* choices of their own */
     for (uint32_t i = 1; i < n; i++)
         found = found || same(best, list[i]);
     CHECK(found, "the fastest is none of those asked about");

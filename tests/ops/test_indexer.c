@@ -1,7 +1,7 @@
 /* indexer against plain loops. Tolerance: 2^-20 of the sum of the sizes of all terms: a score is a sum of up to 8,192 products
  * in 32-bit floats, of which the running sums stay far below that bound.
  * Edges: positions 0 .. 7 (0, 1 and 2 visible keys), the first and last key of a page, 255 .. 257 keys (a workgroup), several
- * sequences in one step, one row and tiles of four that begin and end inside sequences, rows that need no scores, 1, 3, 8, 16, 32, 64 and 70 heads, key widths 32, 128 and 256, native and f32 keys, strides wider than
+ * sequences in one step, with and without matrix units where the device has them, one row and tiles of four that begin and end inside sequences, rows that need no scores, 1, 3, 8, 16, 32, 64 and 70 heads, key widths 32, 128 and 256, native and f32 keys, strides wider than
  * the row; the model's width with 4,096 keys; 262,144 keys. Keys beyond the visible ones are NaN; scores beyond them stay untouched. */
 #include "harness.h"
 
@@ -177,8 +177,8 @@ static void check_bytes(test *t, const step *st, const float *scores, const uint
 }
 
 /* Rows with at most k visible keys are left alone. */
-static void check_k(test *t, const step *st, uint32_t k) {
-    dsvk_indexer_params p = st->p;
+static void check_k(test *t, const dsvk_indexer_params *params, const struct dsvk_row *rows, uint32_t k) {
+    dsvk_indexer_params p = *params;
     const dsvk_buffer scores = test_output(t, (size_t)p.n * p.scores_stride * 4), bins = test_zeros(t, dsvk_topk_bins_bytes(p.n));
     p.scores = scores.addr;
     p.bins = bins.addr;
@@ -188,7 +188,7 @@ static void check_k(test *t, const step *st, uint32_t k) {
         return;
     const uint32_t *words = test_download(t, &scores), *counts = test_download(t, &bins);
     for (uint32_t r = 0; r < p.n; r++) {
-        const uint32_t visible = (st->rows[r].position + 1) / 4;
+        const uint32_t visible = (rows[r].position + 1) / 4;
         uint32_t written = 0, counted = 0;
         for (uint32_t j = 0; j < p.scores_stride; j++)
             written += words[(size_t)r * p.scores_stride + j] != 0xffffffffu;
@@ -196,6 +196,25 @@ static void check_k(test *t, const step *st, uint32_t k) {
             counted += counts[r * dsvk_topk_bins_bytes(1) / 4 + j];
         const uint32_t want = visible > k ? visible : 0;
         test_check(t, written == want && counted == want, "row %u: k=%u: %u scores, %u counted, want %u", r, k, written, counted, want);
+    }
+}
+
+static void compare(test *t, const shape *s, const step *st, const sequence *sequences, const float *got, const uint32_t *bins) {
+    const dsvk_indexer_params *p = &st->p;
+    float *want = test_alloc(t, (size_t)p->scores_stride * 4), *magnitude = test_alloc(t, (size_t)p->scores_stride * 4);
+    for (uint32_t r = 0; r < p->n; r++) {
+        const uint32_t visible = (st->rows[r].position + 1) / 4;
+        ref_indexer(st->iq + (size_t)r * p->iq_stride, st->weights + (size_t)r * p->weights_stride,
+                    sequences[st->rows[r].sequence].keys, s->n_heads, s->index_dim, visible, p->scale, want, magnitude);
+        test_compare_sums(t, "scores", got + (size_t)r * p->scores_stride, want, magnitude, visible, 0x1p-20f);
+        check_bins(t, bins + r * dsvk_topk_bins_bytes(1) / 4, got + (size_t)r * p->scores_stride, visible);
+        bool untouched = true;
+        for (uint32_t j = visible; j < p->scores_stride; j++) {
+            uint32_t word;
+            memcpy(&word, &got[(size_t)r * p->scores_stride + j], 4);
+            untouched &= word == 0xffffffffu;
+        }
+        test_check(t, untouched, "row %u: scores behind the %u visible ones were written", r, visible);
     }
 }
 
@@ -212,27 +231,33 @@ static void check(test *t, shape s, const uint32_t *lengths, const uint32_t *row
         return;
     const float *got = test_download(t, &st.scores);
     const uint32_t *bins = test_download(t, &st.bins);
-    float *want = test_alloc(t, (size_t)p->scores_stride * 4), *magnitude = test_alloc(t, (size_t)p->scores_stride * 4);
-    for (uint32_t r = 0; r < p->n; r++) {
-        const uint32_t visible = (st.rows[r].position + 1) / 4;
-        ref_indexer(st.iq + (size_t)r * p->iq_stride, st.weights + (size_t)r * p->weights_stride,
-                    sequences[st.rows[r].sequence].keys, s.n_heads, s.index_dim, visible, p->scale, want, magnitude);
-        test_compare_sums(t, "scores", got + (size_t)r * p->scores_stride, want, magnitude, visible, 0x1p-20f);
-        check_bins(t, bins + r * dsvk_topk_bins_bytes(1) / 4, got + (size_t)r * p->scores_stride, visible);
-        bool untouched = true;
-        for (uint32_t j = visible; j < p->scores_stride; j++) {
-            uint32_t word;
-            memcpy(&word, &got[(size_t)r * p->scores_stride + j], 4);
-            untouched &= word == 0xffffffffu;
-        }
-        test_check(t, untouched, "row %u: scores behind the %u visible ones were written", r, visible);
-    }
+    compare(t, &s, &st, sequences, got, bins);
     check_alone(t, &st, 0, got);
     if (p->n > 1)
         check_alone(t, &st, p->n - 1, got);
-    check_k(t, &st, (st.rows[0].position + 1) / 4);
+    check_k(t, p, st.rows, (st.rows[0].position + 1) / 4);
     if (st.packed)
         check_bytes(t, &st, got, bins);
+}
+
+/* By a way on matrix units: rows of a step, rows of few keys, and that it is another kernel than the plain one. */
+static void check_matrices(test *t, const dsvk_matmul_variant *variant, shape s, const uint32_t *lengths, const uint32_t *rows,
+                           uint32_t n_sequences) {
+    char name[DSVK_MATMUL_NAME];
+    test_case(t, "%s: heads=%u dim=%u page=%u lengths=%u.. rows=%u..", dsvk_matmul_name(*variant, name), s.n_heads, s.index_dim,
+              s.page_tokens, lengths[0], rows[0]);
+    sequence sequences[4];
+    for (uint32_t i = 0; i < n_sequences; i++)
+        sequences[i] = make_sequence(t, &s, lengths[i]);
+    step st = make_step(t, &s, sequences, rows, n_sequences);
+    st.p.iq = test_upload(t, st.packed, (size_t)st.p.n * st.p.iq_stride * 4).addr;
+    st.p.format.byte_queries = true;
+    st.p.variant = variant;
+    dsvk_indexer(t->cmd, &st.p);
+    if (!test_run(t))
+        return;
+    compare(t, &s, &st, sequences, test_download(t, &st.scores), test_download(t, &st.bins));
+    check_k(t, &st.p, st.rows, (st.rows[0].position + 1) / 4);
 }
 
 static void record(dsvk_cmd *cmd, void *params) { dsvk_indexer(cmd, params); }
@@ -264,6 +289,17 @@ int main(int argc, char **argv) {
     check(&t, (shape){ 8, 128, 128, true, true }, lengths, (uint32_t[]){ 6, 2, 7, 1 }, 4);
     check(&t, (shape){ 64, 128, 4096, true, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 2 }, 1);
     check(&t, (shape){ 2, 32, 65536, true, false }, (uint32_t[]){ 1048576 }, (uint32_t[]){ 5 }, 1);
+
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    for (uint32_t i = 0, n = dsvk_matmul_variants(t.device, list); i < n; i++) {
+        if (list[i].kind != DSVK_MATMUL_COOPMAT)
+            continue;
+        for (uint32_t h = 0; h < DSVK_COUNT(heads); h++)
+            check_matrices(&t, &list[i], (shape){ heads[h], 128, 128, true, true }, lengths, (uint32_t[]){ 5, 40, 19, 16 }, 4);
+        check_matrices(&t, &list[i], (shape){ 5, 32, 128, true, true }, lengths, (uint32_t[]){ 8, 29, 16, 17 }, 4);
+        check_matrices(&t, &list[i], (shape){ 70, 256, 64, true, true }, lengths, (uint32_t[]){ 8, 29, 16, 17 }, 4);
+        check_matrices(&t, &list[i], (shape){ 64, 128, 4096, true, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 17 }, 1);
+    }
 
     test_case(&t, "shapes");
     dsvk_indexer(t.cmd, &(dsvk_indexer_params){ .format = { .index_dim = 100 }, .n = 1, .n_heads = 4, .iq_stride = 400 });

@@ -135,6 +135,22 @@ def test_S11_requests_beyond_the_limit_are_told_to_come_back_and_connections_are
     until(lambda: httpx.get(scripted.url + "/v1/models").status_code == 200)
 
 
+def test_S11_it_takes_as_many_descriptors_as_it_may():
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
+    server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0"], stderr=subprocess.PIPE, text=True, preexec_fn=few)
+    try:
+        url = re.match(r"nano at (http://127\.0\.0\.1:\d+)/v1$", server.stderr.readline())[1]
+        assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (300, 300)
+        crowd = [connected(url) for _ in range(150)]
+        assert httpx.get(url + "/health", timeout=60).status_code == 200
+        for client in crowd:
+            client.close()
+    finally:
+        server.kill()
+        server.communicate()
+
+
 def test_S11_without_descriptors_it_waits_and_goes_on():
     server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0"], stderr=subprocess.PIPE, text=True)
     try:

@@ -306,12 +306,12 @@ def test_index_scores_of_floats_and_of_bytes_are_the_same_bits():
 
 @pytest.mark.parametrize("name", ["tiny", "odd"])
 def test_matrix_units(folders, expected, name):
-    """A chunk on cooperative matrices, products and attention over native rows, against the reference."""
+    """A chunk on cooperative matrices, products, index scores and attention over native rows, against the reference."""
     with dsvk.Device() as own:
         if not any(way.startswith("coopmat") for way in own.info["matmul_variants"]):
             pytest.skip("this device has no cooperative matrices")
     ids, want, _ = expected(name, "native")
-    with dsvk.Device(matmul="coopmat") as own, dsvk.Model(folders[name], device=own, cache="native", max_chunk=256) as model, \
+    with dsvk.Device(matmul="coopmat", indexer="bytes") as own, dsvk.Model(folders[name], device=own, cache="native", max_chunk=256) as model, \
             model.session(context=256) as s:
         check(np.asarray(s.evaluate(ids.tolist(), chunk=N)), want, "native")
 
