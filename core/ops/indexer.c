@@ -17,9 +17,14 @@ bool dsvk_byte_queries(const dsvk_device *device, const dsvk_row_format *f) {
 
 uint32_t dsvk_indexer_keys(dsvk_cmd *cmd) { return INDEXER_WORKGROUP / slices_of(cmd); }
 
-/* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, and for rows that share their keys. */
+static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256; }
+
+/* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for rows that share their keys, and not
+ * where the keys' matrices, spread over few invocations, leave too few registers (DG2). */
 static bool by_matrices(dsvk_cmd *cmd, const dsvk_indexer_params *p, dsvk_matmul_variant *variant) {
     *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
+    if (few_registers(cmd) && dsvk_matmul_subgroup(dsvk_cmd_device(cmd)) < 16)
+        return false;
     return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_indexer && p->format.byte_queries &&
            p->n >= p->n_seqs * INDEXER_MATRIX_ROWS;
 }
@@ -71,10 +76,9 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const uint32_t slices = slices_of(cmd), subgroup = matrices ? dsvk_matmul_subgroup(dsvk_cmd_device(cmd)) : 0;
     const uint32_t tile = matrices ? INDEXER_MATRIX_ROWS : p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
     const uint32_t keys_each = matrices ? matrix_keys(subgroup, f->index_dim) : dsvk_indexer_keys(cmd);
-    const bool few_registers = dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256;
     uint32_t heads = INDEXER_MAX_PRODUCTS / tile;
-    if (slices == 1 || tile == 1 || few_registers)
-        heads /= tile == 1 && few_registers ? 4 : 2;
+    if (slices == 1 || tile == 1 || few_registers(cmd))
+        heads /= tile == 1 && few_registers(cmd) ? 4 : 2;
     while (heads > p->n_heads)
         heads /= 2;
     uint32_t constants[INDEXER_COOPMAT_CONSTANTS] = { [INDEXER_CONSTANT_INDEX_DIM] = f->index_dim,
