@@ -192,7 +192,8 @@ typedef struct dsvk_model_options {
     void *user;
 } dsvk_model_options;
 
-/* `path`: a directory in the published safetensors layout (spec section 2). */
+/* `path`: a directory in the published safetensors layout (spec section 2). `device`: NULL for one with default options, which is open
+ * as long as the model. */
 DSVK_API dsvk_status dsvk_model_open(dsvk_model **model, dsvk_device *device, const char *path,
                                      const dsvk_model_options *options, dsvk_error *err);
 DSVK_API void dsvk_model_close(dsvk_model *model); /* sessions keep their model alive until they are closed */

@@ -90,7 +90,6 @@ static dsvk_status answer_turn(dsvk_session *session, const dsvk_tokenizer *toke
 
 int main(int argc, char **argv) {
     const size_t most = argc > 2 ? strtoul(argv[2], NULL, 10) : 400;
-    dsvk_device *device = NULL;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;
     dsvk_error err;
@@ -98,9 +97,7 @@ int main(int argc, char **argv) {
     char line[4096];
     if (argc < 2)
         return fprintf(stderr, "usage: chat MODEL [TOKENS]\n"), 2;
-    dsvk_status status = dsvk_device_open(&device, NULL, &err);
-    if (!status)
-        status = dsvk_model_open(&model, device, argv[1], NULL, &err);
+    dsvk_status status = dsvk_model_open(&model, NULL, argv[1], NULL, &err);
     if (!status)
         status = dsvk_session_open(&session, model, NULL, &err);
     add(&conversation, "{\"messages\": [", 14);
@@ -121,6 +118,5 @@ int main(int argc, char **argv) {
     free(conversation.bytes);
     dsvk_session_close(session);
     dsvk_model_close(model);
-    dsvk_device_close(device);
     return status != DSVK_OK;
 }

@@ -72,15 +72,12 @@ static dsvk_status run(dsvk_session *session, const dsvk_tokenizer *tokenizer, c
 }
 
 int main(int argc, char **argv) {
-    dsvk_device *device = NULL;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;
     dsvk_error err;
     if (argc < 2)
         return fprintf(stderr, "usage: frames MODEL [TOKENS [MICROSECONDS]]\n"), 2;
-    dsvk_status status = dsvk_device_open(&device, NULL, &err);
-    if (!status)
-        status = dsvk_model_open(&model, device, argv[1], NULL, &err);
+    dsvk_status status = dsvk_model_open(&model, NULL, argv[1], NULL, &err);
     if (!status)
         status = dsvk_session_open(&session, model, NULL, &err);
     if (!status)
@@ -90,6 +87,5 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", err.message);
     dsvk_session_close(session);
     dsvk_model_close(model);
-    dsvk_device_close(device);
     return status != DSVK_OK;
 }

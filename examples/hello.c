@@ -6,14 +6,13 @@
 int main(int argc, char **argv) {
     const char *text = "<｜begin▁of▁sentence｜><｜User｜>What is 27 + 35?<｜Assistant｜><think>";
     const char *path = argc > 1 ? argv[1] : "python/dsvk/nano";
-    dsvk_device *device = NULL;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;
     int32_t *prompt = NULL, ids[55];
     char *out = NULL;
     size_t n_prompt, n_ids, n_out;
     dsvk_error err;
-    if (dsvk_device_open(&device, NULL, &err) || dsvk_model_open(&model, device, path, NULL, &err) ||
+    if (dsvk_model_open(&model, NULL, path, NULL, &err) || /* NULL: on the best device there is */
         dsvk_tokenizer_encode(dsvk_model_tokenizer(model), text, strlen(text), DSVK_PARSE_SPECIAL, &prompt, &n_prompt, &err) ||
         dsvk_session_open(&session, model, NULL, &err) ||
         dsvk_session_sync(session, prompt, n_prompt, &err) ||               /* be at this prefix */
@@ -27,6 +26,5 @@ int main(int argc, char **argv) {
     dsvk_free(prompt);
     dsvk_session_close(session);
     dsvk_model_close(model);
-    dsvk_device_close(device);
     return failed;
 }

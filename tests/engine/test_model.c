@@ -72,7 +72,7 @@ static void test_A01_arguments(void) {
     dsvk_model_options model_options = { .size = 3 };
     dsvk_session_options session_options = { .size = sizeof session_options, .context = 1ull << 40 };
     CHECK_REFUSED(dsvk_model_open(NULL, device, DSVK_NANO, NULL, &err), DSVK_INVALID, &err, "model");
-    CHECK_REFUSED(dsvk_model_open(&none, NULL, DSVK_NANO, NULL, &err), DSVK_INVALID, &err, "device");
+    CHECK_REFUSED(dsvk_model_open(&none, NULL, "/nowhere/at/all", NULL, &err), DSVK_IO, &err, "/nowhere/at/all");
     CHECK_REFUSED(dsvk_model_open(&none, device, NULL, NULL, &err), DSVK_INVALID, &err, "path");
     CHECK_REFUSED(dsvk_model_open(&none, device, DSVK_NANO, &model_options, &err), DSVK_INVALID, &err, "size 3");
     model_options = (dsvk_model_options){ .size = sizeof model_options, .max_chunk = 5000 };
@@ -293,6 +293,21 @@ static void test_A03_closed_in_any_order(void) {
     dsvk_session_close(b);
 }
 
+static void test_a_model_with_a_device_of_its_own(void) {
+    dsvk_model *model = NULL;
+    dsvk_session *session = NULL;
+    dsvk_error err;
+    int32_t id;
+    size_t n;
+    const int32_t prompt[] = { 5, 6, 7 };
+    CHECK(dsvk_model_open(&model, NULL, DSVK_NANO, NULL, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_open(&session, model, NULL, &err) == DSVK_OK, "%s", err.message);
+    dsvk_model_close(model); /* the session keeps both */
+    CHECK(dsvk_session_sync(session, prompt, 3, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_decode(session, 1, NULL, &id, &n, &err) == DSVK_OK && n == 1, "%s", err.message);
+    dsvk_session_close(session);
+}
+
 static void test_two_models_on_two_devices(void) {
     dsvk_device *devices[2] = { open_device(), open_device() };
     dsvk_model *models[2] = { open_nano(devices[0]), open_nano(devices[1]) };
@@ -507,6 +522,7 @@ int main(int argc, char **argv) {
         TEST(test_A05_closed_inside_its_own_call),
         TEST(test_A05_closed_from_another_thread),
         TEST(test_A03_closed_in_any_order),
+        TEST(test_a_model_with_a_device_of_its_own),
         TEST(test_two_models_on_two_devices),
         TEST(test_A06_every_allocation_of_a_session),
         TEST(test_A06_allocations_of_a_model),
