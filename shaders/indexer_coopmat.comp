@@ -34,8 +34,7 @@ const uint HEAD_DIM = 512u, ROPE_DIM = 64u;
 #include "indexer_rows.glsl"
 
 const uint BLOCKS = INDEX_DIM / 32u, PARTS = INDEX_DIM / K, BLOCK_PARTS = 32u / K;
-/* Keys in registers: 32 lanes hold two matrices of 16 keys and 128 dimensions in 64 registers each, where others hold one. */
-const uint KEYS = SUBGROUP == 32u && INDEX_DIM <= 128u ? 256u : 128u;
+const uint KEYS = INDEXER_MATRIX_KEYS(SUBGROUP, INDEX_DIM);
 const uint GROUP = INDEX_DIM <= 128u ? 64u : 32u;
 const uint SUBGROUPS = INDEXER_WORKGROUP / SUBGROUP, KEY_MATRICES = KEYS / N, HEAD_MATRICES = GROUP / M;
 const uint WIDE = KEY_MATRICES < SUBGROUPS ? KEY_MATRICES : SUBGROUPS; /* subgroups side by side over keys, */

@@ -273,7 +273,7 @@ static void set_limits(dsvk_device *device, uint64_t max_allocation) {
     limits->subgroup_min = p->v13.minSubgroupSize ? p->v13.minSubgroupSize : p->v11.subgroupSize;
     limits->subgroup_max = p->v13.maxSubgroupSize ? p->v13.maxSubgroupSize : p->v11.subgroupSize;
     limits->shared_bytes = p->properties.limits.maxComputeSharedMemorySize;
-    limits->registers = p->properties.vendorID == DSVK_VENDOR_INTEL ? 128 : 256;
+    limits->few_registers = p->properties.vendorID == DSVK_VENDOR_INTEL;
     memcpy(limits->max_groups, p->properties.limits.maxComputeWorkGroupCount, sizeof limits->max_groups);
     limits->unified = p->unified;
     /* A block is DSVK_ALIGNMENT larger than its one buffer. */

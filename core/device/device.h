@@ -13,7 +13,7 @@ typedef uint64_t dsvk_addr; /* a device address; 0 = none */
 typedef struct dsvk_device_limits {
     uint32_t subgroup_min, subgroup_max;
     uint32_t shared_bytes;
-    uint32_t registers;        /* that an invocation can have before some of its values go to memory */
+    bool few_registers;        /* an invocation has 128 before values go to memory, not 256: Intel's */
     uint32_t max_groups[3];
     bool software;             /* the driver runs on the CPU, and compiles a kernel when it is first dispatched */
     bool unified;              /* device memory is host memory: no staging copy is needed */

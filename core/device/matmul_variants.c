@@ -107,8 +107,6 @@ static bool is_known(const dsvk_vk *vk, uint32_t since) { return !vk->validation
 #define KHR_SINCE VK_MAKE_API_VERSION(0, 1, 3, 255)
 #define NV2_SINCE VK_MAKE_API_VERSION(0, 1, 4, 300)
 
-/* Intel's matrix units work for its smallest subgroups only. */
-
 void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
     p->has_cooperative_matrix = p->has_cooperative_matrix && is_known(vk, KHR_SINCE);
     p->has_flexible_matrix = p->has_flexible_matrix && is_known(vk, NV2_SINCE);
@@ -121,6 +119,7 @@ void dsvk_matmul_survey(const dsvk_vk *vk, dsvk_physical *p) {
     };
     VkPhysicalDeviceFeatures2 features = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &matrix };
     const bool one_size = p->v13.minSubgroupSize == p->v13.maxSubgroupSize;
+    /* Intel's matrix units work for its smallest subgroups only. */
     p->matrix_subgroup = p->properties.vendorID == DSVK_VENDOR_INTEL ? p->v13.minSubgroupSize : p->v11.subgroupSize;
     if (p->usable && p->has_cooperative_matrix && vk->vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)
         vk->vkGetPhysicalDeviceFeatures2(p->handle, &features);

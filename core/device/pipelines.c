@@ -71,7 +71,7 @@ static VkResult build(dsvk_device *device, const dsvk_shader *shader, const uint
     for (uint32_t i = 0; i < n; i++)
         data[i] = constants[i];
     data[n + SOFTWARE_CONSTANT - MAX_CONSTANTS] = device->limits.software;
-    data[n + FEW_REGISTERS_CONSTANT - MAX_CONSTANTS] = device->limits.registers < 256;
+    data[n + FEW_REGISTERS_CONSTANT - MAX_CONSTANTS] = device->limits.few_registers;
     const VkSpecializationInfo values = {
         .mapEntryCount = n + DEVICE_CONSTANTS,
         .pMapEntries = entries,

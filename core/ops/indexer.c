@@ -17,7 +17,7 @@ bool dsvk_byte_queries(const dsvk_device *device, const dsvk_row_format *f) {
 
 uint32_t dsvk_indexer_keys(dsvk_cmd *cmd) { return INDEXER_WORKGROUP / slices_of(cmd); }
 
-static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256; }
+static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->few_registers; }
 
 /* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for rows that share their keys, and not
  * where the keys' matrices, spread over few invocations, leave too few registers (DG2). */
@@ -28,9 +28,6 @@ static bool by_matrices(dsvk_cmd *cmd, const dsvk_indexer_params *p, dsvk_matmul
     return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_indexer && p->format.byte_queries &&
            p->n >= p->n_seqs * INDEXER_MATRIX_ROWS;
 }
-
-/* Keys of one of its workgroups, as in the shader. */
-static uint32_t matrix_keys(uint32_t subgroup, uint32_t index_dim) { return subgroup == 32 && index_dim <= 128 ? 256 : 128; }
 
 void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const dsvk_row_format *f = &p->format;
@@ -75,7 +72,7 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     const bool matrices = by_matrices(cmd, p, &variant);
     const uint32_t slices = slices_of(cmd), subgroup = matrices ? dsvk_matmul_subgroup(dsvk_cmd_device(cmd)) : 0;
     const uint32_t tile = matrices ? INDEXER_MATRIX_ROWS : p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
-    const uint32_t keys_each = matrices ? matrix_keys(subgroup, f->index_dim) : dsvk_indexer_keys(cmd);
+    const uint32_t keys_each = matrices ? INDEXER_MATRIX_KEYS(subgroup, f->index_dim) : dsvk_indexer_keys(cmd);
     uint32_t heads = INDEXER_MAX_PRODUCTS / tile;
     if (slices == 1 || tile == 1 || few_registers(cmd))
         heads /= tile == 1 && few_registers(cmd) ? 4 : 2;

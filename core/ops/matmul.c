@@ -8,7 +8,7 @@
 _Static_assert(sizeof(struct matmul_args) <= 128, "push constants");
 
 uint32_t dsvk_matmul_rows(const dsvk_device *device, uint32_t n) {
-    return n == 1 ? 1 : n <= 4 || dsvk_device_get_limits(device)->registers < 256 ? 4 : 8;
+    return n == 1 ? 1 : n <= 4 || dsvk_device_get_limits(device)->few_registers ? 4 : 8;
 }
 
 bool dsvk_matmul_subgroup_8(dsvk_cmd *cmd) {

@@ -50,7 +50,11 @@ static void choose_coopmat(dsvk_cmd *cmd, dsvk_kernel *kernel, dsvk_matmul_varia
     kernel->n_constants = CHUNK_COOPMAT_CONSTANTS;
     kernel->subgroup = dsvk_matmul_subgroup(dsvk_cmd_device(cmd));
     kernel->tiles = tiles % 2 ? 1 : 2;
-    kernel->rows = rows ? rows : kernel->tiles == 1 && dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256 ? STAGED_ROWS / 2 : STAGED_ROWS;
+    kernel->rows = STAGED_ROWS;
+    if (kernel->tiles == 1 && dsvk_device_get_limits(dsvk_cmd_device(cmd))->few_registers)
+        kernel->rows /= 2;
+    if (rows)
+        kernel->rows = rows;
     kernel->constants[CHUNK_WORKGROUP] = 128 * kernel->tiles;
     kernel->constants[CHUNK_M] = variant.m;
     kernel->constants[CHUNK_N] = variant.n;

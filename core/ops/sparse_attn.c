@@ -11,7 +11,7 @@ _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
 
 /* Heads of a workgroup. */
 static uint32_t most_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
-static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->registers < 256; }
+static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->few_registers; }
 static uint32_t group_heads(dsvk_cmd *cmd, uint32_t n_heads) { return n_heads > 8 && few_registers(cmd) ? 8 : most_heads(n_heads); }
 static uint32_t matrix_heads(uint32_t n_heads, uint32_t m) { return n_heads > 16 ? 32 : n_heads > m ? 16 : m; }
 
