@@ -59,8 +59,10 @@ void main() {
     /* A slice is whole subgroups, and the minimum says so: the queries' addresses are the same in each of them. */
     uint slice = SLICES == 1u ? 0u : subgroupMin(gl_LocalInvocationIndex / KEYS), lane = gl_LocalInvocationIndex % KEYS;
     uint t = gl_WorkGroupID.y * ROWS, rows = min(ROWS, a.n - t);
-    for (uint first = 0u, last; first < rows; first = last) {
-        last = sequence_end(t, first, rows);
+    uint first = 0u;
+    do {
+        const uint last = sequence_end(Rows(a.rows), t, first, rows);
         score(t, first, last, slice, lane, Rows(a.rows).v[t + last - 1u]); /* of a sequence's rows the last one sees the most */
-    }
+        first = last;
+    } while (first < rows);
 }

@@ -166,8 +166,10 @@ void score(uint t, uint first, uint last, uint self) {
 
 void main() {
     const uint self = gl_SubgroupID * SUBGROUP + gl_SubgroupInvocationID, t = gl_WorkGroupID.y * ROWS, rows = min(ROWS, a.n - t);
-    for (uint first = 0u, last; first < rows; first = last) {
-        last = sequence_end(t, first, rows);
+    uint first = 0u;
+    do {
+        const uint last = sequence_end(Rows(a.rows), t, first, rows);
         score(t, first, last, self);
-    }
+        first = last;
+    } while (first < rows);
 }

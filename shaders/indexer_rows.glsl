@@ -7,15 +7,6 @@ uint visible_keys(Row row) {
     return visible <= a.k ? 0u : visible;
 }
 
-/* The end of the rows from t + first on, of `rows` behind t, that are of one sequence. */
-uint sequence_end(uint t, uint first, uint rows) {
-    const uint sequence = Rows(a.rows).v[t + first].sequence;
-    uint last = first + 1u;
-    while (last < rows && Rows(a.rows).v[t + last].sequence == sequence)
-        last++;
-    return last;
-}
-
 void store_score(uint row, uint key, float score) {
     FloatsOut(add_product(a.scores, row, a.scores_stride * 4u)).v[key] = score;
     atomicAdd(WordsInOut(add_product(a.bins, row, TOPK_BINS_WORDS * 4u)).v[order_key(score) >> 21], 1u);

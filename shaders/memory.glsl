@@ -51,4 +51,14 @@ uvec2 add_product(uvec2 address, uint count, uint bytes) {
     return uvec2(low, address.y + high + carry);
 }
 
+/* The end of the rows from t + first on, of the n behind t, that are of one sequence. Loops over such rows test at their end: a
+ * software driver goes through a loop's body once more for no invocation, and reads there what all of them would. */
+uint sequence_end(Rows rows, uint t, uint first, uint n) {
+    const uint sequence = rows.v[t + first].sequence;
+    uint last = first + 1u;
+    while (last < n && rows.v[t + last].sequence == sequence)
+        last++;
+    return last;
+}
+
 bool is_null(uvec2 address) { return (address.x | address.y) == 0u; }

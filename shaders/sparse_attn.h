@@ -6,9 +6,10 @@
 #define SPARSE_ATTN_CONSTANT_HEAD_DIM 0
 #define SPARSE_ATTN_CONSTANT_ROPE_DIM 1
 #define SPARSE_ATTN_CONSTANT_NATIVE 2
-#define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 4, 8 or 16; coopmat: a multiple of M up to 32 */
+#define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 1, 2, 4, 8 or 16; coopmat: a multiple of M up to 32 */
 #define SPARSE_ATTN_CONSTANT_LANE_ROWS 4 /* 1 or 2: segments of 64 or 128 rows */
-#define SPARSE_ATTN_CONSTANTS 5
+#define SPARSE_ATTN_CONSTANT_TOKENS 5 /* of a workgroup; times heads: 4, 8 or 16 */
+#define SPARSE_ATTN_CONSTANTS 6
 #define SPARSE_ATTN_CONSTANT_M 4 /* coopmat: rows, columns and inner size of one matrix product */
 #define SPARSE_ATTN_CONSTANT_N 5
 #define SPARSE_ATTN_CONSTANT_K 6
@@ -30,6 +31,7 @@ struct sparse_attn_args {
     ADDR partial;    /* [n, n_splits, groups of HEADS heads] partial results; n_splits > 1 */
     ADDR counters;   /* u32 [n, groups of HEADS heads]; n_splits > 1 */
     ADDR result;     /* f32 [n, n_heads * head_dim] */
+    U32 n;
     U32 q_stride;    /* a multiple of 4 */
     U32 n_heads;
     U32 step_capacity;

@@ -180,9 +180,7 @@ float times_pow2(float p, int e) {
 
 void main() {
     const uint self = gl_SubgroupID * SUBGROUP + gl_SubgroupInvocationID, t = gl_WorkGroupID.y, head0 = gl_WorkGroupID.x * HEADS;
-    const Row row = Rows(a.rows).v[t];
-    const Seq seq = Seqs(a.seqs).v[row.sequence];
-    const uint window_rows = min(row.position + 1u, a.window), count = list_rows(row, window_rows);
+    const List list = list_rows(t, 1u);
 
     /* Of steps 2 and 3: its head, and which eighth of the slab's dimensions or of the rows. */
     const uint head = min(self / 8u, HEADS - 1u), eighth = self % 8u;
@@ -205,11 +203,11 @@ void main() {
     int most = SPARSE_ATTN_EMPTY, weight_most = SPARSE_ATTN_EMPTY; /* M and W of its head */
     float sum = 0.0;
 
-    for (uint first = 0u; first < count; first += ROWS) {
+    for (uint first = 0u; first < list.count; first += ROWS) {
         /* 1 */
-        const uint rows = min(count - first, ROWS);
-        uint live;
-        const uvec4 from = find_row(row, seq, first + self / 2u, window_rows, count, t, live);
+        const uint rows = min(list.count - first, ROWS);
+        uint ignored, live;
+        const uvec4 from = find_row(list, first + self / 2u, ignored, live);
         const uint from_most = find_most(from, self % 2u);
         barrier(); /* the segment before is done with */
         if (self % 2u == 0u) {
@@ -400,7 +398,7 @@ void main() {
             const bool turned = d >= TAIL;
             vec4 angles = vec4(1.0, 0.0, 1.0, 0.0);
             if (turned)
-                angles = rope_angles(a.rope, row.position, (d - TAIL) / 2u);
+                angles = rope_angles(a.rope, list.row.position, (d - TAIL) / 2u);
             result.v[((head0 + h) * HEAD_DIM + d) / 4u] = turned ? rope_rotate_back(o, angles) : o;
         }
     }

@@ -9,10 +9,24 @@ _Static_assert(sizeof(struct sparse_attn_args) <= 128, "push constants");
 /* Steps of more rows than this fill a device without splitting. */
 #define MAX_SPLIT_ROWS 63u
 
-/* Heads of a workgroup. */
+/* Heads of a workgroup; where they are few, several tokens of a longer step share it, unless their queries' addresses are too many. */
+#define MOST_QUERIES 16u
 static uint32_t most_heads(uint32_t n_heads) { return n_heads > 8 ? 16 : n_heads > 4 ? 8 : 4; }
 static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->few_registers; }
-static uint32_t group_heads(dsvk_cmd *cmd, uint32_t n_heads) { return n_heads > 8 && few_registers(cmd) ? 8 : most_heads(n_heads); }
+static bool share_workgroups(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    return p->n > MAX_SPLIT_ROWS && p->n_splits == 1 && !few_registers(cmd);
+}
+static uint32_t group_heads(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    if (!share_workgroups(cmd, p))
+        return p->n_heads > 8 && few_registers(cmd) ? 8 : most_heads(p->n_heads);
+    uint32_t heads = 1;
+    while (heads < p->n_heads && heads < MOST_QUERIES)
+        heads *= 2;
+    return heads;
+}
+static uint32_t group_tokens(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
+    return share_workgroups(cmd, p) ? MOST_QUERIES / group_heads(cmd, p) : 1;
+}
 static uint32_t matrix_heads(uint32_t n_heads, uint32_t m) { return n_heads > 16 ? 32 : n_heads > m ? 16 : m; }
 
 /* Segments of 128 rows halve the reads of queries, those of 64 give a few tokens twice the workgroups. A CPU, which only
@@ -24,10 +38,11 @@ static uint32_t lane_rows(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
 }
 
 /* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for steps of many rows, not for
- * numbers that halves hold too small a part of, which rows of a float32 cache are, and not where most of its matrices would be in memory. */
+ * numbers that halves hold too small a part of, which rows of a float32 cache are, not where most of its matrices would be in memory, and
+ * unless asked for not for so few heads that they would be mostly empty. */
 static bool by_matrices(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p, dsvk_matmul_variant *variant) {
     *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
-    return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_attention && p->n >= DSVK_CHUNK && p->format.native &&
+    return (p->variant || group_tokens(cmd, p) == 1) && variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_attention && p->n >= DSVK_CHUNK && p->format.native &&
            p->n_splits == 1 && p->segment == 0 && !few_registers(cmd);
 }
 
@@ -102,6 +117,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         .partial = p->partial,
         .counters = p->counters,
         .result = p->out,
+        .n = p->n,
         .q_stride = p->q_stride,
         .n_heads = p->n_heads,
         .step_capacity = p->step_capacity,
@@ -116,7 +132,8 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     };
     dsvk_matmul_variant variant;
     const bool matrices = by_matrices(cmd, p, &variant);
-    const uint32_t heads = matrices ? matrix_heads(p->n_heads, variant.m) : group_heads(cmd, p->n_heads);
+    const uint32_t tokens = matrices ? 1 : group_tokens(cmd, p);
+    const uint32_t heads = matrices ? matrix_heads(p->n_heads, variant.m) : group_heads(cmd, p);
     uint32_t constants[SPARSE_ATTN_COOPMAT_CONSTANTS] = { [SPARSE_ATTN_CONSTANT_HEAD_DIM] = f->head_dim,
                                                           [SPARSE_ATTN_CONSTANT_ROPE_DIM] = f->rope_dim,
                                                           [SPARSE_ATTN_CONSTANT_NATIVE] = f->native,
@@ -128,6 +145,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         constants[SPARSE_ATTN_CONSTANT_SUBGROUP] = dsvk_matmul_subgroup(dsvk_cmd_device(cmd));
     } else {
         constants[SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p);
+        constants[SPARSE_ATTN_CONSTANT_TOKENS] = tokens;
     }
     const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : p->entries));
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
@@ -138,7 +156,7 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                            .subgroup = matrices ? constants[SPARSE_ATTN_CONSTANT_SUBGROUP] : 0,
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), p->n, p->n_splits },
+                           .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), (uint32_t)dsvk_ceil_div(p->n, tokens), p->n_splits },
                            .counts_groups = true,
                            .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
                                     (uint64_t)p->n * p->n_heads * f->head_dim * 8 +

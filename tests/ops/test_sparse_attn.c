@@ -6,7 +6,7 @@
  * they have segments: a row alone has the bits it has in the split step; with segments of 64 and of 128 rows. The counters are 0
  * again after every run.
  * Edges: positions 0 .. 4, window - 1 .. window + 1; windows of 32 and 128; chunks of 200 rows from 0, 5, 127, 128 and 300;
- * several sequences in one step; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
+ * several sequences in one step, and few heads whose tokens share a workgroup across them; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
  * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
  * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; lists of 31, 32, 33, 43
  * and 66 times 64 rows; one recording whose position moves on between its runs; steps of 64 rows and more on matrix units, where the
@@ -152,6 +152,8 @@ static void make_idx(test *t, const shape *s, uint32_t visible, uint32_t mode, i
         idx[n / 2] = -5;
         idx[n - 1] = (int32_t)visible;
     }
+    for (uint32_t i = visible; i < s->k; i++) /* which nobody looks at */
+        idx[i] = 0;
 }
 
 static world make_world(test *t, shape s, const run *runs, uint32_t n_runs) {
@@ -323,7 +325,7 @@ static void check_segment(test *t, shape s, const run *runs, uint32_t n_runs, ui
     dsvk_sparse_attn_params p = make_step(t, &w, runs, n_runs, 0);
     p.segment = segment;
     const size_t width = (size_t)s.n_heads * s.head_dim;
-    const uint32_t splits = dsvk_sparse_attn_splits(1, longest_list(&w, runs, n_runs));
+    const uint32_t needed = dsvk_sparse_attn_splits(1, longest_list(&w, runs, n_runs)), splits = needed > 1 ? needed : 2;
     const float *one = compute(t, p, 1);
     const float *many = compute(t, p, splits);
     if (one == NULL || many == NULL)
@@ -374,6 +376,19 @@ static void check_widths(test *t) {
         }
 }
 
+/* Few heads in steps of 64 rows and more, where tokens share a workgroup: sequences begin and end in its midst, in the rows of a window,
+ * at the completion of entries. */
+static void check_shared(test *t) {
+    static const uint32_t heads[] = { 1, 2, 4, 7 }, ratios[] = { 0, 4, 128 };
+    static const run runs[] = { { 0, 0, 3 }, { 1, 121, 18 }, { 2, 700, 1 }, { 3, 300, 50 } };
+    for (uint32_t i = 0; i < DSVK_COUNT(heads); i++)
+        for (uint32_t r = 0; r < DSVK_COUNT(ratios); r++)
+            check_segment(t,
+                          (shape){ .n_heads = heads[i], .head_dim = 128, .rope_dim = 64, .window = r == 2 ? 32 : 128, .slack = i,
+                                   .ratio = ratios[r], .k = 20, .page_tokens = 128, .native = i % 2 == 0, .q_scale = 2 },
+                          runs, 4, 0);
+}
+
 static void check_values(test *t) {
     static const float sinks[] = { -1e30f, 60, 1e4f };
     shape s = { .n_heads = 4, .head_dim = 128, .rope_dim = 64, .window = 32, .ratio = 4, .k = 40, .page_tokens = 128,
@@ -384,16 +399,17 @@ static void check_values(test *t) {
     }
 }
 
-/* A NaN in one window row: NaN in all values of the tokens that see it, in none of the others. */
+/* A NaN in one window row: NaN in all values of the tokens that see it, in none of the others, which share workgroups
+ * with them. */
 static void check_nan(test *t, const dsvk_matmul_variant *variant) {
     const shape s = { .n_heads = 3, .head_dim = 128, .rope_dim = 64, .window = 32, .page_tokens = 128, .native = true,
                       .q_scale = 1 };
     const run all = { 0, 0, 90 };
-    test_case(t, "NaN in the row of position 40");
+    test_case(t, "NaN in the row of position 42");
     world w = make_world(t, s, &all, 1);
     sequence *q = &w.sequences[0];
-    q->window_store[(size_t)q->length * dsvk_row_code_bytes(&w.format) + (size_t)40 * dsvk_row_scale_bytes(&w.format)] = 0xff;
-    ref_read_row(q->window_store, q->length, 40, &w.format, q->window_rows + (size_t)40 * s.head_dim);
+    q->window_store[(size_t)q->length * dsvk_row_code_bytes(&w.format) + (size_t)42 * dsvk_row_scale_bytes(&w.format)] = 0xff;
+    ref_read_row(q->window_store, q->length, 42, &w.format, q->window_rows + (size_t)42 * s.head_dim);
     dsvk_sparse_attn_params p = make_step(t, &w, &all, 1, 0);
     p.variant = variant;
     const float *got = compute(t, p, 1);
@@ -553,17 +569,17 @@ static dsvk_addr bench_pages(test *t, const dsvk_row_format *f, uint32_t ratio, 
 }
 
 /* n rows of one sequence from a position on; CSA rows take every visible / k th entry. */
-static void bench(test *t, uint32_t n_heads, uint32_t ratio, uint32_t k, uint32_t position, uint32_t n) {
+static void bench(test *t, uint32_t n_heads, uint32_t head_dim, uint32_t ratio, uint32_t k, uint32_t position, uint32_t n) {
     const uint32_t page_tokens = 4096, entries = (position + n) / ratio, taken = ratio == 4 && entries > k ? k : entries;
-    dsvk_sparse_attn_params p = { .format = { .native = true, .head_dim = 512, .rope_dim = 64, .index_dim = 128 }, .n = n,
-                                  .n_heads = n_heads, .q_stride = n_heads * 512, .step_capacity = n, .window = 128,
+    dsvk_sparse_attn_params p = { .format = { .native = true, .head_dim = head_dim, .rope_dim = 64, .index_dim = 128 }, .n = n,
+                                  .n_heads = n_heads, .q_stride = n_heads * head_dim, .step_capacity = n, .window = 128,
                                   .ratio = ratio, .k = k, .ring_capacity = 128, .page_tokens = page_tokens,
                                   .page_offset = PAGE_OFFSET, .scale = 0.044f };
     const uint32_t n_splits = dsvk_sparse_attn_splits(n, p.window + taken);
     const size_t ring_bytes = store_bytes(&p.format, p.ring_capacity), values = (size_t)n * p.q_stride;
     dsvk_buffer scratch;
     float *unused;
-    test_case(t, "heads=%u dim=512 rows=128+%u at %u n=%u splits=%u", n_heads, taken, position, n, n_splits);
+    test_case(t, "heads=%u dim=%u rows=128+%u at %u n=%u splits=%u", n_heads, head_dim, taken, position, n, n_splits);
     struct dsvk_row *rows = test_alloc(t, n * sizeof *rows);
     const uint8_t *ring = random_store(t, &p.format, p.ring_capacity, &unused), *store = random_store(t, &p.format, n, &unused);
     const uint64_t angles = test_upload(t, test_normals(t, (size_t)DSVK_ROPE_PAGE * 64, 1), DSVK_ROPE_PAGE * 64 * 4).addr;
@@ -595,6 +611,7 @@ int main(int argc, char **argv) {
     test_begin(&t, "sparse_attn", argc, argv);
     check_chunks(&t);
     check_widths(&t);
+    check_shared(&t);
     check_values(&t);
     check_nan(&t, NULL);
     check_long(&t);
@@ -606,15 +623,18 @@ int main(int argc, char **argv) {
             check_matrices(&t, &list[i], list[i - 1].kind != DSVK_MATMUL_COOPMAT);
     check_refusals(&t);
     if (t.bench) {
-        bench(&t, 64, 4, 512, 4096, 1); /* the same cost at any position */
-        bench(&t, 64, 4, 512, 65536, 1);
-        bench(&t, 64, 4, 512, 1048575, 1);
-        bench(&t, 128, 4, 1024, 65536, 1);
-        bench(&t, 64, 4, 512, 65536, 8);
-        bench(&t, 64, 128, 0, 1048568, 8);
-        bench(&t, 64, 128, 0, 1024, 64); /* chunks of a prompt */
-        bench(&t, 64, 128, 0, 7936, 256);
-        bench(&t, 64, 4, 512, 4096, 64);
+        bench(&t, 64, 512, 4, 512, 4096, 1); /* the same cost at any position */
+        bench(&t, 64, 512, 4, 512, 65536, 1);
+        bench(&t, 64, 512, 4, 512, 1048575, 1);
+        bench(&t, 128, 512, 4, 1024, 65536, 1);
+        bench(&t, 64, 512, 4, 512, 65536, 8);
+        bench(&t, 64, 512, 128, 0, 1048568, 8);
+        bench(&t, 64, 512, 128, 0, 1024, 64); /* chunks of a prompt */
+        bench(&t, 64, 512, 128, 0, 7936, 256);
+        bench(&t, 64, 512, 4, 512, 4096, 64);
+        bench(&t, 4, 128, 128, 0, 1024, 512); /* of few heads */
+        bench(&t, 4, 128, 4, 32, 1024, 512);
+        bench(&t, 1, 128, 128, 0, 65536, 512);
     }
     return test_end(&t);
 }
