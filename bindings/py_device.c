@@ -1,5 +1,6 @@
 /* dsvk.Device: one Vulkan device with its budgets. Models keep the device they were opened on. */
 #include <string.h>
+#include <unistd.h>
 
 #include "py_dsvk.h"
 
@@ -36,6 +37,7 @@ static int device_open(py_device *self, const dsvk_device_options *options) {
         return -1;
     }
     self->handle = handle;
+    self->pid = getpid();
     return 0;
 }
 
@@ -102,10 +104,14 @@ static void device_dealloc(PyObject *object) {
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nGives the device back; models opened on it keep it alive until they are closed.\n"
                         "Raises BusyError while a model is being loaded on it. Closing twice is allowed.");
 
+int py_users(int users, const py_device *device) {
+    return users > 0 && device->pid != getpid() ? 0 : users;
+}
+
 static PyObject *device_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_device *self = (py_device *)object;
-    if (self->users > 0)
+    if (py_users(self->users, self) > 0)
         return py_raise_status(self->state, DSVK_BUSY, "the device is in use by another call");
     dsvk_device *handle = self->handle;
     self->handle = NULL;

@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "dsvk.h"
 #include "py_dlpack.h"
@@ -31,6 +32,7 @@ typedef struct py_device {
     PyObject_HEAD
     py_state *state; /* lives as long as the type, which lives as long as the object */
     dsvk_device *handle;
+    pid_t pid;     /* of the process that opened it */
     int users;
     PyObject *log; /* owned callable, or NULL; called until the device's last model has gone */
 } py_device;
@@ -158,6 +160,9 @@ typedef struct py_model_arguments {
 } py_model_arguments;
 /* Fills options, and *progress with a borrowed callable or NULL. */
 bool py_model_options(const py_model_arguments *from, dsvk_model_options *options, PyObject **progress);
+
+/* py_device.c: of a handle's users those that can come to an end: not the parent's calls in a forked child (A11). */
+int py_users(int users, const py_device *device);
 
 /* py_array.c */
 py_array *py_array_new(const py_state *state, Py_ssize_t rows, Py_ssize_t columns); /* float32; rows -1: one dimension */

@@ -98,7 +98,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nLets go of the weights; they are
 static PyObject *model_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_model *self = (py_model *)object;
-    if (self->users > 0)
+    if (py_users(self->users, self->device) > 0)
         return py_raise_status(self->state, DSVK_BUSY, "the model is in use by another call");
     dsvk_model *handle = self->handle;
     self->handle = NULL;

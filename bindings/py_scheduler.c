@@ -76,7 +76,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *scheduler_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_scheduler *self = (py_scheduler *)object;
-    if (self->users > 0)
+    if (self->users > 0 && py_users(self->users, self->model->device) > 0)
         return py_raise_status(self->state, DSVK_BUSY, "the scheduler is in use by another call");
     dsvk_scheduler *handle = self->handle;
     self->handle = NULL;

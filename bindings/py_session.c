@@ -86,7 +86,7 @@ static PyObject *session_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_session *self = (py_session *)object;
     const struct timespec pause = {.tv_nsec = 2000000};
-    for (int i = 0; self->users > 0; i++) {
+    for (int i = 0; self->users > 0 && py_users(self->users, self->model->device) > 0; i++) {
         if (py_call_running() || i == CLOSE_WAIT_SECONDS * 500)
             return py_raise_status(self->state, DSVK_BUSY, "the session is in use by another call that did not stop");
         dsvk_session_cancel(self->handle);
@@ -516,7 +516,7 @@ static PyObject *session_context(PyObject *self, void *nothing) {
 static PyObject *session_tokens(PyObject *object, void *nothing) {
     (void)nothing;
     py_session *self = (py_session *)object;
-    if (self->users > 0) /* the timeline may grow between asking for its length and copying it */
+    if (self->users > 0 && py_users(self->users, self->model->device) > 0) /* the timeline may grow between asking for its length and copying it */
         return py_raise_status(self->state, DSVK_BUSY, "another call is running on this session");
     if (!PY_ENTER(self, "the session"))
         return NULL;

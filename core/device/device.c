@@ -34,14 +34,18 @@ void dsvk_log(const dsvk_device *device, const char *format, ...) {
     logging = NULL;
 }
 
+dsvk_status dsvk_device_own(const dsvk_device *device, dsvk_error *err) {
+    return dsvk_device_forked(device) ? dsvk_fail(err, DSVK_STATE, "the device was opened by process %ld, not by its forked child %ld",
+                                                  (long)device->pid, (long)getpid())
+                                      : DSVK_OK;
+}
+
 dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err) {
     if (!device)
         return dsvk_fail(err, DSVK_INVALID, "the device is NULL");
     if (logging == device)
         return dsvk_fail(err, DSVK_BUSY, "a call from inside this device's log");
-    if (dsvk_device_forked(device))
-        return dsvk_fail(err, DSVK_STATE, "the device was opened by process %ld, not by its forked child %ld",
-                         (long)device->pid, (long)getpid());
+    DSVK_TRY(dsvk_device_own(device, err));
     if (atomic_load(&device->lost)) /* the message is complete before the flag is set */
         return dsvk_fail(err, DSVK_DEVLOST, "%s", device->lost_message);
     return DSVK_OK;

@@ -200,13 +200,14 @@ struct dsvk_session {
     void *user;
     dsvk_buffer state;
     dsvk_page **pages;       /* [max_pages] */
-    uint32_t n_pages, max_pages;
+    _Atomic uint32_t n_pages; /* dsvk_session_memory reads it from any thread, */
+    uint32_t max_pages;
     dsvk_buffer page_table;  /* dsvk_addr [max_pages] */
     dsvk_buffer logits;      /* f32 [vocab], after the last token */
     dsvk_buffer mtp_logits;  /* f32 [vocab], MTP sessions */
     bool have_logits, have_mtp_logits;
     int32_t *tokens;         /* [context] the timeline, whole from the start: decoding allocates nothing on the host */
-    uint64_t n;
+    _Atomic uint64_t n;      /* dsvk_session_position this */
     uint64_t high;           /* one more than the last position the rings have seen since they were empty. Above n after
                                 going back and after a step that was cut short; beyond DSVK_ROLLBACK the rings are of no use
                                 for n, and the timeline runs again before it goes on */

@@ -160,7 +160,7 @@ static void fill_selection(selection *s, dsvk_addr at) {
         s->rows[i].position = i;
         for (uint32_t h = 0; h < INDEX_HEADS; h++) {
             s->weights[i][h] = X;
-            memset(s->iq[i][h], 2, INDEX_DIM);
+            memset(&s->iq[i][h][0], 2, INDEX_DIM);
             for (uint32_t b = 0; b < INDEX_BLOCKS; b++)
                 memcpy(&s->iq[i][h][INDEX_DIM / 4 + b], &(float){ 0.5f * (float)(1u << b) }, 4);
         }
@@ -350,7 +350,7 @@ static void fill_timed_selection(timed_selection *s, dsvk_addr at) {
         s->rows[i / TIMED_INDEX_HEADS].position = 4 * TIMED_KEYS - 1;
     }
     for (uint32_t i = 0; i < sizeof s->codes; i++)
-        s->codes[0][i] = (uint8_t)NEXT;
+        ((uint8_t *)s->codes)[i] = (uint8_t)NEXT;
 #undef NEXT
     memset(s->scales, 127, sizeof s->scales);
     s->seq = (struct dsvk_seq){ .pages = at + offsetof(timed_selection, page), .rows = ROWS };

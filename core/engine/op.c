@@ -229,18 +229,23 @@ static void check_tensor(op_call *c, const op_slot *s, const dsvk_tensor *t) {
         dsvk_op_fail(c, "%s: it is on another device", s->name);
         return;
     }
+    for (const char *at = shape_of(s); *at; at += strcspn(at, " "), at += *at == ' ')
+        rank++;
+    if (rank != t->rank) { /* before its sizes are taken for the dimensions' */
+        wrong_tensor(c, s, t, NULL);
+        return;
+    }
+    rank = 0;
     for (const char *at = shape_of(s); *at; rank++) {
         const size_t length = strcspn(at, " ");
         char word[16];
         snprintf(word, sizeof word, "%.*s", (int)length, at);
-        if (rank >= t->rank || !bind_dim(c, s->name, word, t->shape[rank], &from)) {
+        if (!bind_dim(c, s->name, word, t->shape[rank], &from)) {
             wrong_tensor(c, s, t, from);
             return;
         }
         at += length + (at[length] == ' ');
     }
-    if (rank != t->rank)
-        wrong_tensor(c, s, t, NULL);
 }
 
 static void check_number(op_call *c, const op_slot *s, double value) {

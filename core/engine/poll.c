@@ -59,7 +59,11 @@ static dsvk_status begin(dsvk_session *s, const int32_t *tokens, size_t n, size_
 dsvk_status dsvk_session_begin(dsvk_session *s, const int32_t *tokens, size_t n, size_t n_decode,
                                const dsvk_sample_options *options, dsvk_error *err) {
     DSVK_TRY(take(s, err));
-    dsvk_status status = begin(s, tokens, n, n_decode, options, err);
+    dsvk_status status = dsvk_gate_take(s, &s->call, err); /* not from inside another call's callback either */
+    if (status == DSVK_OK) {
+        status = begin(s, tokens, n, n_decode, options, err);
+        dsvk_gate_leave(s, &s->call);
+    }
     dsvk_gate_leave(s, &s->goal.poll);
     return status;
 }

@@ -120,7 +120,9 @@ void dsvk_scheduler_close(dsvk_scheduler *s) {
     dsvk_free(s);
 }
 
-/* ---- from any thread ---- */
+/* ---- from any thread; in a forked child the lock may be another's for good ---- */
+
+static bool is_own(const dsvk_scheduler *s) { return dsvk_device_own(s->model->device, NULL) == DSVK_OK; }
 
 static dsvk_status open_sequences(const dsvk_scheduler *s, dsvk_request *r, dsvk_sequence **first, dsvk_sequence **last,
                                   dsvk_error *err) {
@@ -177,7 +179,7 @@ dsvk_status dsvk_scheduler_submit(dsvk_scheduler *s, const dsvk_request_options 
 }
 
 void dsvk_scheduler_cancel(dsvk_scheduler *s, uint64_t request) {
-    if (!s)
+    if (!s || !is_own(s))
         return;
     pthread_mutex_lock(&s->lock);
     for (dsvk_sequence *q = s->first; q; q = q->next)
@@ -187,7 +189,7 @@ void dsvk_scheduler_cancel(dsvk_scheduler *s, uint64_t request) {
 }
 
 void dsvk_scheduler_pause(dsvk_scheduler *s, uint64_t request, uint32_t paused) {
-    if (!s)
+    if (!s || !is_own(s))
         return;
     pthread_mutex_lock(&s->lock);
     for (dsvk_sequence *q = s->first; q; q = q->next)
@@ -199,6 +201,7 @@ void dsvk_scheduler_pause(dsvk_scheduler *s, uint64_t request, uint32_t paused) 
 dsvk_status dsvk_scheduler_report(dsvk_scheduler *s, char **json, dsvk_error *err) {
     if (!s || !json)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_scheduler_report: scheduler and json must not be NULL");
+    DSVK_TRY(dsvk_device_own(s->model->device, err));
     pthread_mutex_lock(&s->lock);
     const struct counts c = s->counts;
     pthread_mutex_unlock(&s->lock);
@@ -652,6 +655,7 @@ static void decode(dsvk_scheduler *s) {
 static dsvk_status take(dsvk_scheduler *s, dsvk_error *err) {
     if (!s)
         return dsvk_fail(err, DSVK_INVALID, "scheduler must not be NULL");
+    DSVK_TRY(dsvk_device_own(s->model->device, err));
     return atomic_flag_test_and_set(&s->busy)
                ? dsvk_fail(err, DSVK_BUSY, "another step or next is running on this scheduler") : DSVK_OK;
 }

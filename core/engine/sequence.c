@@ -42,7 +42,7 @@ static dsvk_status check_options(const dsvk_model *m, const dsvk_request_options
     if (o->choices > DSVK_MOST_CHOICES)
         return dsvk_fail(err, DSVK_INVALID, "choices is %u, allowed are 1 to %u", o->choices, DSVK_MOST_CHOICES);
     if (o->logprobs > DSVK_MOST_TOP + 1)
-        return dsvk_fail(err, DSVK_INVALID, "logprobs is %u, allowed are 0 (none) and 1 + the %u likeliest at most", o->logprobs,
+        return dsvk_fail(err, DSVK_INVALID, "logprobs asks for the %u likeliest tokens, allowed are %u at most", o->logprobs - 1,
                          DSVK_MOST_TOP);
     if (o->prompt_logprobs > 1 || (o->prompt_logprobs && o->logprobs == 0))
         return dsvk_fail(err, DSVK_INVALID, "prompt_logprobs is %u, allowed are 0 and, with logprobs, 1", o->prompt_logprobs);

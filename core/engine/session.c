@@ -91,6 +91,7 @@ static uintptr_t this_thread(void) {
 }
 
 dsvk_status dsvk_gate_take(dsvk_session *s, dsvk_gate *gate, dsvk_error *err) {
+    DSVK_TRY(dsvk_device_own(s->model->device, err)); /* there the gate may be another's for good */
     atomic_fetch_add(&s->references, 1);
     if (atomic_flag_test_and_set(&gate->taken)) {
         release(s);
@@ -141,6 +142,8 @@ void dsvk_session_close(dsvk_session *s) {
     const double until = dsvk_now_s() + CLOSE_S;
     atomic_store(&s->closed, true);
     dsvk_session_cancel(s);
+    if (dsvk_device_own(s->model->device, NULL) != DSVK_OK)
+        atomic_store(&s->references, 1); /* the calls inside are the parent's */
     while (atomic_load(&s->references) > 1 && !inside(s) && dsvk_now_s() < until)
         nanosleep(&pause, NULL);
     release(s);
@@ -542,8 +545,11 @@ dsvk_status dsvk_decode_batch(dsvk_session *const *sessions, size_t n_sessions, 
     dsvk_batch b = { 0 };
     batch_room room;
     memset(n_out, 0, n_sessions * sizeof *n_out);
-    while (status == DSVK_OK && taken < n_sessions) { /* the same session twice is BUSY at its second place */
+    while (status == DSVK_OK && taken < n_sessions) {
         status = take(sessions[taken], err);
+        for (size_t i = 0; status == DSVK_BUSY && i < taken; i++)
+            if (sessions[i] == sessions[taken])
+                status = dsvk_fail(err, DSVK_INVALID, "session %zu of the batch is its session %zu once more", taken, i);
         taken += status == DSVK_OK;
     }
     if (status == DSVK_OK)
@@ -568,6 +574,7 @@ dsvk_status dsvk_session_decode(dsvk_session *s, size_t n, const dsvk_sample_opt
 dsvk_status dsvk_session_memory(const dsvk_session *s, char **json, dsvk_error *err) {
     if (!s || !json)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_session_memory: session and json must not be NULL");
+    DSVK_TRY(dsvk_device_own(s->model->device, err));
     uint64_t logits = s->logits.size + s->mtp_logits.size;
     return dsvk_json_text(json_pack("{s:I, s:I, s:I, s:I, s:I}", "state", (json_int_t)s->state.size, "pages",
                                     (json_int_t)(s->n_pages * s->model->layout.page_bytes), "page_table",

@@ -140,12 +140,20 @@ class Device(_dsvk.Device):
             report.update(self.profile_end())
 
     def __repr__(self) -> str:
-        return "<dsvk.Device closed>" if self.closed else f"<dsvk.Device {self.info['name']!r}>"
+        if self.closed:
+            return "<dsvk.Device closed>"
+        try:
+            return f"<dsvk.Device {self.info['name']!r}>"
+        except _dsvk.StateError:
+            return "<dsvk.Device of another process>"
 
     def _repr_html_(self) -> str:
         if self.closed:
             return "<i>dsvk.Device closed</i>"
-        info, memory = self.info, self.memory()
+        try:
+            info, memory = self.info, self.memory()
+        except _dsvk.StateError:
+            return "<i>dsvk.Device of another process</i>"
         used = [{"purpose": name, "used": size(entry["used"]), "peak": size(entry["peak"])}
                 for name, entry in memory.items() if "used" in entry]
         return html_table(used, caption=f"{info['name']} ({info['type']}, Vulkan {info['api']})")

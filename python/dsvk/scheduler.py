@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import asyncio
+import operator
+import os
 import secrets
 import threading
 import weakref
@@ -44,6 +46,16 @@ class Event:
     stop_id: int
     stop_text: int
     error: _dsvk.Error | None
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
+    if value < least:
+        raise _dsvk.InvalidError(f"{name} is {value}; it is at least {least}")
+    return value
 
 
 def event_of(fields: dict[str, Any]) -> Event:
@@ -161,6 +173,7 @@ class Driver:
         self.asked = 0      # times that something was asked which may give a step something to do
         self.closing = False
         self.thread: threading.Thread | None = None
+        self.pid = os.getpid()
 
     def submit(self, request: Request, options: dict[str, Any]) -> None:
         with self.changed:
@@ -229,6 +242,9 @@ class Driver:
             request._deliver((), failure)
 
     def close(self) -> None:
+        if os.getpid() != self.pid:      # a forked child: the thread is not here, what it held is held for good
+            self.core.close()
+            return
         with self.changed:
             self.closing = True
             self.changed.notify_all()
@@ -282,6 +298,9 @@ class Scheduler:
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stop_ids, stop_texts = stops_of(stop, self._model.vocab_size)
+        choices = at_least("choices", choices, 1)
+        backlog = at_least("backlog", backlog, 0)
+        logprobs = None if logprobs is None else at_least("logprobs", logprobs, 0)
         request = Request(self._driver, self, choices, backlog)
         self._driver.submit(request, {
             "prompt": self._model.prompt_tokens(prompt, bos), "max_tokens": max_tokens, "choices": choices,
@@ -318,5 +337,8 @@ class Scheduler:
     def __repr__(self) -> str:
         if self.closed:
             return "<dsvk.Scheduler closed>"
-        report = self.report
+        try:
+            report = self.report
+        except _dsvk.StateError:
+            return "<dsvk.Scheduler of another process>"
         return f"<dsvk.Scheduler {report['running']} running, {report['waiting']} waiting>"

@@ -152,6 +152,10 @@ class Session(_dsvk.Session):
     def _repr_html_(self) -> str:
         if self.closed:
             return "<i>dsvk.Session closed</i>"
-        rows = [{"memory": name, "size": size(value)} for name, value in self.memory.items()
+        try:
+            memory = self.memory
+        except _dsvk.StateError:
+            return "<i>dsvk.Session of another process</i>"
+        rows = [{"memory": name, "size": size(value)} for name, value in memory.items()
                 if isinstance(value, (int, float))]
         return html_table(rows, caption=f"Session: {self.position} of {self.context} tokens")

@@ -113,7 +113,7 @@ static void test_A01_arguments(void) {
         CHECK_REFUSED(dsvk_session_decode(session, 1, &sampling[i], ids, &n, &err), DSVK_INVALID, &err, words[i]);
     dsvk_session *twice[] = { session, session };
     size_t counts[2];
-    CHECK_REFUSED(dsvk_decode_batch(twice, 2, 1, NULL, ids, counts, &err), DSVK_BUSY, &err, "another call");
+    CHECK_REFUSED(dsvk_decode_batch(twice, 2, 1, NULL, ids, counts, &err), DSVK_INVALID, &err, "session 1|session 0");
     CHECK(dsvk_session_position(session) == N_PROMPT, "a refused call changed the session");
     CHECK(dsvk_session_decode(session, 1, NULL, ids, &n, NULL) == DSVK_OK, "after all this it works");
     dsvk_session_close(session);
@@ -299,7 +299,6 @@ static void test_a_model_with_a_device_of_its_own(void) {
     dsvk_error err;
     int32_t id;
     size_t n;
-    const int32_t prompt[] = { 5, 6, 7 };
     CHECK(dsvk_model_open(&model, NULL, DSVK_NANO, NULL, &err) == DSVK_OK, "%s", err.message);
     CHECK(dsvk_session_open(&session, model, NULL, &err) == DSVK_OK, "%s", err.message);
     dsvk_model_close(model); /* the session keeps both */

@@ -289,6 +289,16 @@ static int call_inside(void *user, const char *stage, uint64_t done, uint64_t to
     return 0;
 }
 
+static dsvk_status begin_inside(void *user, uint32_t choice, const int32_t *tokens, size_t n, uint32_t *words, size_t n_words,
+                                dsvk_error *err) {
+    struct inside *in_call = user;
+    const int32_t token = 1;
+    (void)choice, (void)tokens, (void)n, (void)n_words, (void)err;
+    in_call->begin = dsvk_session_begin(in_call->session, &token, 1, 0, NULL, NULL);
+    words[0] = 2;
+    return DSVK_OK;
+}
+
 static void test_A04_inside_a_callback(void) {
     static float logits[VOCAB];
     int32_t prefix[N], want[M], ids[M];
@@ -306,6 +316,13 @@ static void test_A04_inside_a_callback(void) {
     in_call.cancel = false;
     poll_all(s, ids, &n);
     CHECK(n == M && memcmp(ids, want, sizeof ids) == 0, "the goal is kept");
+    const dsvk_sample_options masked = { .size = sizeof masked, .mask = begin_inside, .mask_user = &in_call };
+    CHECK(dsvk_session_begin(s, prefix, N, M, NULL, &err) == DSVK_OK, "%s", err.message);
+    in_call.begin = DSVK_OK;
+    CHECK(dsvk_session_sync(s, prefix, N, &err) == DSVK_OK && dsvk_session_decode(s, 1, &masked, ids, &n, &err) == DSVK_OK, "%s", err.message);
+    CHECK(in_call.begin == DSVK_BUSY, "beginning in the mask of a decode: %d", in_call.begin);
+    poll_all(s, ids, &n);
+    CHECK(n == M && memcmp(ids, want, sizeof ids) == 0, "the goal is kept there too");
     dsvk_session_close(s);
     dsvk_model_close(model);
 }

@@ -517,6 +517,8 @@ WRONG = {
     "groups: expected a whole number from 1 to 65536, got 1.5": lambda w, t: ops.matmul(numbers(2, 64), w, 1.5),
     "weight: expected F32 values [dim = 64], as in x, got F32 values [63]": lambda w, t: ops.rms_norm(t, numbers(63)),
     "x: expected F32 values [n, dim], got nothing": lambda w, t: ops.rms_norm(None, t),
+    "x: expected F32 values [n, width], got F32 values [1, 1, 64]": lambda w, t: ops.matmul(numbers(1, 1, 64), w),
+    "x: expected F32 values [n, width], got F32 values [64]": lambda w, t: ops.matmul(numbers(64), w),
     "table: it has the angles of 600 positions, 601 are needed":
         lambda w, t: ops.rope(numbers(1, 1, DH), t, start=600),
     'there is no op "nonsense"; there are matmul, ': lambda w, t: dsvk._dsvk.op(w.device, "nonsense", {}),

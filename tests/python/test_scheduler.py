@@ -587,7 +587,7 @@ def test_D17_one_without_finite_logits_ends_alone(folder, tmp_path, device):
     (dict(prompt=[-1]), ValueError, "token 0 is -1"),
     (dict(prompt="text"), TypeError, "expected token ids"),
     (dict(choices=129), ValueError, "choices is 129, allowed are 1 to 128"),
-    (dict(logprobs=22), ValueError, "logprobs is 22"),
+    (dict(logprobs=22), ValueError, "logprobs asks for the 21 likeliest tokens, allowed are 20"),
     (dict(temperature=-1.0), ValueError, "temperature is -1"),
     (dict(temperature=float("nan")), ValueError, "temperature is"),
     (dict(top_p=1.5), ValueError, "top_p is 1.5"),
@@ -630,6 +630,19 @@ def test_iterated_and_asynchronously(nano):
             return await asyncio.gather(*(read(text) for text in ("ROMEO:\n", "To be, or")))
         assert asyncio.run(both()) == want
         assert scheduler.report["finished"] == 3
+
+
+@pytest.mark.parametrize("options,error,message", [
+    (dict(choices=0), dsvk.InvalidError, "choices is 0; it is at least 1"), (dict(choices="a"), TypeError, "choices must be an int"),
+    (dict(backlog=-1), dsvk.InvalidError, "backlog is -1"), (dict(backlog=None), TypeError, "backlog must be an int, not NoneType"),
+    (dict(logprobs=-1), dsvk.InvalidError, "logprobs is -1"), (dict(logprobs=21), dsvk.InvalidError, "the 21 likeliest"),
+])
+def test_S02_a_refused_request_hurts_no_other(nano, options, error, message):
+    with dsvk.Scheduler(nano) as scheduler:
+        other = scheduler.submit("ROMEO:\n", 12, temperature=0)
+        with pytest.raises(error, match=message):
+            scheduler.submit("hi", 4, **options)
+        assert "".join(event.text for event in other) == nano.generate("ROMEO:\n", 12, temperature=0)
 
 
 def test_200_at_once_none_mixed_up(nano):
