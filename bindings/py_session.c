@@ -516,7 +516,8 @@ static PyObject *session_context(PyObject *self, void *nothing) {
 static PyObject *session_tokens(PyObject *object, void *nothing) {
     (void)nothing;
     py_session *self = (py_session *)object;
-    if (self->users > 0 && py_users(self->users, self->model->device) > 0) /* the timeline may grow between asking for its length and copying it */
+    /* The timeline may grow between asking for its length and copying it. */
+    if (self->users > 0 && py_users(self->users, self->model->device) > 0)
         return py_raise_status(self->state, DSVK_BUSY, "another call is running on this session");
     if (!PY_ENTER(self, "the session"))
         return NULL;

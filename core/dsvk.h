@@ -6,7 +6,7 @@
  * pass went through, immutable).
  *
  * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and numbers.
- * The object is then as it was before the call. `close` functions and dsvk_free accept NULL. An options struct begins
+ * The object is then as it was before the call, and a handle that was to be opened is NULL. `close` functions and dsvk_free accept NULL. An options struct begins
  * with its own size (`.size = sizeof options`); every other field's zero is the default, and a NULL options pointer
  * means all defaults. Text returned through `char **` is NUL-terminated UTF-8 that the caller releases with dsvk_free.
  * Reports (devices, plans, configurations, profiles) are JSON text, so that they can grow without breaking anybody.
@@ -153,7 +153,8 @@ typedef struct dsvk_device_options {
 DSVK_API dsvk_status dsvk_device_open(dsvk_device **device, const dsvk_device_options *options, dsvk_error *err);
 DSVK_API void dsvk_device_close(dsvk_device *device); /* models keep their device alive until they are closed */
 DSVK_API dsvk_status dsvk_device_describe(dsvk_device *device, char **json, dsvk_error *err); /* one entry of dsvk_devices */
-/* {"weights": {"used", "peak", "budget", "blocks"}, "cache": ..., ..., "heap": {"size", "free"}} in bytes. */
+/* {"weights": {"used", "peak", "budget", "blocks", "reserved"}, "cache", "scratch", "staging", "readback": the same, "heap": {"size",
+ * "free"}} in bytes; `blocks` allocations hold `reserved` of them; budget 0: what the device has. */
 DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_error *err);
 /* Between begin and end every dispatch is timed on the device; of what ran several times in one submit (a decoded token) the
  * last time, which then counts as often. The report: {"timestamps": bool, "submits", "dispatches",
@@ -197,17 +198,25 @@ typedef struct dsvk_model_options {
 DSVK_API dsvk_status dsvk_model_open(dsvk_model **model, dsvk_device *device, const char *path,
                                      const dsvk_model_options *options, dsvk_error *err);
 DSVK_API void dsvk_model_close(dsvk_model *model); /* sessions keep their model alive until they are closed */
+/* config.json as it was understood, under this library's names (n_layers, hidden_size, n_experts, compress_ratios, ...), with what it
+ * leaves out filled in. */
 DSVK_API dsvk_status dsvk_model_config(const dsvk_model *model, char **json, dsvk_error *err);
-/* What loading did: {"path", "bytes", "tensors", "ignored", "notes": [...], "seconds", "mtp": bool, ...}. */
+/* What loading did: {"path", "bytes": of the files' tensors, "device_bytes": of the weights, "tensors", "ignored": tensors the model
+ * does not know, "shards", "mtp": bool, "notes": [...], "seconds"}. */
 DSVK_API dsvk_status dsvk_model_report(const dsvk_model *model, char **json, dsvk_error *err);
 DSVK_API uint32_t dsvk_model_vocab_size(const dsvk_model *model);
 DSVK_API uint32_t dsvk_model_has_mtp(const dsvk_model *model);
 
 /* What would be allocated where, from config.json alone (no weights are read, `path` may be the file or its folder):
- * {"purposes": {"weights": bytes, ...}, "layers": [...], "context": [...]}. `device` may be NULL. */
+ * {"purposes": {"weights", "cache", "scratch", "readback"}: bytes for one session of `context` tokens (0: the model's most), "experts":
+ * bytes of the weights that are routed experts', "bytes_per_token": of weights that decoding a token reads, "session_state",
+ * "page_tokens", "page_bytes", "context_tokens", "layers": [{"layer", "kind": "SWA", "CSA", "HCA" or "MTP", "hash", "weights",
+ * "experts", "cache_bytes_per_token"}], "context": [{"tokens", "bytes": of a session}]}. With a device also {"device": as
+ * dsvk_device_describe, "available": bytes for weights, "fits"}; it may be NULL. */
 DSVK_API dsvk_status dsvk_plan(const char *path, dsvk_device *device, const dsvk_model_options *options, uint64_t context,
                                char **json, dsvk_error *err);
-/* Reads every tensor of a model and checks layout, names, shapes, types and values; needs no device. */
+/* Reads every tensor of a model and checks layout, names, shapes, types and values; needs no device. {"ok": true, "tensors", "extra":
+ * tensors the model does not know, "bytes", "shards", "tokenizer_ids"}; what is wrong is the error. */
 DSVK_API dsvk_status dsvk_verify(const char *path, const dsvk_model_options *options, char **json, dsvk_error *err);
 
 /* ---- tokenizer ---- */
@@ -327,8 +336,8 @@ DSVK_API dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model
  * 5 s; from inside a callback of the session's own call close returns at once. What still runs then is told nothing more and frees the
  * session when it ends; what the call was given, and what its callbacks use, has to stay until it has returned. */
 DSVK_API void dsvk_session_close(dsvk_session *session);
-DSVK_API uint64_t dsvk_session_position(const dsvk_session *session); /* tokens in the timeline */
-DSVK_API uint64_t dsvk_session_context(const dsvk_session *session);
+DSVK_API uint64_t dsvk_session_position(const dsvk_session *session); /* tokens in the timeline; from any thread, also during a call */
+DSVK_API uint64_t dsvk_session_context(const dsvk_session *session);  /* most of them */
 /* Copies the timeline's tokens [position] to `tokens`, which must hold dsvk_session_position of them. BUSY while a call runs, which may
  * make them more. */
 DSVK_API dsvk_status dsvk_session_tokens(dsvk_session *session, int32_t *tokens, dsvk_error *err);
@@ -372,8 +381,8 @@ typedef struct dsvk_sample_options {
      * those that decode together with it. */
     float frequency_penalty; /* -100 .. 100: taken off a token's logit as often as it was generated; 0: off */
     float presence_penalty;  /* -100 .. 100: taken off once when it was generated; 0: off */
-    uint64_t generated_from; /* where in the timeline that begins which counts as generated; 0: at the end of what is there */
-    const dsvk_logit_bias *bias; /* [n_bias], an id at most once: added to its logit, -1000 .. 1000 */
+    uint64_t generated_from; /* where in the timeline that begins which counts as generated; 0: at the end of what is there; further: none yet */
+    const dsvk_logit_bias *bias; /* [n_bias]: added to an id's logit, -1000 .. 1000; the last one of an id counts */
     size_t n_bias;
     dsvk_mask_fn mask;   /* NULL: every token may come */
     void *mask_user;
@@ -408,7 +417,8 @@ typedef struct dsvk_poll_result {
 DSVK_API dsvk_status dsvk_session_poll(dsvk_session *session, uint64_t budget_us, dsvk_poll_result *result, dsvk_error *err);
 /* Asks a running call on this session to stop after its current submit; from any thread. */
 DSVK_API void dsvk_session_cancel(dsvk_session *session);
-/* {"state": bytes, "pages": bytes, "rope": bytes, ...} of this session's device memory. */
+/* {"state", "pages", "page_table", "logits": bytes of this session's device memory, "page_tokens": tokens of a page}; from any thread,
+ * also during a call. */
 DSVK_API dsvk_status dsvk_session_memory(const dsvk_session *session, char **json, dsvk_error *err);
 
 /* ---- scheduler: many requests over one model ---- */

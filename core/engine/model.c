@@ -213,9 +213,10 @@ static dsvk_status open_parts(dsvk_model *m, const char *path, dsvk_error *err) 
 
 dsvk_status dsvk_model_open(dsvk_model **model, dsvk_device *device, const char *path, const dsvk_model_options *options,
                             dsvk_error *err) {
+    if (model)
+        *model = NULL;
     if (!model || !path)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_model_open: model and path must not be NULL");
-    *model = NULL;
     if (!device) {
         DSVK_TRY(dsvk_device_open(&device, NULL, err));
         const dsvk_status own = dsvk_model_open(model, device, path, options, err);

@@ -80,9 +80,10 @@ static dsvk_status resolve(dsvk_scheduler_options *o, const dsvk_model *m, const
 
 dsvk_status dsvk_scheduler_open(dsvk_scheduler **scheduler, dsvk_model *model, const dsvk_scheduler_options *options,
                                 dsvk_error *err) {
+    if (scheduler)
+        *scheduler = NULL;
     if (!scheduler || !model)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_scheduler_open: scheduler and model must not be NULL");
-    *scheduler = NULL;
     dsvk_scheduler_options resolved;
     DSVK_TRY(resolve(&resolved, model, options, err));
     DSVK_TRY(dsvk_device_status(model->device, err));

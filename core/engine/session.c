@@ -29,9 +29,10 @@ static dsvk_status open_buffers(dsvk_session *s, dsvk_error *err) {
 
 dsvk_status dsvk_session_open(dsvk_session **session, dsvk_model *model, const dsvk_session_options *options,
                               dsvk_error *err) {
+    if (session)
+        *session = NULL;
     if (!session || !model)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_session_open: session and model must not be NULL");
-    *session = NULL;
     if (options && options->size != sizeof *options)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_session_options has size %zu, this library's is %zu", options->size,
                          sizeof *options);

@@ -255,10 +255,11 @@ static dsvk_status check_options(const dsvk_tensor_options *o, dsvk_error *err) 
 }
 
 dsvk_status dsvk_tensor_open(dsvk_tensor **tensor, dsvk_device *device, const dsvk_tensor_options *options, dsvk_error *err) {
+    if (tensor)
+        *tensor = NULL;
     if (!tensor || !device || !options)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tensor_open: tensor, device and options must not be NULL");
     const dsvk_tensor_options *o = options;
-    *tensor = NULL;
     DSVK_TRY(check_options(o, err));
     DSVK_TRY(dsvk_device_status(device, err));
     dsvk_tensor *t = NULL;

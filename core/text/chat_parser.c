@@ -472,6 +472,8 @@ static bool take(dsvk_chat_parser *p) {
 /* ---- dsvk.h ---- */
 
 dsvk_status dsvk_chat_parser_open(dsvk_chat_parser **parser, uint32_t thinking, dsvk_error *err) {
+    if (parser)
+        *parser = NULL;
     if (!parser || thinking > 1)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_chat_parser_open: %s",
                          parser ? "thinking is neither 0 nor 1" : "parser is NULL");

@@ -16,6 +16,8 @@ struct dsvk_decoder {
 };
 
 dsvk_status dsvk_decoder_open(dsvk_decoder **decoder, const dsvk_tokenizer *t, dsvk_error *err) {
+    if (decoder)
+        *decoder = NULL;
     if (!decoder || !t)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_decoder_open: %s is NULL", decoder ? "tokenizer" : "decoder");
     size_t n = UNFINISHED_MAX + (size_t)t->longest;

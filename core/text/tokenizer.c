@@ -22,6 +22,8 @@ typedef struct dsvk_encoder {
 /* ---- opening ---- */
 
 dsvk_status dsvk_tokenizer_open(dsvk_tokenizer **tokenizer, const char *path, dsvk_error *err) {
+    if (tokenizer)
+        *tokenizer = NULL;
     if (!tokenizer || !path)
         return dsvk_fail(err, DSVK_INVALID, "dsvk_tokenizer_open: %s is NULL", tokenizer ? "path" : "tokenizer");
     char inside[4096], *text = NULL;

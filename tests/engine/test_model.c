@@ -327,6 +327,43 @@ static void test_two_models_on_two_devices(void) {
     }
 }
 
+static void test_small_answers(void) {
+    dsvk_error err;
+    dsvk_device *device = (dsvk_device *)1;
+    dsvk_model *model = (dsvk_model *)1;
+    dsvk_session *session = (dsvk_session *)1;
+    dsvk_scheduler *scheduler = (dsvk_scheduler *)1;
+    dsvk_tokenizer *tokenizer = (dsvk_tokenizer *)1;
+    dsvk_decoder *decoder = (dsvk_decoder *)1;
+    dsvk_chat_parser *parser = (dsvk_chat_parser *)1;
+    dsvk_tensor *tensor = (dsvk_tensor *)1;
+    const dsvk_device_options older = { .size = 1 };
+    CHECK(dsvk_device_open(&device, &older, &err) == DSVK_INVALID && !device, "a device that was not opened");
+    CHECK(dsvk_model_open(&model, NULL, NULL, NULL, &err) == DSVK_INVALID && !model, "a model that was not opened");
+    CHECK(dsvk_session_open(&session, NULL, NULL, &err) == DSVK_INVALID && !session, "a session that was not opened");
+    CHECK(dsvk_scheduler_open(&scheduler, NULL, NULL, &err) == DSVK_INVALID && !scheduler, "a scheduler that was not opened");
+    CHECK(dsvk_tokenizer_open(&tokenizer, NULL, &err) == DSVK_INVALID && !tokenizer, "a tokenizer that was not opened");
+    CHECK(dsvk_decoder_open(&decoder, NULL, &err) == DSVK_INVALID && !decoder, "a decoder that was not opened");
+    CHECK(dsvk_chat_parser_open(&parser, 2, &err) == DSVK_INVALID && !parser, "a parser that was not opened");
+    CHECK(dsvk_tensor_open(&tensor, NULL, NULL, &err) == DSVK_INVALID && !tensor, "a tensor that was not opened");
+
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d.%d", DSVK_VERSION_MAJOR, DSVK_VERSION_MINOR, DSVK_VERSION_PATCH);
+    CHECK(strcmp(dsvk_version(), version) == 0, "%s", dsvk_version());
+    CHECK(strcmp(dsvk_status_text(DSVK_FORMAT), "malformed file") == 0, "%s", dsvk_status_text(DSVK_FORMAT));
+    CHECK(dsvk_status_text((dsvk_status)99) != NULL && dsvk_status_name((dsvk_status)-1) != NULL, "of no status");
+    dsvk_session_options options = { .size = sizeof options, .context = 300 };
+    CHECK(dsvk_model_open(&model, NULL, DSVK_NANO, NULL, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_open(&session, model, &options, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_session_context(session) == 300 && dsvk_session_position(session) == 0, "%llu", (unsigned long long)dsvk_session_context(session));
+    const dsvk_tokenizer *own = dsvk_model_tokenizer(model);
+    const int32_t think = dsvk_tokenizer_id(own, "<think>", 7), letter = dsvk_tokenizer_id(own, "a", 1);
+    CHECK(dsvk_tokenizer_is_added(own, think) == 1 && dsvk_tokenizer_is_special(own, think) == 0, "<think> is %d", think);
+    CHECK(dsvk_tokenizer_is_added(own, letter) == 0 && dsvk_tokenizer_is_added(own, -1) == 0, "a is %d", letter);
+    dsvk_session_close(session);
+    dsvk_model_close(model);
+}
+
 /* Opens, syncs, decodes and closes with host memory failing from allocation `at` on; true when nothing failed any more. */
 static bool life_of_a_session(dsvk_model *model, int64_t at, int32_t *id) {
     dsvk_session *session = NULL;
@@ -521,7 +558,7 @@ int main(int argc, char **argv) {
         TEST(test_A05_closed_inside_its_own_call),
         TEST(test_A05_closed_from_another_thread),
         TEST(test_A03_closed_in_any_order),
-        TEST(test_a_model_with_a_device_of_its_own),
+        TEST(test_small_answers), TEST(test_a_model_with_a_device_of_its_own),
         TEST(test_two_models_on_two_devices),
         TEST(test_A06_every_allocation_of_a_session),
         TEST(test_A06_allocations_of_a_model),
