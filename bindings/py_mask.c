@@ -66,6 +66,20 @@ int py_constraint_visit(py_constraint *list, visitproc visit, void *arg) {
 
 /* ---- the call ---- */
 
+/* What a dsvk.Error's class has; INVALID of others. */
+static dsvk_status status_of(PyObject *type) {
+    PyObject *name = type ? PyObject_GetAttrString(type, "status") : NULL, *bytes = NULL;
+    dsvk_status status = DSVK_INVALID;
+    if (name && PyUnicode_Check(name) && (bytes = PyUnicode_AsASCIIString(name)))
+        for (int i = 1; i < PY_STATUS_COUNT; i++)
+            if (strcmp(PyBytes_AsString(bytes), dsvk_status_name((dsvk_status)i)) == 0)
+                status = (dsvk_status)i;
+    PyErr_Clear();
+    Py_XDECREF(bytes);
+    Py_XDECREF(name);
+    return status;
+}
+
 /* "ValueError: sentence" of the exception that is set, which is cleared. */
 static void exception_text(dsvk_error *err) {
     PyObject *type, *value, *traceback;
@@ -77,7 +91,7 @@ static void exception_text(dsvk_error *err) {
     const char *sentence = bytes ? PyBytes_AsString(bytes) : NULL;
     PyErr_Clear();
     PyOS_snprintf(err->message, sizeof err->message, "%s", sentence ? sentence : "the constraint failed");
-    err->status = DSVK_INVALID;
+    err->status = status_of(type);
     Py_XDECREF(bytes);
     Py_XDECREF(text);
     Py_XDECREF(name);

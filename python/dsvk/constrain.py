@@ -12,7 +12,7 @@ import json
 import threading
 from collections import OrderedDict
 from copy import copy
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 from urllib.parse import quote, unquote
 
 from . import _dsvk, dsml
@@ -22,13 +22,19 @@ from .model import Model, end_ids
 __all__ = ["Constraint", "GrammarError", "Grammars"]
 
 GRAMMAR_BYTES = 4 << 20     # of one grammar's text
-NESTED = 64                 # brackets in a grammar that a caller wrote
+REGEX_BYTES = 4096          # of a regular expression that a caller wrote, in a schema too: compiling takes up to its square
+LARK_BYTES = 16 << 10       # of a grammar that a caller wrote
+NESTED = 64                 # brackets in one
+STACK = 256 << 20           # of the thread that compiles, which goes down once for each rule or bracket inside another; only what it uses
+                            # becomes memory
 SCHEMA_OBJECTS = 2048       # of one schema; compiling takes up to the square of the properties that an object has
 TOOLS_OBJECTS = 8192        # of the schemas of all tools of an answer
 SCHEMA_VALUES = 1 << 15     # of one schema: objects, texts of an enum, and all else
 KEPT = 64                   # compiled grammars
 SOUND = 4096                # schemas known to be
 SEARCHES = 64               # compilations to find out what is wrong with one
+T = TypeVar("T")
+STACKS = threading.Lock()   # the size of the next thread's stack is the process's
 # JSON is written on one line, with or without a space behind a comma and a colon: where white space may stand without end, a model may
 # fill its limit with it.
 JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False, "coerce_one_of": False}
@@ -42,6 +48,30 @@ class GrammarError(_dsvk.UnsupportedError):
         where = f"keyword {keyword!r} at {pointer or '/'}: " if keyword is not None else f"at {pointer}: " if pointer else ""
         self.place, self.pointer, self.keyword, self.sentence = place, pointer, keyword, where + reason
         super().__init__((f"{place}: " if place else "") + self.sentence)
+
+
+def deep(job: Callable[[], T]) -> T:
+    """What job() gives, from a thread with a stack that is deep enough for every grammar there may be."""
+    done: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(job())
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run, name="dsvk grammar", daemon=True)
+    with STACKS:
+        before = threading.stack_size(STACK)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    if failures:
+        raise failures[0]
+    return done[0]
 
 
 class Vocabulary:
@@ -86,10 +116,10 @@ class Constraint:
             matcher = self._matchers[choice] = self._matcher.deep_copy()
             ids = self._begun + begun
         if ids and not matcher.consume_tokens(ids):
-            raise ValueError(self._error(matcher) or "a token that the grammar has not")
+            raise GrammarError(self._error(matcher) or "a token that the grammar has not")
         bits = matcher.compute_bitmask()
-        if matcher.is_error():
-            raise ValueError(self._error(matcher))
+        if matcher.is_error():      # a limit that only this text comes to
+            raise GrammarError(self._error(matcher))
         return bits[:self._bytes] if self._ends is None else self._ended(self._ends, choice, ids, bits)
 
     def _ended(self, begun: dsml.Ends, choice: int, ids: list[int], bits: bytes) -> bytes:
@@ -174,9 +204,17 @@ class Grammars:
         """The same, not kept."""
         if len(grammar.encode()) > GRAMMAR_BYTES:
             raise ValueError(f"a grammar of {len(grammar.encode())} bytes, at most {GRAMMAR_BYTES} are allowed")
-        matcher = self._matcher(self._tokens, grammar, limits=self._limits, log_level=0)
-        if matcher.is_error():
-            raise ValueError(" ".join(matcher.get_error().split())[:300])
+        def make() -> tuple[Any, Any]:
+            matcher = self._matcher(self._tokens, grammar, limits=self._limits, log_level=0)
+            first = matcher.deep_copy()
+            if not matcher.is_error():
+                first.compute_bitmask()      # a grammar that has no text shows there
+            return matcher, first
+
+        matcher, first = deep(make)
+        for one in (matcher, first):
+            if one.is_error():
+                raise ValueError(" ".join(one.get_error().split())[:300])
         return matcher
 
     def _of_schema(self, schema: Any) -> Any:
@@ -189,6 +227,9 @@ class Grammars:
         if objects > SCHEMA_OBJECTS or values > SCHEMA_VALUES:
             raise GrammarError(f"a schema of {objects} objects and {values} values, at most {SCHEMA_OBJECTS} and {SCHEMA_VALUES} "
                                "are allowed", place)
+        for pattern in patterns(schema):
+            if len(pattern.encode()) > REGEX_BYTES:
+                raise GrammarError(f"a pattern of {len(pattern.encode())} bytes, at most {REGEX_BYTES} are allowed", place, "", "pattern")
         key = hashlib.sha256(json.dumps([schema, list(pointers)]).encode()).digest()
         with self._lock:
             if key in self._sound:
@@ -237,6 +278,9 @@ class Grammars:
 
     def check_text(self, syntax: str, text: str, place: str) -> None:
         """GrammarError when a grammar that a caller wrote cannot be compiled."""
+        most = REGEX_BYTES if syntax == "regex" else LARK_BYTES
+        if len(text.encode()) > most:
+            raise GrammarError(f"a {syntax} grammar of {len(text.encode())} bytes, at most {most} are allowed", place)
         deepest = depth = 0
         for character in text:
             depth += (character in "([{") - (character in ")]}")
@@ -359,6 +403,18 @@ def size(value: Any) -> tuple[int, int]:
         elif isinstance(one, list):
             waiting += one
     return objects, values
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    """The regular expressions in a schema, and what looks like one."""
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one.values()
+            yield from (text for text in (one.get("pattern"), *(one.get("patternProperties") or ())) if isinstance(text, str))
+        elif isinstance(one, list):
+            waiting += one
 
 
 class Culprit:

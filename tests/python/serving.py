@@ -11,10 +11,10 @@ from dsvk.server.connections import server
 
 
 @contextlib.contextmanager
-def served(engine, **options):
+def served(engine, drain=5, **options):
     """The address of the engine's server, which runs in a thread of its own until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = server(application(engine, **options), drain=5)
+        serving = server(application(engine, **options), drain)
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -407,6 +407,22 @@ def test_what_has_not_begun_in_time_is_given_up(scripted, monkeypatch):
     assert json.loads(answer.text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "server_is_overloaded"
 
 
+def test_S07_S19_what_waits_for_its_grammar_is_told_that_the_server_ends(nano, monkeypatch):
+    engine = Engine(nano, "nano")
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(engine.grammars, "answer", lambda *args, **options: begun.set() or go_on.wait())
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with served(engine, drain=0.2) as url:
+                answer = pool.submit(httpx.post, url + "/v1/chat/completions", timeout=60,
+                                     json={**BODY, "response_format": {"type": "json_object"}})
+                assert begun.wait(60)
+            given = answer.result()
+    finally:
+        go_on.set()
+    assert given.status_code == 503 and given.json()["error"]["code"] == "server_is_overloaded", given.text
+
+
 def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
     end = nano.tokenizer.id("<｜end▁of▁sentence｜>")
 
@@ -518,7 +534,7 @@ def test_S07_a_lost_device_is_opened_again(caplog):
         keeper.start(opened.append)
         until(lambda: opened)
         engine = opened[0]
-        engine.turns.put("call_1", [1, 2, 3])
+        engine.turns.put("call_1", [1, 2, 3], ["call_1"])
         lost, model = engine.scheduler, engine.model
         lost.say(("Some", dsvk.DeviceLostError("gone")))
         answer = http.post(url + "/v1/chat/completions", json=BODY)
@@ -529,7 +545,7 @@ def test_S07_a_lost_device_is_opened_again(caplog):
         until(lambda: len(opened) == 2)
         assert opened[1] is engine and lost.closed and model.closed and not refusals
         answer = http.post(url + "/v1/chat/completions", json={**BODY, "max_tokens": 5})
-        assert answer.status_code == 200 and engine.turns.find(["call_1"]) == {"call_1": [1, 2, 3]}
+        assert answer.status_code == 200 and engine.turns.find([("call_1", ["call_1"])]) == {"call_1": [1, 2, 3]}
         samples = http.get(url + "/metrics").text
         assert re.search(r'dsvk:request_success_total{.*finished_reason="error".*} 1.0', samples)
         assert re.search(r'dsvk:request_success_total{.*finished_reason="length".*} 1.0', samples)

@@ -1,10 +1,12 @@
 """Constrained output. First the grammars, walked at random without a model: what comes out parses and conforms, for schemas that
 hypothesis makes too. Then the scheduler's part, and the server with nano at temperature 2, which makes it say anything that it may."""
 import asyncio
+import itertools
 import json
 import random
 import re
 import sys
+import threading
 
 import pytest
 
@@ -356,11 +358,39 @@ def test_arguments_that_calls_cannot_be_held_to(grammars, schema, keyword):
 
 @pytest.mark.parametrize("make, words", [
     (lambda g: g.regex("(" * 70), "nested deeper than 64"), (lambda g: g.regex("a("), "no regex grammar"),
-    (lambda g: g.lark("start: nothing"), "no lark grammar"), (lambda g: g.lark("# " + "x" * (1 << 22)), "at most 4194304"),
-    (lambda g: g.lark("start: " + "(" * 5000), "nested")])
+    (lambda g: g.lark("start: nothing"), "no lark grammar"), (lambda g: g.lark("# " + "x" * 16383), "16385 bytes, at most 16384"),
+    (lambda g: g.regex("a?" * 2049), "4098 bytes, at most 4096"), (lambda g: g.lark("start: " + "(" * 5000), "nested"),
+    (lambda g: g.json({"pattern": "a?" * 2049}), "keyword 'pattern' at /: a pattern of 4098 bytes"),
+    (lambda g: g.json({"patternProperties": {"a?" * 2049: {}}}), "a pattern of 4098 bytes"),
+    (lambda g: g.regex(r"[^\s\S]"), "no regex grammar"),                              # that have no text
+    (lambda g: g.json({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}), "not supported")])
 def test_S20_other_grammars_that_cannot_be_used(grammars, make, words):
     with pytest.raises(constrain.GrammarError, match=words):
         make(grammars)
+
+
+def test_S20_rules_in_rules_are_not_too_deep_for_any_thread(grammars):
+    """As deep as the largest grammar can be, from a thread with the smallest stack."""
+    names = ["".join(letters) for letters in itertools.product("abcdefghijklmnop", repeat=3)][:1400]
+    text = "start: aaa\n" + "\n".join(f'{name}:"a"{following}' for name, following in itertools.pairwise(names)) + f'\n{names[-1]}:"a"'
+    assert 15000 < len(text) <= constrain.LARK_BYTES
+    made, before = [], threading.stack_size(1 << 18)
+    try:
+        thread = threading.Thread(target=lambda: made.append(grammars.lark(text)))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert made[0].mask(0, []) is not None
+
+
+def test_S20_a_limit_that_a_text_comes_to_is_the_grammars_fault(nano, grammars):
+    """A value without end."""
+    constraint = grammars.json({"type": "object", "required": ["a"], "properties": {
+        "a": {"type": "array", "minItems": 1, "items": {"$ref": "#/properties/a"}}}})
+    with dsvk.Scheduler(nano) as scheduler:
+        last = outcome(scheduler.submit("x", max_tokens=50, temperature=0, constraint=constraint, logprobs=0))[2][0]
+    assert last.finish == "error" and isinstance(last.error, dsvk.UnsupportedError) and "GrammarError: " in str(last.error), last
 
 
 def test_without_llguidance_it_says_what_to_install(nano, monkeypatch):

@@ -189,6 +189,11 @@ def test_log_probabilities_of_every_token(nano, client):
         assert token.top_logprobs[0].token == token.token
     choices, _ = gathered(create(client, thinking=False, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3, stream=True))
     assert choices[0]["logprobs"] == [token.model_dump() for token in tokens]
+    for at in range(1, 6):      # of a stop text there is nothing, of a token that begins before it all
+        stop = "".join(token.token for token in tokens[at:])
+        cut = create(client, thinking=False, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3, stop=stop).choices[0]
+        if tokens[at].token.strip():      # ... which white space might
+            assert (cut.message.content, cut.logprobs.content) == ("".join(token.token for token in tokens[:at]), tokens[:at])
     thought = create(client, max_tokens=3, temperature=0, logprobs=True).choices[0].logprobs
     assert thought.content == [] and len(thought.reasoning_content) == 3 and thought.reasoning_content[0]["top_logprobs"] == []
 
@@ -305,6 +310,16 @@ def test_the_next_turn_repeats_a_call_as_it_was_sampled(scripted, nano):
     replayed = prompt + nano.tokenizer.encode(sampled, special=True)
     assert again[:len(replayed)] == replayed
     assert "<tool_result>20 degrees</tool_result>" in nano.tokenizer.decode(again[len(replayed):])
+
+
+def test_a_turn_that_lost_a_call_is_not_repeated_as_it_was_sampled(scripted, nano):
+    scripted.scheduler.say("Hm.</think>" + calls(BERN, BERN), "x")
+    first = create(scripted.client, tools=[WEATHER]).choices[0].message
+    kept = first.tool_calls[0]
+    turn = {"role": "assistant", "content": first.content, "tool_calls": [kept.model_dump()]}
+    create(scripted.client, HELLO + [turn, {"role": "tool", "tool_call_id": kept.id, "content": "20"}], tools=[WEATHER])
+    assert len(first.tool_calls) == 2
+    assert nano.tokenizer.decode(scripted.scheduler.prompts[-1]).split("<｜Assistant｜>")[1].count("Bern") == 1
 
 
 def test_results_come_in_the_order_of_their_calls(scripted, nano):

@@ -217,7 +217,7 @@ class Choice:
         if self.ended:
             return pieces
         if finish == "stop" and self.call_ids:
-            self.engine.turns.put(self.call_ids[0], self.ids)
+            self.engine.turns.put(self.call_ids[0], self.ids, self.call_ids)
             finish = "calls"
         else:
             self.remember()

@@ -25,12 +25,12 @@ log = logging.getLogger("dsvk.server")
 
 
 class Turns:
-    """What was sampled, so that the next prompt repeats it exactly and continues the kept prefix: by the id of a turn's first call, or,
-    without calls, by what it says, for the same text may be cut into other tokens. At most REMEMBERED_TOKENS ids; the least recently
+    """What was sampled, so that the next prompt repeats it exactly and continues the kept prefix: by the id of a turn's first call, for
+    the same calls, or, without calls, by what it says, for the same text may be cut into other tokens. At most REMEMBERED_TOKENS ids; the least recently
     used turn goes first."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[str, list[int]] = OrderedDict()
+        self._turns: OrderedDict[str, tuple[list[int], tuple[str, ...]]] = OrderedDict()
         self._tokens = 0
         self._lock = threading.Lock()
 
@@ -39,16 +39,18 @@ class Turns:
         """Of a turn without calls."""
         return hashlib.sha256(json.dumps([thoughts, said]).encode()).hexdigest()
 
-    def put(self, id: str, tokens: list[int]) -> None:
+    def put(self, id: str, tokens: list[int], calls: Iterable[str] = ()) -> None:
+        """calls: ids of all calls of the turn, whose first is `id`."""
         with self._lock:
-            self._tokens += len(tokens) - len(self._turns.pop(id, ()))
-            self._turns[id] = tokens
+            self._tokens += len(tokens) - len(self._turns.pop(id, ([], ()))[0])
+            self._turns[id] = tokens, tuple(calls)
             while self._tokens > REMEMBERED_TOKENS:
-                self._tokens -= len(self._turns.popitem(last=False)[1])
+                self._tokens -= len(self._turns.popitem(last=False)[1][0])
 
-    def find(self, ids: Iterable[str]) -> Mapping[str, list[int]]:
+    def find(self, wanted: Iterable[tuple[str, Iterable[str]]]) -> Mapping[str, list[int]]:
+        """The tokens of those turns (id, calls) that were put with the same calls, by id."""
         with self._lock:
-            found = {id: self._turns[id] for id in ids if id in self._turns}
+            found = {id: self._turns[id][0] for id, calls in wanted if id in self._turns and self._turns[id][1] == tuple(calls)}
             for id in found:
                 self._turns.move_to_end(id)
             return found

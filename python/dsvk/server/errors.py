@@ -70,6 +70,8 @@ def of_engine(error: dsvk.Error) -> ApiError:
         return ApiError(429, str(error), type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"})
     if isinstance(error, (dsvk.DeviceLostError, dsvk.StateError, dsvk.CancelledError)):
         return unavailable(str(error))
+    if isinstance(error, dsvk.UnsupportedError):      # a grammar that comes to a limit on its way
+        return bad(None, str(error))
     return ApiError(500, str(error), type="server_error", code="server_error")
 
 

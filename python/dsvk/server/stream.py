@@ -29,6 +29,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, Any]) -> A
         if task.done():
             return task.result()
         raise ClientDisconnect()
+    except asyncio.CancelledError:      # the server ends
+        raise unavailable("the server is shutting down") from None
     finally:
         gone.cancel()
         task.cancel()
