@@ -23,7 +23,7 @@ __all__ = ["Constraint", "GrammarError", "Grammars"]
 
 GRAMMAR_BYTES = 4 << 20     # of one grammar's text
 REGEX_BYTES = 4096          # of a regular expression that a caller wrote, in a schema too: compiling takes up to its square
-LARK_BYTES = 16 << 10       # of a grammar that a caller wrote
+LARK_BYTES = 8 << 10        # of a grammar that a caller wrote: an error deep in it takes its square, too
 NESTED = 64                 # brackets in one
 STACK = 256 << 20           # of the thread that compiles, which goes down once for each rule or bracket inside another; only what it uses
                             # becomes memory
