@@ -12,7 +12,7 @@ from typing import Any, Iterable, Iterator, Mapping
 from . import _dsvk
 from .generation import Prompt, Stop, stops_of
 from .model import Model, end_ids
-from .session import Constraint
+from .session import Constraint, count_of
 
 ERRORS = {error.status: error for error in vars(_dsvk).values()
           if isinstance(error, type) and issubclass(error, _dsvk.Error)}
@@ -282,17 +282,17 @@ class Scheduler:
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stop_ids, stop_texts = stops_of(stop, self._model.vocab_size)
-        request = Request(self._driver, self, choices, backlog)
+        request = Request(self._driver, self, choices, count_of("backlog", backlog, "events"))
         self._driver.submit(request, {
             "prompt": self._model.prompt_tokens(prompt, bos), "max_tokens": max_tokens, "choices": choices,
             "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
             "seed": secrets.randbits(64) if seed is None else seed,
             "stop": end_ids(self._model.config) + stop_ids,
             "stop_texts": [text.encode() for text in stop_texts], "stop_after": stop_after,
-            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "prompt_logprobs": prompt_logprobs,
+            "stop_before": stop_before, "logprobs": 0 if logprobs is None else count_of("logprobs", logprobs) + 1, "prompt_logprobs": prompt_logprobs,
             "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key, "frequency_penalty": frequency_penalty,
-            "presence_penalty": presence_penalty, "logit_bias": None if logit_bias is None else dict(logit_bias),
-            "constraint": constraint, "constrain_after": 0 if constraint is None else constraint.after})
+            "presence_penalty": presence_penalty, "logit_bias": dict(logit_bias) if isinstance(logit_bias, Mapping) else logit_bias,
+            "constraint": constraint})
         return request
 
     @property
