@@ -111,12 +111,10 @@ static int parser_feed(lua_State *L) {
 }
 
 static int parser_push(lua_State *L) {
-    const lua_Integer id = luaL_checkinteger(L, 3);
-    luaL_argcheck(L, id >= INT32_MIN && id <= INT32_MAX, 3, "no token id (32 bits)");
+    const int32_t id = ld_check_id(L, 3);
     ld_parser *self = check_parser(L, 1);
     dsvk_error err = {0};
-    return dsvk_chat_parser_push(self->handle, ld_check_tokenizer(L, 2)->handle, (int32_t)id, &err) == DSVK_OK ? push_events(L)
-                                                                                                             : ld_fail(L, &err);
+    return dsvk_chat_parser_push(self->handle, ld_check_tokenizer(L, 2)->handle, id, &err) == DSVK_OK ? push_events(L) : ld_fail(L, &err);
 }
 
 static int parser_finish(lua_State *L) {

@@ -128,6 +128,19 @@ static void check_array(lua_State *L, int arg, const char *name) {
         luaL_error(L, "%s: expected an array of token ids, got a table with [%s] and without [1]", name, ld_shown(L, -2));
 }
 
+bool ld_whole(lua_State *L, int index, lua_Integer *out) {
+    int is_whole = lua_type(L, index) == LUA_TNUMBER;
+    *out = is_whole ? lua_tointegerx(L, index, &is_whole) : 0;
+    return is_whole;
+}
+
+int32_t ld_check_id(lua_State *L, int arg) {
+    const lua_Integer id = luaL_checkinteger(L, arg);
+    if (id < INT32_MIN || id > INT32_MAX)
+        luaL_argerror(L, arg, lua_pushfstring(L, "%I is no token id (32 bits)", id));
+    return (int32_t)id;
+}
+
 const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n) {
     arg = lua_absindex(L, arg);
     if (!lua_istable(L, arg))
@@ -136,10 +149,9 @@ const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n) {
     *n = lua_rawlen(L, arg);
     int32_t *ids = lua_newuserdatauv(L, (*n + 1) * sizeof *ids, 0); /* + 1: an empty array has an address too */
     for (size_t i = 0; i < *n; i++) {
-        int is_integer;
+        lua_Integer id;
         lua_rawgeti(L, arg, (lua_Integer)i + 1);
-        const lua_Integer id = lua_tointegerx(L, -1, &is_integer);
-        if (!is_integer || lua_type(L, -1) != LUA_TNUMBER)
+        if (!ld_whole(L, -1, &id))
             luaL_error(L, "%s[%I]: expected an integer, got %s", name, (lua_Integer)i + 1, ld_shown(L, -1));
         if (id < INT32_MIN || id > INT32_MAX)
             luaL_error(L, "%s[%I]: %I is no token id (32 bits)", name, (lua_Integer)i + 1, id);
@@ -220,10 +232,10 @@ float ld_option_number(lua_State *L, int arg, const char *name) {
 
 uint64_t ld_option_count(lua_State *L, int arg, const char *name, uint64_t most) {
     const bool given = lua_getfield(L, arg, name) != LUA_TNIL;
-    int is_integer = lua_type(L, -1) == LUA_TNUMBER;
-    const lua_Integer count = is_integer ? lua_tointegerx(L, -1, &is_integer) : 0;
+    lua_Integer count;
+    const bool whole = ld_whole(L, -1, &count);
     most = most < INT64_MAX ? most : INT64_MAX;
-    if (given && (!is_integer || count < 0 || (uint64_t)count > most))
+    if (given && (!whole || count < 0 || (uint64_t)count > most))
         ld_wrong_option(L, name, -2, lua_pushfstring(L, "an integer 0 .. %I", (lua_Integer)most));
     lua_pop(L, 1);
     return (uint64_t)count;

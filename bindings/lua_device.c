@@ -122,9 +122,25 @@ static int report(lua_State *L, dsvk_status (*read)(dsvk_device *device, char **
 
 static int device_info(lua_State *L) { return report(L, dsvk_device_describe); }
 static int device_memory(lua_State *L) { return report(L, dsvk_device_memory); }
-static dsvk_status measure(dsvk_device *device, char **json, dsvk_error *err) { return dsvk_device_measure(device, json, NULL, NULL, err); }
-static int device_measure(lua_State *L) { return report(L, measure); }
 static int device_profile_end(lua_State *L) { return report(L, dsvk_device_profile_end); }
+
+static int device_measure(lua_State *L) {
+    static const char *const names[] = {"progress", NULL};
+    ld_check_device(L, 1);
+    lua_settop(L, 2);
+    ld_options(L, 2, names);
+    const int progress = ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES);
+    ld_box *json = ld_new_box(L, dsvk_free);
+    ld_call call, *running = NULL;
+    dsvk_error err = {0};
+    ld_call_begin(&call, &running, L, progress);
+    ld_device *self = ld_check_device(L, 1);
+    self->users++;
+    const dsvk_status status = dsvk_device_measure(self->handle, (char **)&json->memory, ld_progress, &running, &err);
+    self->users--;
+    ld_call_end(&call, &running);
+    return ld_json(L, status, json, &err);
+}
 
 static int device_profile_begin(lua_State *L) {
     dsvk_error err = {0};

@@ -71,6 +71,8 @@ typedef struct ld_session { /* user values: 1 its Model, 2 the progress function
 /* lua_module.c */
 /* Argument 1, the path of a model or a tokenizer, as dsvk.locate finds it; NULL and the three results of a failure on the stack. */
 const char *ld_path(lua_State *L);
+/* Argument 2, if it is text, becomes the ids a model (argument 1) begins with; false: the three results of a failure are on the stack. */
+bool ld_prompt(lua_State *L);
 void *ld_new(lua_State *L, size_t size, int n_values, const char *type); /* pushes a zeroed object */
 /* Adds the type to the module on top of the stack as dsvk.NAME, the table of its functions, which are its methods. `collect` is
  * __gc, `leave` __close. */
@@ -114,6 +116,8 @@ void ld_put_numbers(lua_State *L, const float *numbers, size_t n);
 void ld_push_ids(lua_State *L, const int32_t *ids, size_t n);
 void ld_push_numbers(lua_State *L, const float *numbers, size_t n);
 void ld_push_shape(lua_State *L, const uint64_t *shape, uint32_t rank);
+bool ld_whole(lua_State *L, int index, lua_Integer *out); /* 2 and 2.0, but no text */
+int32_t ld_check_id(lua_State *L, int arg);
 /* Token ids of an array of integers at `arg`, which may be relative. Pushes what holds them. */
 const int32_t *ld_ids(lua_State *L, int arg, const char *name, size_t *n);
 
@@ -162,8 +166,9 @@ int ld_session_open(lua_State *L);
 int ld_tokenizer_open(lua_State *L);
 int ld_tokenizer_of(lua_State *L); /* model:tokenizer() */
 int ld_tensor_open(lua_State *L);
-int ld_trace_open(lua_State *L); /* model:trace(ids, options) */
+int ld_trace_open(lua_State *L); /* model:trace(tokens, options) */
 int ld_op(lua_State *L);
+int ld_op_function(lua_State *L); /* name -> dsvk.ops.NAME */
 int ld_op_table(lua_State *L);
 
 #endif

@@ -1,9 +1,9 @@
-/* The Lua module dsvk (dsvk.so): its types, the functions that belong to no handle, and its part in Lua (lua/dsvk.lua),
+/* The Lua module dsvk (dsvk.so): its types, the functions that belong to no handle, and its part in Lua (lua/pure.lua),
  * which is compiled in as text. A state has metatables of its own in its registry; nothing is shared between states. */
 #include <string.h>
 
 #include "lua_dsvk.h"
-#include "lua_part.h" /* made by the build of lua/dsvk.lua */
+#include "lua_part.h" /* made by the build of lua/pure.lua */
 
 /* ---- types ---- */
 
@@ -58,6 +58,22 @@ const char *ld_path(lua_State *L) {
     lua_pop(L, 2);
     lua_replace(L, 1);
     return luaL_checkstring(L, 1);
+}
+
+#define PROMPT "dsvk.prompt" /* a function of the part in Lua, in the registry */
+
+bool ld_prompt(lua_State *L) {
+    if (lua_type(L, 2) != LUA_TSTRING)
+        return true;
+    lua_getfield(L, LUA_REGISTRYINDEX, PROMPT);
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    lua_call(L, 2, 3);
+    if (lua_isnil(L, -3))
+        return false;
+    lua_pop(L, 2);
+    lua_replace(L, 2);
+    return true;
 }
 
 static int survey(lua_State *L) {
@@ -134,7 +150,9 @@ int luaopen_dsvk(lua_State *L) {
         return lua_error(L);
     lua_pushvalue(L, 3);
     lua_pushvalue(L, 2);
-    lua_call(L, 2, 0);
+    lua_pushcfunction(L, ld_op_function);
+    lua_call(L, 3, 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, PROMPT);
     lua_getfield(L, 3, "locate");
     lua_setfield(L, LUA_REGISTRYINDEX, LOCATE);
     return 1;

@@ -178,9 +178,10 @@ static int session_evaluate(lua_State *L) {
 /* ---- decoding ---- */
 
 static uint64_t to_seed(lua_State *L, int index) {
-    if (!lua_isinteger(L, index))
+    lua_Integer seed;
+    if (!ld_whole(L, index, &seed))
         luaL_error(L, "option 'seed': expected an integer, got %s", ld_shown(L, index));
-    return (uint64_t)lua_tointeger(L, index);
+    return (uint64_t)seed;
 }
 
 /* Option logit_bias: a table of ids and what is added to their logits. */
@@ -236,20 +237,22 @@ static int sample_options(lua_State *L, int arg, bool batch, dsvk_sample_options
     return mask;
 }
 
+/* The library refuses more than the context. */
 static size_t check_count(lua_State *L, int arg) {
-    const lua_Integer n = luaL_checkinteger(L, arg);
-    luaL_argcheck(L, n >= 1 && n <= UINT32_MAX, arg, "expected 1 .. 4294967295 tokens");
+    lua_Integer n;
+    if (!ld_whole(L, arg, &n) || n < 0)
+        luaL_argerror(L, arg, lua_pushfstring(L, "expected how many tokens to decode, got %s", ld_shown(L, arg)));
     return (size_t)n;
 }
 
 static int session_decode(lua_State *L) {
     ld_session *self = check_session(L, 1);
+    lua_settop(L, 3);
     const size_t n = check_count(L, 2);
     size_t n_out = 0;
     dsvk_sample_options options;
     ld_call call;
     dsvk_error err = {0};
-    lua_settop(L, 3);
     const int mask = sample_options(L, 3, false, &options);
     options.mask_user = &self->call;
     int32_t *out = new_rows(L, room_for(self, n), 1);
@@ -331,12 +334,12 @@ static void use_sessions(lua_State *L, int list, size_t n, int users) {
 int ld_decode_batch(lua_State *L) {
     ld_check_model(L, 1);
     luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 4);
     const size_t n_sessions = lua_rawlen(L, 2), n = check_count(L, 3);
     luaL_argcheck(L, n_sessions > 0, 2, "expected at least one session");
     luaL_checkstack(L, 30, "no room for a batch");
     dsvk_sample_options options;
     dsvk_error err = {0};
-    lua_settop(L, 4);
     const uint64_t room = push_sessions(L, n_sessions, n);
     const int list = lua_gettop(L);
     const int mask = sample_options(L, 4, true, &options);
@@ -387,12 +390,11 @@ static int32_t *push_timeline(lua_State *L, size_t *n) {
 /* session:begin(tokens, n, options); tokens nil: the timeline as it stands. */
 static int session_begin(lua_State *L) {
     ld_session *self = check_session(L, 1);
-    luaL_argcheck(L, lua_isinteger(L, 3) && lua_tointeger(L, 3) >= 0, 3, "expected how many tokens to decode");
-    const size_t n_decode = (size_t)lua_tointeger(L, 3);
+    lua_settop(L, 4);
+    const size_t n_decode = check_count(L, 3);
     size_t n;
     dsvk_sample_options options;
     dsvk_error err = {0};
-    lua_settop(L, 4);
     const int mask = sample_options(L, 4, false, &options);
     options.mask_user = &self->call;
     if (self->users > 0)

@@ -5,6 +5,7 @@
 
 typedef struct ld_tensor { /* user value 1: its Device */
     dsvk_tensor *handle;
+    int users;
 } ld_tensor;
 
 static ld_tensor *check_tensor(lua_State *L, int arg) {
@@ -28,9 +29,8 @@ static dsvk_dtype check_dtype(lua_State *L, const char *name) {
 
 /* The value on top of the stack, which is to be item i. */
 static lua_Integer whole(lua_State *L, const char *name, size_t i, lua_Integer least, lua_Integer most) {
-    int is_whole = 0;
-    const lua_Integer number = lua_type(L, -1) == LUA_TNUMBER ? lua_tointegerx(L, -1, &is_whole) : 0;
-    if (!is_whole || number < least || number > most)
+    lua_Integer number;
+    if (!ld_whole(L, -1, &number) || number < least || number > most)
         luaL_error(L, "option '%s': expected integers %I .. %I, got %s at %I", name, least, most, ld_shown(L, -1), (lua_Integer)i + 1);
     return number;
 }
@@ -97,10 +97,9 @@ static void read_shape(lua_State *L, int arg, dsvk_tensor_options *o) {
     uint64_t total = 1;
     o->rank = (uint32_t)lua_rawlen(L, -1);
     for (uint32_t i = 0; i < o->rank; i++) {
-        int whole;
+        lua_Integer size;
         lua_rawgeti(L, -1, (lua_Integer)i + 1);
-        const lua_Integer size = lua_tointegerx(L, -1, &whole);
-        if (!whole || size < 1 || (uint64_t)size > (1ull << 40) / total)
+        if (!ld_whole(L, -1, &size) || size < 1 || (uint64_t)size > (1ull << 40) / total)
             luaL_error(L, "option 'shape': expected sizes from 1 on, of at most 2^40 numbers in all, got %s", luaL_tolstring(L, -1, NULL));
         total *= (uint64_t)size;
         o->shape[i] = (uint64_t)size;
@@ -145,12 +144,24 @@ int ld_tensor_open(lua_State *L) {
 }
 
 static int tensor_read(lua_State *L) {
+    static const char *const names[] = {"progress", NULL};
     dsvk_tensor_info info = {.size = sizeof info};
     dsvk_error err = {0};
+    check_tensor(L, 1);
+    lua_settop(L, 2);
+    ld_options(L, 2, names);
+    const int progress = ld_option_function(L, 2, "progress", LD_PROGRESS_TAKES);
     if (dsvk_tensor_describe(check_tensor(L, 1)->handle, &info, &err) != DSVK_OK)
         return ld_fail(L, &err);
     void *data = lua_newuserdatauv(L, info.read_bytes + 1, 0);
-    if (dsvk_tensor_read(check_tensor(L, 1)->handle, data, info.read_bytes, NULL, NULL, &err) != DSVK_OK)
+    ld_call call, *running = NULL;
+    ld_call_begin(&call, &running, L, progress);
+    ld_tensor *self = check_tensor(L, 1);
+    self->users++;
+    const dsvk_status status = dsvk_tensor_read(self->handle, data, info.read_bytes, ld_progress, &running, &err);
+    self->users--;
+    ld_call_end(&call, &running);
+    if (status != DSVK_OK)
         return ld_fail(L, &err);
     if (info.read_dtype == DSVK_DTYPE_F32)
         ld_push_numbers(L, data, info.read_bytes / sizeof(float));
@@ -184,11 +195,20 @@ static int tensor_device(lua_State *L) {
     return 1;
 }
 
-static int tensor_close(lua_State *L) {
+static int tensor_collect(lua_State *L) {
     ld_tensor *self = luaL_checkudata(L, 1, LD_TENSOR);
+    if (self->users > 0) /* called by hand: nothing is collected in the middle of its call */
+        return 0;
     dsvk_tensor *handle = self->handle;
     self->handle = NULL;
     dsvk_tensor_close(handle);
+    return 0;
+}
+
+static int tensor_close(lua_State *L) {
+    if (((ld_tensor *)luaL_checkudata(L, 1, LD_TENSOR))->users > 0)
+        return ld_busy(L, "the tensor");
+    tensor_collect(L);
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -202,50 +222,123 @@ static int tensor_closed(lua_State *L) {
 
 #define MOST_ARGUMENTS 32
 
-/* The table at 3; nothing in here allocates but what raises. */
-static size_t op_arguments(lua_State *L, dsvk_op_argument arguments[MOST_ARGUMENTS]) {
+/* The table at `arg` becomes one that nobody else has: what is in it stays, whatever a callback does. */
+static void own_table(lua_State *L, int arg) {
+    lua_newtable(L);
+    for (lua_pushnil(L); lua_next(L, arg) != 0;) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_rawset(L, -4);
+    }
+    lua_replace(L, arg);
+}
+
+static double op_number(lua_State *L, const char *name) {
+    const lua_Number number = lua_tonumber(L, -1);
+    lua_pushnumber(L, number);
+    if (lua_isinteger(L, -2) && !lua_rawequal(L, -1, -2))
+        luaL_error(L, "%s: expected a number that a double holds exactly, got %s", name, ld_shown(L, -2));
+    lua_pop(L, 1);
+    return number;
+}
+
+/* The table at 3, and the tensors of it, NULL where the argument is a number; nothing in here allocates but what raises. */
+static size_t op_arguments(lua_State *L, dsvk_op_argument arguments[MOST_ARGUMENTS], ld_tensor *tensors[MOST_ARGUMENTS]) {
     size_t n = 0;
     for (lua_pushnil(L); lua_next(L, 3) != 0; lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TSTRING || n == MOST_ARGUMENTS)
             luaL_argerror(L, 3, "expected a table of arguments by name");
-        dsvk_op_argument *a = &arguments[n++];
+        dsvk_op_argument *a = &arguments[n];
         *a = (dsvk_op_argument){.name = lua_tostring(L, -2)};
-        if (luaL_testudata(L, -1, LD_TENSOR) != NULL)
-            a->tensor = check_tensor(L, lua_gettop(L))->handle;
+        tensors[n] = luaL_testudata(L, -1, LD_TENSOR) != NULL ? check_tensor(L, lua_gettop(L)) : NULL;
+        if (tensors[n] != NULL)
+            a->tensor = tensors[n]->handle;
         else if (lua_type(L, -1) == LUA_TNUMBER)
-            a->number = lua_tonumber(L, -1);
+            a->number = op_number(L, a->name);
         else
             luaL_error(L, "%s: expected a tensor or a number, got %s", a->name, luaL_typename(L, -1));
+        n++;
     }
     return n;
 }
 
-/* device, name, arguments -> the results, as many as the op has */
+static void use_op(ld_device *device, ld_tensor *const *tensors, size_t n, int users) {
+    device->users += users;
+    for (size_t i = 0; i < n; i++)
+        if (tensors[i] != NULL)
+            tensors[i]->users += users;
+}
+
+/* device, name, arguments, options -> the results, as many as the op has */
 int ld_op(lua_State *L) {
+    static const char *const names[] = {"progress", NULL};
     dsvk_op_argument arguments[MOST_ARGUMENTS];
     dsvk_tensor *results[DSVK_OP_RESULTS] = {0};
-    ld_tensor *made[DSVK_OP_RESULTS];
+    ld_tensor *made[DSVK_OP_RESULTS], *tensors[MOST_ARGUMENTS];
     dsvk_error err = {0};
     ld_check_device(L, 1);
     const char *name = luaL_checkstring(L, 2);
     luaL_checktype(L, 3, LUA_TTABLE);
-    lua_settop(L, 3);
+    lua_settop(L, 4);
+    ld_options(L, 4, names);
+    own_table(L, 3);
+    const int progress = ld_option_function(L, 4, "progress", LD_PROGRESS_TAKES), first = lua_gettop(L) + 1;
     for (int i = 0; i < DSVK_OP_RESULTS; i++) { /* made before the call, so that nothing of it is held when Lua raises */
         made[i] = ld_new(L, sizeof *made[i], 1, LD_TENSOR);
         lua_pushvalue(L, 1);
         lua_setiuservalue(L, -2, 1);
     }
-    const size_t n = op_arguments(L, arguments);
-    if (dsvk_op(ld_check_device(L, 1)->handle, name, arguments, n, results, NULL, NULL, &err) != DSVK_OK)
-        return ld_fail(L, &err);
+    ld_call call, *running = NULL;
+    ld_call_begin(&call, &running, L, progress);
+    const size_t n = op_arguments(L, arguments, tensors);
+    ld_device *device = ld_check_device(L, 1);
+    use_op(device, tensors, n, 1);
+    const dsvk_status status = dsvk_op(device->handle, name, arguments, n, results, ld_progress, &running, &err);
+    use_op(device, tensors, n, -1);
     for (int i = 0; i < DSVK_OP_RESULTS; i++)
         made[i]->handle = results[i];
+    ld_call_end(&call, &running);
+    if (status != DSVK_OK)
+        return ld_fail(L, &err);
     for (int i = 0; i < DSVK_OP_RESULTS; i++)
         if (results[i] == NULL) {
             lua_pushnil(L);
-            lua_replace(L, 4 + i);
+            lua_replace(L, first + i);
         }
+    lua_settop(L, first + DSVK_OP_RESULTS - 1);
     return DSVK_OP_RESULTS;
+}
+
+/* dsvk.ops.NAME(arguments, options): the op that upvalue 1 names, on arguments.device or that of a tensor among them. */
+static int op_by_name(lua_State *L) {
+    const char *name = lua_tostring(L, lua_upvalueindex(1));
+    lua_settop(L, 2);
+    if (!lua_istable(L, 1))
+        luaL_error(L, "%s: expected a table of arguments, got %s", name, ld_shown(L, 1));
+    own_table(L, 1);
+    lua_getfield(L, 1, "device");
+    for (lua_pushnil(L); lua_isnil(L, 3) && lua_next(L, 1) != 0; lua_pop(L, 1))
+        if (luaL_testudata(L, -1, LD_TENSOR) != NULL) {
+            lua_getiuservalue(L, -1, 1);
+            lua_replace(L, 3);
+        }
+    lua_settop(L, 3);
+    if (lua_isnil(L, 3))
+        luaL_error(L, "%s: no argument is a tensor, so give a device", name);
+    if (luaL_testudata(L, 3, LD_DEVICE) == NULL)
+        luaL_error(L, "%s: device: expected a dsvk.Device, got %s", name, ld_shown(L, 3));
+    lua_pushnil(L);
+    lua_setfield(L, 1, "device");
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_rotate(L, 1, 2); /* arguments, options, device, name -> device, name, arguments, options */
+    return ld_op(L);
+}
+
+int ld_op_function(lua_State *L) {
+    luaL_checkstring(L, 1);
+    lua_settop(L, 1);
+    lua_pushcclosure(L, op_by_name, 1);
+    return 1;
 }
 
 int ld_op_table(lua_State *L) {
@@ -259,4 +352,4 @@ static const luaL_Reg functions[] = {
     {"close", tensor_close}, {"closed", tensor_closed}, {NULL, NULL},
 };
 
-void ld_add_tensor(lua_State *L) { ld_add_type(L, LD_TENSOR, functions, tensor_close, tensor_close); }
+void ld_add_tensor(lua_State *L) { ld_add_type(L, LD_TENSOR, functions, tensor_collect, tensor_close); }

@@ -157,12 +157,11 @@ static int decoder_closed(lua_State *L) {
 
 static int decoder_push(lua_State *L) {
     ld_decoder *self = check_decoder(L, 1);
-    const lua_Integer id = luaL_checkinteger(L, 2);
-    luaL_argcheck(L, id >= INT32_MIN && id <= INT32_MAX, 2, "no token id (32 bits)");
+    const int32_t id = ld_check_id(L, 2);
     const char *text = NULL;
     size_t n = 0;
     dsvk_error err = {0};
-    if (dsvk_decoder_push(self->handle, (int32_t)id, &text, &n, &err) != DSVK_OK)
+    if (dsvk_decoder_push(self->handle, id, &text, &n, &err) != DSVK_OK)
         return ld_fail(L, &err);
     lua_pushlstring(L, text, n);
     return 1;

@@ -1,4 +1,5 @@
 /* dsvk.Trace: what one forward pass went through, arrays by name in host memory. It needs neither its model nor its device. */
+#include <stdio.h>
 #include <string.h>
 
 #include "lua_dsvk.h"
@@ -7,7 +8,7 @@ typedef struct ld_trace { /* user value 1: the ids it is of */
     dsvk_trace *handle;
 } ld_trace;
 
-/* model, ids, options -> Trace */
+/* model, ids or text, options -> Trace */
 int ld_trace_open(lua_State *L) {
     static const char *const names[] = {"progress", NULL};
     ld_check_model(L, 1);
@@ -15,6 +16,8 @@ int ld_trace_open(lua_State *L) {
     dsvk_error err = {0};
     lua_settop(L, 3);
     ld_options(L, 3, names);
+    if (!ld_prompt(L))
+        return 3;
     const int progress = ld_option_function(L, 3, "progress", LD_PROGRESS_TAKES);
     const int32_t *ids = ld_ids(L, 2, "tokens", &n);
     ld_trace *self = ld_new(L, sizeof *self, 1, LD_TRACE);
@@ -46,7 +49,8 @@ static const dsvk_trace_entry *find(lua_State *L) {
         if (strcmp(entry->name, name) == 0)
             return entry;
     }
-    strcpy(err.message, "the trace has no entry of this name: the layer's kind is another, or the text is too short for it");
+    snprintf(err.message, sizeof err.message,
+             "the trace has no entry '%.80s': the layer's kind is another, or the text is too short for it", name);
     ld_fail(L, &err);
     return NULL;
 }

@@ -395,7 +395,7 @@ void py_shape_text(char *text, size_t size, int n_dims, const Py_ssize_t *shape)
         PyOS_snprintf(text + used, size - used, "]");
 }
 
-static bool output_fits(const Py_buffer *view, const char *name, int n_dims, const Py_ssize_t *wanted) {
+static bool output_fits(const py_state *state, const Py_buffer *view, const char *name, int n_dims, const Py_ssize_t *wanted) {
     const char *format = view->format ? view->format : "B";
     if (*format == '@' || *format == '=' || *format == '<')
         format++;
@@ -411,7 +411,7 @@ static bool output_fits(const Py_buffer *view, const char *name, int n_dims, con
         char want[64], have[160];
         py_shape_text(want, sizeof want, n_dims, wanted);
         py_shape_text(have, sizeof have, view->ndim, view->shape);
-        PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %s", name, want, have);
+        PyErr_Format(state->errors[DSVK_INVALID], "%s: expected shape %s, got %s", name, want, have);
         return false;
     }
     if (!PyBuffer_IsContiguous(view, 'C')) {
@@ -443,7 +443,7 @@ bool py_output_open(py_output *output, const py_state *state, PyObject *out, con
     if (PyObject_GetBuffer(out, &output->view, PyBUF_FORMAT | PyBUF_STRIDES) < 0)
         return false;
     const Py_ssize_t two[2] = {rows, columns};
-    if (!output_fits(&output->view, name, rows < 0 ? 1 : 2, rows < 0 ? &two[1] : two)) {
+    if (!output_fits(state, &output->view, name, rows < 0 ? 1 : 2, rows < 0 ? &two[1] : two)) {
         PyBuffer_Release(&output->view);
         return false;
     }

@@ -137,10 +137,10 @@ PyDoc_STRVAR(push_doc, "push($self, tokenizer, id, /)\n--\n\n"
 
 static PyObject *parser_push(PyObject *object, PyObject *args) {
     py_chat_parser *self = (py_chat_parser *)object;
-    PyObject *tokenizer;
-    int id;
-    if (!PyArg_ParseTuple(args, "O!i:push", self->state->tokenizer, &tokenizer, &id) || !parser_is_open(self) ||
-        !py_tokenizer_enter((py_tokenizer *)tokenizer))
+    PyObject *tokenizer, *value;
+    int32_t id;
+    if (!PyArg_ParseTuple(args, "O!O:push", self->state->tokenizer, &tokenizer, &value) || !py_i32(self->state, value, "id", &id) ||
+        !parser_is_open(self) || !py_tokenizer_enter((py_tokenizer *)tokenizer))
         return NULL;
     dsvk_error err = {0};
     dsvk_status status = dsvk_chat_parser_push(self->handle, ((py_tokenizer *)tokenizer)->handle, id, &err);

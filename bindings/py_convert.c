@@ -19,47 +19,116 @@ PyObject *py_json(const py_state *state, char *json) {
 
 PyObject *py_text(const char *text, size_t n) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)n, "replace"); }
 
-const char *py_utf8(PyObject *text, const char *name) {
+const char *py_utf8(const py_state *state, PyObject *text, const char *name) {
     Py_ssize_t n;
+    if (!PyUnicode_Check(text)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected str, got %R", name, text);
+        return NULL;
+    }
     const char *bytes = PyUnicode_AsUTF8AndSize(text, &n);
     if (bytes == NULL || (Py_ssize_t)strlen(bytes) == n)
         return bytes;
-    PyErr_Format(PyExc_ValueError, "%s: embedded null character in %R", name, text);
+    PyErr_Format(state->errors[DSVK_INVALID], "%s: embedded null character in %R", name, text);
     return NULL;
 }
 
-/* A number 0 .. most; a NULL value is 0. */
-static bool unsigned_number(PyObject *value, const char *name, unsigned long long most, unsigned long long *out) {
+bool py_utf8_or_none(const py_state *state, PyObject *text, const char *name, const char **out) {
+    const bool given = text != NULL && text != Py_None;
+    *out = given ? py_utf8(state, text, name) : NULL;
+    return !given || *out != NULL;
+}
+
+/* An int of any integer. */
+static PyObject *index_of(PyObject *value, const char *name) {
+    PyObject *index = PyNumber_Index(value);
+    if (index == NULL)
+        PyErr_Format(PyExc_TypeError, "%s: expected an integer, got %R", name, value);
+    return index;
+}
+
+bool py_unsigned(const py_state *state, PyObject *value, const char *name, uint64_t most, uint64_t *out) {
     *out = 0;
     if (value == NULL)
         return true;
-    PyObject *index = PyNumber_Index(value);
-    if (index == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s: expected an integer, got %R", name, value);
+    PyObject *index = index_of(value, name);
+    if (index == NULL)
         return false;
-    }
     unsigned long long number = PyLong_AsUnsignedLongLong(index);
     Py_DECREF(index);
     if (PyErr_Occurred() || number > most) {
         PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "%s: expected 0 .. %llu, got %R", name, most, value);
+        PyErr_Format(state->errors[DSVK_INVALID], "%s: expected 0 .. %llu, got %R", name, (unsigned long long)most, value);
         return false;
     }
     *out = number;
     return true;
 }
 
-bool py_u32(PyObject *value, const char *name, uint32_t *out) {
-    unsigned long long number;
-    bool ok = unsigned_number(value, name, UINT32_MAX, &number);
+bool py_u32(const py_state *state, PyObject *value, const char *name, uint32_t *out) {
+    uint64_t number;
+    bool ok = py_unsigned(state, value, name, UINT32_MAX, &number);
     *out = (uint32_t)number;
     return ok;
 }
 
-bool py_u64(PyObject *value, const char *name, uint64_t *out) {
-    unsigned long long number;
-    bool ok = unsigned_number(value, name, UINT64_MAX, &number);
+bool py_u64(const py_state *state, PyObject *value, const char *name, uint64_t *out) {
+    return py_unsigned(state, value, name, UINT64_MAX, out);
+}
+
+bool py_i32(const py_state *state, PyObject *value, const char *name, int32_t *out) {
+    *out = 0;
+    if (value == NULL)
+        return true;
+    PyObject *index = index_of(value, name);
+    if (index == NULL)
+        return false;
+    int overflow;
+    const long long number = PyLong_AsLongLongAndOverflow(index, &overflow);
+    Py_DECREF(index);
+    if (overflow != 0 || number < INT32_MIN || number > INT32_MAX) {
+        PyErr_Format(state->errors[DSVK_INVALID], "%s: expected %d .. %d, got %R", name, INT32_MIN, INT32_MAX, value);
+        return false;
+    }
+    *out = (int32_t)number;
+    return true;
+}
+
+/* Whether the value is no integer, or exactly that number; -1 with an exception. */
+static int holds(double number, PyObject *value) {
+    PyObject *integer = PyIndex_Check(value) ? PyNumber_Index(value) : NULL;
+    if (integer == NULL) { /* an array of one float has the slot too */
+        PyErr_Clear();
+        return 1;
+    }
+    PyObject *back = PyLong_FromDouble(number);
+    const int same = back ? PyObject_RichCompareBool(integer, back, Py_EQ) : -1;
+    Py_XDECREF(back);
+    Py_DECREF(integer);
+    return same;
+}
+
+bool py_number(const py_state *state, PyObject *value, const char *name, const char *expected, double *out) {
+    *out = 0;
+    if (value == NULL)
+        return true;
+    const double number = PyFloat_AsDouble(value);
+    const bool too_large = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError);
+    if (PyErr_Occurred() && !too_large) {
+        PyErr_Format(PyExc_TypeError, "%s: expected %s, got %R", name, expected, value);
+        return false;
+    }
+    PyErr_Clear();
+    const int exact = too_large ? 0 : holds(number, value);
+    if (exact == 0)
+        PyErr_Format(state->errors[DSVK_INVALID], "%s: expected a number that a double holds exactly, got %R", name, value);
     *out = number;
+    return exact > 0;
+}
+
+bool py_f32(const py_state *state, PyObject *value, const char *name, float *out) {
+    double number;
+    bool ok = py_number(state, value, name, "a number", &number);
+    *out = (float)number;
     return ok;
 }
 
@@ -76,13 +145,6 @@ bool py_callable(PyObject *value, const char *name, const char *takes, PyObject 
 }
 
 /* ---- tokens ---- */
-
-static bool id_in_range(long long id, const char *name, Py_ssize_t i) {
-    if (id >= INT32_MIN && id <= INT32_MAX)
-        return true;
-    PyErr_Format(PyExc_ValueError, "%s[%zd]: %lld is no token id (32 bits)", name, i, id);
-    return false;
-}
 
 static int32_t *new_ids(Py_ssize_t n) {
     int32_t *ids = PyMem_Malloc(((size_t)n + 1) * sizeof *ids); /* + 1: an empty list has an address too */
@@ -101,7 +163,7 @@ static int integer_width(const char *format, Py_ssize_t itemsize) {
     return integer && (itemsize == 4 || itemsize == 8) ? (int)itemsize : 0;
 }
 
-static bool tokens_of_view(const Py_buffer *view, const char *name, int32_t **ids, Py_ssize_t *n) {
+static bool tokens_of_view(const py_state *state, const Py_buffer *view, const char *name, int32_t **ids, Py_ssize_t *n) {
     int width = integer_width(view->format, view->itemsize);
     if (width == 0) {
         PyErr_Format(PyExc_TypeError, "%s: expected int32 or int64, got items of %zd bytes with format '%s'", name,
@@ -109,12 +171,12 @@ static bool tokens_of_view(const Py_buffer *view, const char *name, int32_t **id
         return false;
     }
     if (view->ndim != 1) {
-        PyErr_Format(PyExc_ValueError, "%s: expected 1 dimension, got %d", name, view->ndim);
+        PyErr_Format(state->errors[DSVK_INVALID], "%s: expected 1 dimension, got %d", name, view->ndim);
         return false;
     }
     Py_ssize_t count = view->shape[0];
     if (count > 1 && view->strides[0] != width) {
-        PyErr_Format(PyExc_ValueError, "%s: expected contiguous items, %d bytes apart, got %zd bytes apart", name, width,
+        PyErr_Format(state->errors[DSVK_INVALID], "%s: expected contiguous items, %d bytes apart, got %zd bytes apart", name, width,
                      view->strides[0]);
         return false;
     }
@@ -128,7 +190,8 @@ static bool tokens_of_view(const Py_buffer *view, const char *name, int32_t **id
             continue;
         }
         id = ((const int64_t *)view->buf)[i];
-        if (!id_in_range(id, name, i)) {
+        if (id < INT32_MIN || id > INT32_MAX) {
+            PyErr_Format(state->errors[DSVK_INVALID], "%s[%zd]: %lld is no token id (32 bits)", name, i, id);
             PyMem_Free(copy);
             return false;
         }
@@ -139,7 +202,7 @@ static bool tokens_of_view(const Py_buffer *view, const char *name, int32_t **id
     return true;
 }
 
-static bool tokens_of_list(PyObject *list, const char *name, int32_t **ids, Py_ssize_t *n) {
+static bool tokens_of_list(const py_state *state, PyObject *list, const char *name, int32_t **ids, Py_ssize_t *n) {
     Py_ssize_t count = PyList_Size(list);
     int32_t *copy = new_ids(count);
     if (copy == NULL)
@@ -155,9 +218,8 @@ static bool tokens_of_list(PyObject *list, const char *name, int32_t **ids, Py_s
         int overflow;
         long long id = PyLong_AsLongLongAndOverflow(index, &overflow);
         Py_DECREF(index);
-        if (overflow != 0)
-            id = LLONG_MAX;
-        if (!id_in_range(id, name, i)) {
+        if (overflow != 0 || id < INT32_MIN || id > INT32_MAX) {
+            PyErr_Format(state->errors[DSVK_INVALID], "%s[%zd]: %R is no token id (32 bits)", name, i, item);
             PyMem_Free(copy);
             return false;
         }
@@ -168,7 +230,7 @@ static bool tokens_of_list(PyObject *list, const char *name, int32_t **ids, Py_s
     return true;
 }
 
-bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n) {
+bool py_tokens(const py_state *state, PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n) {
     *ids = NULL;
     *n = 0;
     if (PyUnicode_Check(value)) {
@@ -179,7 +241,7 @@ bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n) 
         Py_buffer view;
         if (PyObject_GetBuffer(value, &view, PyBUF_FORMAT | PyBUF_STRIDES) < 0)
             return false;
-        bool ok = tokens_of_view(&view, name, ids, n);
+        bool ok = tokens_of_view(state, &view, name, ids, n);
         PyBuffer_Release(&view);
         return ok;
     }
@@ -190,7 +252,7 @@ bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n) 
                          Py_TYPE(value));
         return false;
     }
-    bool ok = tokens_of_list(list, name, ids, n);
+    bool ok = tokens_of_list(state, list, name, ids, n);
     Py_DECREF(list);
     return ok;
 }
@@ -205,7 +267,7 @@ PyObject *py_token_list(const int32_t *ids, size_t n) {
     return list;
 }
 
-bool py_logit_bias(PyObject *value, dsvk_logit_bias **bias, size_t *n) {
+bool py_logit_bias(const py_state *state, PyObject *value, dsvk_logit_bias **bias, size_t *n) {
     PyObject *key, *number;
     Py_ssize_t position = 0, i = 0;
     *bias = NULL;
@@ -227,7 +289,7 @@ bool py_logit_bias(PyObject *value, dsvk_logit_bias **bias, size_t *n) {
         const double added = PyFloat_AsDouble(number);
         if (PyErr_Occurred() || id < 0 || id > INT32_MAX) {
             PyErr_Clear();
-            PyErr_Format(PyExc_ValueError, "logit_bias: expected an id and a number, got %R: %R", key, number);
+            PyErr_Format(state->errors[DSVK_INVALID], "logit_bias: expected an id and a number, got %R: %R", key, number);
             PyMem_Free(*bias);
             *bias = NULL;
             return false;
@@ -245,7 +307,7 @@ static const char *const purpose_names[DSVK_PURPOSE_COUNT] = {
     [DSVK_STAGING] = "staging", [DSVK_READBACK] = "readback",
 };
 
-bool py_budgets(PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]) {
+bool py_budgets(const py_state *state, PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]) {
     memset(out, 0, DSVK_PURPOSE_COUNT * sizeof *out);
     if (budgets == NULL || budgets == Py_None)
         return true;
@@ -261,10 +323,10 @@ bool py_budgets(PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]) {
                !(PyUnicode_Check(key) && PyUnicode_CompareWithASCIIString(key, purpose_names[purpose]) == 0))
             purpose++;
         if (purpose == DSVK_PURPOSE_COUNT) {
-            PyErr_Format(PyExc_ValueError, "budgets: expected weights, cache, scratch, staging or readback, got %R", key);
+            PyErr_Format(state->errors[DSVK_INVALID], "budgets: expected weights, cache, scratch, staging or readback, got %R", key);
             return false;
         }
-        if (!py_u64(value, purpose_names[purpose], &out[purpose]))
+        if (!py_u64(state, value, purpose_names[purpose], &out[purpose]))
             return false;
     }
     return true;

@@ -56,10 +56,9 @@ static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"choice", "cache_dir", "budgets", "validation", "max_allocation", "matmul", "indexer", "log", NULL};
     py_device *self = (py_device *)object;
     PyObject *choice = NULL, *cache_dir = NULL, *budgets = NULL, *max_allocation = NULL, *text = NULL, *folder = NULL;
-    PyObject *listener = NULL, *log;
-    const char *matmul = NULL, *indexer = NULL;
+    PyObject *matmul = NULL, *indexer = NULL, *listener = NULL, *log;
     int validation = 0, result = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOzzO:Device", names, &choice, &cache_dir, &budgets, &validation,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpOOOO:Device", names, &choice, &cache_dir, &budgets, &validation,
                                      &max_allocation, &matmul, &indexer, &listener) ||
         !py_callable(listener, "log", "(line)", &log))
         return -1;
@@ -67,12 +66,14 @@ static int device_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         py_raise_status(self->state, DSVK_STATE, "the device is already open");
         return -1;
     }
-    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation, .matmul = matmul,
-                                   .indexer = indexer};
-    if (!py_budgets(budgets, options.budget) || !py_u64(max_allocation, "max_allocation", &options.max_allocation))
+    dsvk_device_options options = {.size = sizeof options, .validation = (uint32_t)validation};
+    if (!py_budgets(self->state, budgets, options.budget) ||
+        !py_u64(self->state, max_allocation, "max_allocation", &options.max_allocation) ||
+        !py_utf8_or_none(self->state, matmul, "matmul", &options.matmul) ||
+        !py_utf8_or_none(self->state, indexer, "indexer", &options.indexer))
         return -1;
     text = choice_text(choice);
-    if (PyErr_Occurred() || (text != NULL && (options.device = py_utf8(text, "choice")) == NULL))
+    if (PyErr_Occurred() || (text != NULL && (options.device = py_utf8(self->state, text, "choice")) == NULL))
         goto done;
     if (cache_dir != NULL && cache_dir != Py_None) {
         if (!PyUnicode_FSConverter(cache_dir, &folder))
@@ -112,7 +113,7 @@ static PyObject *device_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_device *self = (py_device *)object;
     if (py_users(self->users, self) > 0)
-        return py_raise_status(self->state, DSVK_BUSY, "the device is in use by another call");
+        return py_raise_status(self->state, DSVK_BUSY, "the device is in use by a call that is running");
     dsvk_device *handle = self->handle;
     self->handle = NULL;
     py_call call;

@@ -83,6 +83,7 @@ typedef struct py_scheduler {
     dsvk_scheduler *handle;
     int users;
     py_model *model; /* owned; the library keeps the weights even when this one is closed */
+    uint32_t n_vocab;
     py_constraint *constraints; /* of requests that have not told their end */
 } py_scheduler;
 
@@ -138,28 +139,36 @@ void py_call_enter(void);
 void py_call_leave(void);
 void py_log(void *user, const char *line); /* a dsvk_log_fn; user: the py_device */
 
-/* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot. */
+/* py_convert.c: every one raises and says so (NULL, false or -1) when it cannot: TypeError for another type, InvalidError for a value. */
 PyObject *py_json(const py_state *state, char *json);       /* releases json */
 PyObject *py_text(const char *text, size_t n);              /* UTF-8 with U+FFFD for what is none */
-const char *py_utf8(PyObject *text, const char *name);      /* ValueError for a NUL, which would end it; lives as long as `text` */
-bool py_u32(PyObject *value, const char *name, uint32_t *out);
-bool py_u64(PyObject *value, const char *name, uint64_t *out);
+/* Refuses a NUL, which would end it; lives as long as `text`. */
+const char *py_utf8(const py_state *state, PyObject *text, const char *name);
+bool py_utf8_or_none(const py_state *state, PyObject *text, const char *name, const char **out); /* NULL and None -> NULL */
+/* Numbers in a range; a NULL value is 0. */
+bool py_unsigned(const py_state *state, PyObject *value, const char *name, uint64_t most, uint64_t *out); /* 0 .. most */
+bool py_u32(const py_state *state, PyObject *value, const char *name, uint32_t *out);
+bool py_u64(const py_state *state, PyObject *value, const char *name, uint64_t *out);
+bool py_i32(const py_state *state, PyObject *value, const char *name, int32_t *out);
+bool py_f32(const py_state *state, PyObject *value, const char *name, float *out);
+/* Refuses an integer that would become another number. expected: "a number", for the message. */
+bool py_number(const py_state *state, PyObject *value, const char *name, const char *expected, double *out);
 /* *out: borrowed; None -> NULL. takes: "(stage, done, total)", for the message. */
 bool py_callable(PyObject *value, const char *name, const char *takes, PyObject **out);
 #define PY_PROGRESS_TAKES "(stage, done, total)"
 /* ids from a sequence of integers or a contiguous buffer of int32 or int64; PyMem_Free them. */
-bool py_tokens(PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n);
+bool py_tokens(const py_state *state, PyObject *value, const char *name, int32_t **ids, Py_ssize_t *n);
 PyObject *py_token_list(const int32_t *ids, size_t n);
 /* {id: what is added to its logit}; PyMem_Free it. NULL and None are none. */
-bool py_logit_bias(PyObject *value, dsvk_logit_bias **bias, size_t *n);
-bool py_budgets(PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]);
+bool py_logit_bias(const py_state *state, PyObject *value, dsvk_logit_bias **bias, size_t *n);
+bool py_budgets(const py_state *state, PyObject *budgets, uint64_t out[DSVK_PURPOSE_COUNT]);
 
 /* py_model.c */
 typedef struct py_model_arguments {
     PyObject *cache, *strict, *verify, *threads, *max_chunk, *page_tokens, *progress;
 } py_model_arguments;
 /* Fills options, and *progress with a borrowed callable or NULL. */
-bool py_model_options(const py_model_arguments *from, dsvk_model_options *options, PyObject **progress);
+bool py_model_options(const py_state *state, const py_model_arguments *from, dsvk_model_options *options, PyObject **progress);
 
 /* py_device.c: of a handle's users those that can come to an end: not the parent's calls in a forked child (A11). */
 int py_users(int users, const py_device *device);
@@ -204,7 +213,9 @@ PyObject *py_op(PyObject *module, PyObject *args);
 PyObject *py_ops(PyObject *module, PyObject *nothing);
 extern const char py_op_doc[], py_ops_doc[];
 /* py_mask.c: the constraint of a request. */
-py_constraint *py_constraint_new(PyObject *object, uint32_t n_choices, size_t n_prompt);
+/* *after: the id of a token behind which it begins, of a vocabulary of n_vocab. */
+py_constraint *py_constraint_new(const py_state *state, PyObject *object, uint32_t n_choices, size_t n_prompt, uint32_t n_vocab,
+                                 int32_t *after);
 void py_constraint_free(py_constraint *constraint); /* accepts NULL */
 void py_constraint_keep(py_constraint **list, py_constraint *constraint, uint64_t request);
 void py_constraint_finished(py_constraint **list, uint64_t request); /* one of its choices; the last one frees it */

@@ -7,6 +7,7 @@
 
 struct py_constraint {
     py_constraint *next;
+    const py_state *state;
     PyObject *object;       /* owned */
     uint64_t request;       /* 0: not handed in yet */
     uint32_t n_unfinished;  /* choices */
@@ -14,12 +15,30 @@ struct py_constraint {
     size_t told[];          /* [n_choices] length of the timeline that mask() knows */
 };
 
-py_constraint *py_constraint_new(PyObject *object, uint32_t n_choices, size_t n_prompt) {
+static bool constraint_after(const py_state *state, PyObject *object, uint32_t n_vocab, int32_t *after) {
+    uint64_t id;
+    PyObject *value = PyObject_HasAttrString(object, "mask") ? PyObject_GetAttrString(object, "after") : NULL;
+    if (value == NULL) {
+        if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_AttributeError))
+            PyErr_Format(PyExc_TypeError, "constraint: expected an object with after and mask, got %R", object);
+        return false;
+    }
+    const bool ok = py_unsigned(state, value, "constraint.after", n_vocab - 1, &id);
+    Py_DECREF(value);
+    *after = (int32_t)id;
+    return ok;
+}
+
+py_constraint *py_constraint_new(const py_state *state, PyObject *object, uint32_t n_choices, size_t n_prompt, uint32_t n_vocab,
+                                 int32_t *after) {
+    if (!constraint_after(state, object, n_vocab, after))
+        return NULL;
     py_constraint *c = PyMem_Calloc(1, sizeof *c + n_choices * sizeof *c->told);
     if (c == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
+    c->state = state;
     c->object = Py_NewRef(object);
     c->n_unfinished = c->n_choices = n_choices;
     for (uint32_t i = 0; i < n_choices; i++)
@@ -101,7 +120,7 @@ static void exception_text(dsvk_error *err) {
 }
 
 /* The bits of a buffer of as many words, or all of them for None. */
-static bool take_words(PyObject *value, uint32_t *words, size_t n_words) {
+static bool take_words(const py_state *state, PyObject *value, uint32_t *words, size_t n_words) {
     Py_buffer view;
     if (value == Py_None) {
         memset(words, 0xff, n_words * sizeof *words);
@@ -113,7 +132,8 @@ static bool take_words(PyObject *value, uint32_t *words, size_t n_words) {
     if (fits)
         memcpy(words, view.buf, n_words * sizeof *words);
     else
-        PyErr_Format(PyExc_ValueError, "mask() returned %zd bytes, a bit for each token is %zu", view.len, n_words * sizeof *words);
+        PyErr_Format(state->errors[DSVK_INVALID], "mask() returned %zd bytes, a bit for each token is %zu", view.len,
+                     n_words * sizeof *words);
     PyBuffer_Release(&view);
     return fits;
 }
@@ -122,7 +142,7 @@ static bool call_mask(py_constraint *c, uint32_t choice, const int32_t *tokens, 
     const size_t told = c->told[choice] < n ? c->told[choice] : n;
     PyObject *ids = py_token_list(tokens + told, n - told);
     PyObject *bits = ids ? PyObject_CallMethod(c->object, "mask", "IO", (unsigned)choice, ids) : NULL;
-    const bool ok = bits != NULL && take_words(bits, words, n_words);
+    const bool ok = bits != NULL && take_words(c->state, bits, words, n_words);
     Py_XDECREF(bits);
     Py_XDECREF(ids);
     c->told[choice] = n;

@@ -3,7 +3,7 @@
 
 #include "py_dsvk.h"
 
-bool py_model_options(const py_model_arguments *from, dsvk_model_options *options, PyObject **progress) {
+bool py_model_options(const py_state *state, const py_model_arguments *from, dsvk_model_options *options, PyObject **progress) {
     memset(options, 0, sizeof *options);
     options->size = sizeof *options;
     options->progress = py_call_progress;
@@ -11,7 +11,7 @@ bool py_model_options(const py_model_arguments *from, dsvk_model_options *option
         if (PyUnicode_Check(from->cache) && PyUnicode_CompareWithASCIIString(from->cache, "f32") == 0) {
             options->cache = DSVK_CACHE_F32;
         } else if (!PyUnicode_Check(from->cache) || PyUnicode_CompareWithASCIIString(from->cache, "native") != 0) {
-            PyErr_Format(PyExc_ValueError, "cache: expected 'native' or 'f32', got %R", from->cache);
+            PyErr_Format(state->errors[DSVK_INVALID], "cache: expected 'native' or 'f32', got %R", from->cache);
             return false;
         }
     }
@@ -21,9 +21,9 @@ bool py_model_options(const py_model_arguments *from, dsvk_model_options *option
         return false;
     options->strict = (uint32_t)strict;
     options->verify = (uint32_t)verify;
-    return py_u32(from->threads, "threads", &options->threads) &&
-           py_u32(from->max_chunk, "max_chunk", &options->max_chunk) &&
-           py_u32(from->page_tokens, "page_tokens", &options->page_tokens) &&
+    return py_u32(state, from->threads, "threads", &options->threads) &&
+           py_u32(state, from->max_chunk, "max_chunk", &options->max_chunk) &&
+           py_u32(state, from->page_tokens, "page_tokens", &options->page_tokens) &&
            py_callable(from->progress, "progress", PY_PROGRESS_TAKES, progress);
 }
 
@@ -72,7 +72,7 @@ static int model_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     int result = -1;
     if (self->handle != NULL || self->device != NULL)
         py_raise_status(self->state, DSVK_STATE, "the model was already opened");
-    else if (py_model_options(&arguments, &options, &progress))
+    else if (py_model_options(self->state, &arguments, &options, &progress))
         result = model_open(self, (py_device *)device, PyBytes_AsString(path), &options, progress);
     Py_DECREF(path);
     return result;
@@ -99,7 +99,7 @@ static PyObject *model_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_model *self = (py_model *)object;
     if (py_users(self->users, self->device) > 0)
-        return py_raise_status(self->state, DSVK_BUSY, "the model is in use by another call");
+        return py_raise_status(self->state, DSVK_BUSY, "the model is in use by a call that is running");
     dsvk_model *handle = self->handle;
     self->handle = NULL;
     py_call call;
@@ -146,7 +146,8 @@ static PyObject *model_trace(PyObject *object, PyObject *args, PyObject *kwargs)
     int32_t *ids;
     Py_ssize_t n;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:trace", names, &tokens, &progress_object) ||
-        !py_callable(progress_object, "progress", PY_PROGRESS_TAKES, &progress) || !py_tokens(tokens, "tokens", &ids, &n))
+        !py_callable(progress_object, "progress", PY_PROGRESS_TAKES, &progress) ||
+        !py_tokens(self->state, tokens, "tokens", &ids, &n))
         return NULL;
     if (PY_ENTER(self, "the model")) {
         dsvk_trace *trace = NULL;

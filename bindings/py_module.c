@@ -67,7 +67,7 @@ static PyObject *module_plan(PyObject *module, PyObject *args, PyObject *kwargs)
     PyObject *progress;
     uint64_t n_context;
     py_device *device = NULL;
-    if (!py_model_options(&arguments, &options, &progress) || !py_u64(context, "context", &n_context))
+    if (!py_model_options(state, &arguments, &options, &progress) || !py_u64(state, context, "context", &n_context))
         goto done;
     if (device_or_none != NULL && device_or_none != Py_None) {
         if (!PyObject_TypeCheck(device_or_none, state->device)) {
@@ -110,7 +110,7 @@ static PyObject *module_verify(PyObject *module, PyObject *args, PyObject *kwarg
                                      &arguments.progress, &arguments.strict, &arguments.threads))
         return NULL;
     dsvk_model_options options;
-    if (py_model_options(&arguments, &options, &progress)) {
+    if (py_model_options(state, &arguments, &options, &progress)) {
         char *json = NULL;
         dsvk_error err = {0};
         py_call call;

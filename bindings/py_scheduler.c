@@ -24,6 +24,7 @@ static int scheduler_open(py_scheduler *self, py_model *model, const dsvk_schedu
     py_call_begin(&call, NULL);
     dsvk_status status = dsvk_scheduler_open(&handle, model->handle, options, &err);
     bool ok = py_call_end(&call, self->state, status, &err);
+    const uint32_t n_vocab = dsvk_model_vocab_size(model->handle);
     model->users--;
     if (!ok) {
         dsvk_scheduler_close(handle);
@@ -31,6 +32,7 @@ static int scheduler_open(py_scheduler *self, py_model *model, const dsvk_schedu
     }
     self->handle = handle;
     self->model = (py_model *)Py_NewRef((PyObject *)model);
+    self->n_vocab = n_vocab;
     return 0;
 }
 
@@ -47,9 +49,10 @@ static int scheduler_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         return -1;
     }
     dsvk_scheduler_options options = {.size = sizeof options, .no_cache = !cache};
-    if (!py_u64(context, "context", &options.context) || !py_u32(running, "max_running", &options.max_running) ||
-        !py_u32(waiting, "max_waiting", &options.max_waiting) || !py_u32(chunk, "chunk", &options.chunk) ||
-        !py_u32(burst, "burst", &options.burst) || !py_u64(cache_bytes, "cache_bytes", &options.cache_bytes))
+    const py_state *state = self->state;
+    if (!py_u64(state, context, "context", &options.context) || !py_u32(state, running, "max_running", &options.max_running) ||
+        !py_u32(state, waiting, "max_waiting", &options.max_waiting) || !py_u32(state, chunk, "chunk", &options.chunk) ||
+        !py_u32(state, burst, "burst", &options.burst) || !py_u64(state, cache_bytes, "cache_bytes", &options.cache_bytes))
         return -1;
     return scheduler_open(self, (py_model *)model, &options);
 }
@@ -77,7 +80,7 @@ static PyObject *scheduler_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_scheduler *self = (py_scheduler *)object;
     if (self->users > 0 && py_users(self->users, self->model->device) > 0)
-        return py_raise_status(self->state, DSVK_BUSY, "the scheduler is in use by another call");
+        return py_raise_status(self->state, DSVK_BUSY, "the scheduler is in use by a call that is running");
     dsvk_scheduler *handle = self->handle;
     self->handle = NULL;
     Py_BEGIN_ALLOW_THREADS
@@ -138,31 +141,39 @@ static bool stop_texts(PyObject *texts, request_parts *parts, dsvk_request_optio
 PyDoc_STRVAR(submit_doc,
              "submit($self, /, prompt, max_tokens=0, choices=1, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(),\n"
              "       stop_texts=(), stop_after=0, stop_before=0, logprobs=0, exact=False, priority=0, owner='', cache_key='',\n"
-             "       prompt_logprobs=False, frequency_penalty=0.0, presence_penalty=0.0, logit_bias=None, constraint=None,\n"
-             "       constrain_after=0)\n"
+             "       prompt_logprobs=False, frequency_penalty=0.0, presence_penalty=0.0, logit_bias=None, constraint=None)\n"
              "--\n\n"
              "Hands in a request from any thread and returns its number; dsvk.Scheduler.submit is the one to use. stop_texts:\n"
              "bytes. logprobs: 1 + how many of the likeliest, 0 for none.");
 
-static bool request_options(PyObject *args, PyObject *kwargs, request_parts *parts, dsvk_request_options *o) {
+static bool request_options(const py_scheduler *self, PyObject *args, PyObject *kwargs, request_parts *parts, dsvk_request_options *o) {
     static char *names[] = {"prompt", "max_tokens", "choices", "temperature", "top_p", "min_p", "top_k", "seed", "stop", "stop_texts",
                             "stop_after", "stop_before", "logprobs", "exact", "priority", "owner", "cache_key", "prompt_logprobs",
-                            "frequency_penalty", "presence_penalty", "logit_bias", "constraint", "constrain_after", NULL};
+                            "frequency_penalty", "presence_penalty", "logit_bias", "constraint", NULL};
     PyObject *prompt, *max_tokens = NULL, *choices = NULL, *top_k = NULL, *seed = NULL, *stop = NULL, *texts = NULL, *logprobs = NULL;
-    PyObject *bias = NULL, *constraint = NULL;
+    PyObject *temperature = NULL, *top_p = NULL, *min_p = NULL, *frequency = NULL, *presence = NULL, *after = NULL, *before = NULL;
+    PyObject *priority = NULL, *owner = NULL, *cache_key = NULL, *bias = NULL, *constraint = NULL;
+    const py_state *state = self->state;
     dsvk_sample_options *sampling = &o->sampling;
     Py_ssize_t n_prompt = 0, n_stop = 0;
-    int after = 0, before = 0, priority = 0, exact = 0, prompt_logprobs = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOfffOOOOiiOpisspffOOi:submit", names, &prompt, &max_tokens, &choices,
-                                     &sampling->temperature, &sampling->top_p, &sampling->min_p, &top_k, &seed, &stop, &texts,
-                                     &after, &before, &logprobs, &exact, &priority, &o->owner, &o->cache_key, &prompt_logprobs,
-                                     &sampling->frequency_penalty, &sampling->presence_penalty, &bias, &constraint,
-                                     &sampling->mask_after) ||
-        !py_u64(max_tokens, "max_tokens", &o->max_tokens) || !py_u32(choices, "choices", &o->choices) ||
-        !py_u32(top_k, "top_k", &sampling->top_k) || !py_u64(seed, "seed", &sampling->seed) ||
-        !py_u32(logprobs, "logprobs", &o->logprobs) || !py_tokens(prompt, "prompt", &parts->prompt, &n_prompt) ||
-        (stop != NULL && !py_tokens(stop, "stop", &parts->stop, &n_stop)) || (texts != NULL && !stop_texts(texts, parts, o)) ||
-        !py_logit_bias(bias, &parts->bias, &sampling->n_bias))
+    int exact = 0, prompt_logprobs = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOOOOOOOOOOOpOOOpOOOO:submit", names, &prompt, &max_tokens, &choices,
+                                     &temperature, &top_p, &min_p, &top_k, &seed, &stop, &texts, &after, &before, &logprobs, &exact,
+                                     &priority, &owner, &cache_key, &prompt_logprobs, &frequency, &presence, &bias, &constraint))
+        return false;
+    if (!py_f32(state, temperature, "temperature", &sampling->temperature) || !py_f32(state, top_p, "top_p", &sampling->top_p) ||
+        !py_f32(state, min_p, "min_p", &sampling->min_p) || !py_u32(state, top_k, "top_k", &sampling->top_k) ||
+        !py_f32(state, frequency, "frequency_penalty", &sampling->frequency_penalty) ||
+        !py_f32(state, presence, "presence_penalty", &sampling->presence_penalty) ||
+        !py_u64(state, seed, "seed", &sampling->seed) || !py_tokens(state, prompt, "prompt", &parts->prompt, &n_prompt) ||
+        (stop != NULL && !py_tokens(state, stop, "stop", &parts->stop, &n_stop)) ||
+        !py_logit_bias(state, bias, &parts->bias, &sampling->n_bias))
+        return false;
+    if (!py_u64(state, max_tokens, "max_tokens", &o->max_tokens) || !py_u32(state, choices, "choices", &o->choices) ||
+        !py_u32(state, logprobs, "logprobs", &o->logprobs) || !py_i32(state, priority, "priority", &o->priority) ||
+        !py_i32(state, after, "stop_after", &o->stop_after) || !py_i32(state, before, "stop_before", &o->stop_before) ||
+        !py_utf8_or_none(state, owner, "owner", &o->owner) || !py_utf8_or_none(state, cache_key, "cache_key", &o->cache_key) ||
+        (texts != NULL && !stop_texts(texts, parts, o)))
         return false;
     o->prompt = parts->prompt;
     o->n_prompt = (size_t)n_prompt;
@@ -170,17 +181,15 @@ static bool request_options(PyObject *args, PyObject *kwargs, request_parts *par
     sampling->n_stop = (size_t)n_stop;
     sampling->bias = parts->bias;
     if (constraint != NULL && constraint != Py_None) {
-        parts->constraint = py_constraint_new(constraint, o->choices ? o->choices : 1, (size_t)n_prompt);
+        parts->constraint = py_constraint_new(state, constraint, o->choices ? o->choices : 1, (size_t)n_prompt, self->n_vocab,
+                                              &sampling->mask_after);
         if (parts->constraint == NULL)
             return false;
         sampling->mask = py_constraint_mask;
         sampling->mask_user = parts->constraint;
     }
-    o->stop_after = after;
-    o->stop_before = before;
     o->exact = (uint32_t)exact;
     o->prompt_logprobs = (uint32_t)prompt_logprobs;
-    o->priority = priority;
     return true;
 }
 
@@ -189,7 +198,7 @@ static PyObject *scheduler_submit(PyObject *object, PyObject *args, PyObject *kw
     dsvk_request_options options = {.size = sizeof options, .sampling = {.size = sizeof options.sampling}};
     request_parts parts = {0};
     PyObject *result = NULL;
-    if (request_options(args, kwargs, &parts, &options) && PY_ENTER(self, "the scheduler")) {
+    if (request_options(self, args, kwargs, &parts, &options) && PY_ENTER(self, "the scheduler")) {
         uint64_t id = 0;
         dsvk_error err = {0};
         /* The lock stays, for it takes no time: a request's end must not be told before its constraint is kept. */
@@ -211,7 +220,8 @@ static PyObject *scheduler_cancel(PyObject *object, PyObject *args) {
     py_scheduler *self = (py_scheduler *)object;
     PyObject *number = NULL;
     uint64_t request;
-    if (!PyArg_ParseTuple(args, "|O:cancel", &number) || !py_u64(number, "request", &request) || !PY_ENTER(self, "the scheduler"))
+    if (!PyArg_ParseTuple(args, "|O:cancel", &number) || !py_u64(self->state, number, "request", &request) ||
+        !PY_ENTER(self, "the scheduler"))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     dsvk_scheduler_cancel(self->handle, request);
@@ -220,14 +230,15 @@ static PyObject *scheduler_cancel(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(pause_doc, "pause($self, request, paused, /)\n--\n\nA paused request does not go on until it is resumed or cancelled; from any thread.");
+PyDoc_STRVAR(pause_doc, "pause($self, request, paused, /)\n--\n\n"
+                        "A paused request does not go on until it is resumed or cancelled; from any thread.");
 
 static PyObject *scheduler_pause(PyObject *object, PyObject *args) {
     py_scheduler *self = (py_scheduler *)object;
     PyObject *number;
     uint64_t request;
     int paused;
-    if (!PyArg_ParseTuple(args, "Op:pause", &number, &paused) || !py_u64(number, "request", &request) ||
+    if (!PyArg_ParseTuple(args, "Op:pause", &number, &paused) || !py_u64(self->state, number, "request", &request) ||
         !PY_ENTER(self, "the scheduler"))
         return NULL;
     Py_BEGIN_ALLOW_THREADS

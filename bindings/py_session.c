@@ -51,7 +51,8 @@ static int session_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         return -1;
     }
     dsvk_session_options options = {.size = sizeof options, .mtp = (uint32_t)mtp, .progress = py_call_progress};
-    if (!py_u64(context, "context", &options.context) || !py_callable(progress_or_none, "progress", PY_PROGRESS_TAKES, &progress))
+    if (!py_u64(self->state, context, "context", &options.context) ||
+        !py_callable(progress_or_none, "progress", PY_PROGRESS_TAKES, &progress))
         return -1;
     return session_open(self, (py_model *)model, &options, progress);
 }
@@ -87,7 +88,10 @@ static PyObject *session_close(PyObject *object, PyObject *nothing) {
     py_session *self = (py_session *)object;
     const struct timespec pause = {.tv_nsec = 2000000};
     for (int i = 0; self->users > 0 && py_users(self->users, self->model->device) > 0; i++) {
-        if (py_call_running() || i == CLOSE_WAIT_SECONDS * 500)
+        if (py_call_running())
+            return py_raise_status(self->state, DSVK_BUSY, "the session is in use, and a callback cannot wait until it is not: close it "
+                                                           "after the call");
+        if (i == CLOSE_WAIT_SECONDS * 500)
             return py_raise_status(self->state, DSVK_BUSY, "the session is in use by another call that did not stop");
         dsvk_session_cancel(self->handle);
         Py_BEGIN_ALLOW_THREADS
@@ -116,7 +120,7 @@ static PyObject *session_sync(PyObject *object, PyObject *tokens) {
     py_session *self = (py_session *)object;
     int32_t *ids;
     Py_ssize_t n;
-    if (!py_tokens(tokens, "tokens", &ids, &n))
+    if (!py_tokens(self->state, tokens, "tokens", &ids, &n))
         return NULL;
     bool ok = false;
     if (PY_ENTER(self, "the session")) {
@@ -192,7 +196,7 @@ static PyObject *session_evaluate(PyObject *object, PyObject *args, PyObject *kw
     int32_t *ids;
     Py_ssize_t n;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OpO:evaluate", names, &tokens, &chunk_or_none, &mtp, &out) ||
-        !py_u64(chunk_or_none, "chunk", &chunk) || !py_tokens(tokens, "tokens", &ids, &n))
+        !py_u64(self->state, chunk_or_none, "chunk", &chunk) || !py_tokens(self->state, tokens, "tokens", &ids, &n))
         return NULL;
     if (!PY_ENTER(self, "the session")) {
         PyMem_Free(ids);
@@ -225,50 +229,46 @@ typedef struct decode_arguments {
 } decode_arguments;
 
 /* Keyword arguments of decode. */
-static bool decode_parse(PyObject *kwargs, decode_arguments *a) {
+static bool decode_parse(const py_state *state, PyObject *kwargs, decode_arguments *a) {
     static char *names[] = {"temperature", "top_p", "min_p", "top_k", "seed", "stop", "frequency_penalty", "presence_penalty",
                             "logit_bias", "constraint", "generated_from", NULL};
     memset(a, 0, sizeof *a);
     dsvk_sample_options *options = &a->options;
     options->size = sizeof *options;
+    PyObject *temperature = NULL, *top_p = NULL, *min_p = NULL, *frequency = NULL, *presence = NULL;
     PyObject *top_k = NULL, *seed = NULL, *stop = NULL, *bias = NULL, *from = NULL, *empty = PyTuple_New(0);
     dsvk_logit_bias *biases = NULL;
     if (empty == NULL)
         return false;
-    bool ok = PyArg_ParseTupleAndKeywords(empty, kwargs, "|fffOOOffOOO:decode", names, &options->temperature, &options->top_p,
-                                          &options->min_p, &top_k, &seed, &stop, &options->frequency_penalty,
-                                          &options->presence_penalty, &bias, &a->object, &from);
+    bool ok = PyArg_ParseTupleAndKeywords(empty, kwargs, "|OOOOOOOOOOO:decode", names, &temperature, &top_p, &min_p, &top_k, &seed,
+                                          &stop, &frequency, &presence, &bias, &a->object, &from);
     Py_DECREF(empty);
-    if (!ok || !py_u32(top_k, "top_k", &options->top_k) || !py_u64(seed, "seed", &options->seed) ||
-        !py_u64(from, "generated_from", &options->generated_from))
+    if (!ok || !py_f32(state, temperature, "temperature", &options->temperature) || !py_f32(state, top_p, "top_p", &options->top_p) ||
+        !py_f32(state, min_p, "min_p", &options->min_p) || !py_u32(state, top_k, "top_k", &options->top_k) ||
+        !py_f32(state, frequency, "frequency_penalty", &options->frequency_penalty) ||
+        !py_f32(state, presence, "presence_penalty", &options->presence_penalty) ||
+        !py_u64(state, seed, "seed", &options->seed) || !py_u64(state, from, "generated_from", &options->generated_from))
         return false;
     if (stop != NULL && stop != Py_None) {
         int32_t *ids;
         Py_ssize_t n;
-        if (!py_tokens(stop, "stop", &ids, &n))
+        if (!py_tokens(state, stop, "stop", &ids, &n))
             return false;
         options->stop = ids;
         options->n_stop = (size_t)n;
     }
-    ok = py_logit_bias(bias, &biases, &options->n_bias);
+    ok = py_logit_bias(state, bias, &biases, &options->n_bias);
     options->bias = biases;
     return ok;
 }
 
-/* The constraint, if there is one, for choice `choice` of a timeline of n tokens. Its attribute `after` is the id of a token behind which
- * it begins. */
-static bool decode_constrain(decode_arguments *a, uint32_t choice, size_t n) {
+/* The constraint, if there is one, for choice `choice` of a session's timeline of n tokens. */
+static bool decode_constrain(decode_arguments *a, const py_session *session, uint32_t choice, size_t n) {
     if (a->object == NULL || a->object == Py_None)
         return true;
-    PyObject *after = PyObject_GetAttrString(a->object, "after");
-    const long id = after ? PyLong_AsLong(after) : -1;
-    Py_XDECREF(after);
-    if (PyErr_Occurred())
-        return false;
-    a->constraint = py_constraint_new(a->object, choice + 1, n);
+    a->constraint = py_constraint_new(session->state, a->object, choice + 1, n, (uint32_t)session->n_vocab, &a->options.mask_after);
     a->options.mask = py_session_mask;
     a->options.mask_user = a->constraint;
-    a->options.mask_after = (int32_t)id;
     return a->constraint != NULL;
 }
 
@@ -279,9 +279,9 @@ static void decode_free(decode_arguments *a) {
     memset(a, 0, sizeof *a);
 }
 
-static int32_t *decode_space(size_t rows, uint64_t n) {
+static int32_t *decode_space(const py_state *state, size_t rows, uint64_t n) {
     if (n == 0 || n > UINT32_MAX || rows > PY_SSIZE_T_MAX / sizeof(int32_t) / n) {
-        PyErr_Format(PyExc_ValueError, "n: expected 1 .. 4294967295 tokens, got %llu", (unsigned long long)n);
+        PyErr_Format(state->errors[DSVK_INVALID], "n: expected 1 .. 4294967295 tokens, got %llu", (unsigned long long)n);
         return NULL;
     }
     int32_t *out = PyMem_Malloc(rows * n * sizeof *out);
@@ -302,10 +302,10 @@ static PyObject *session_decode(PyObject *object, PyObject *args, PyObject *kwar
     uint64_t n;
     decode_arguments a = {0};
     int32_t *out = NULL;
-    if (!PyArg_ParseTuple(args, "O:decode", &count) || !py_u64(count, "n", &n) || !decode_parse(kwargs, &a) ||
-        (out = decode_space(1, n)) == NULL || !PY_ENTER(self, "the session"))
+    if (!PyArg_ParseTuple(args, "O:decode", &count) || !py_u64(self->state, count, "n", &n) || !decode_parse(self->state, kwargs, &a) ||
+        (out = decode_space(self->state, 1, n)) == NULL || !PY_ENTER(self, "the session"))
         goto done;
-    if (decode_constrain(&a, 0, (size_t)dsvk_session_position(self->handle))) {
+    if (decode_constrain(&a, self, 0, (size_t)dsvk_session_position(self->handle))) {
         size_t n_out = 0;
         dsvk_error err = {0};
         py_call call;
@@ -335,8 +335,9 @@ static PyObject *session_begin(PyObject *object, PyObject *args, PyObject *kwarg
     Py_ssize_t n;
     decode_arguments a = {0};
     bool ok = false;
-    if (PyArg_ParseTuple(args, "OO:begin", &tokens, &count) && py_u64(count, "n", &n_decode) && decode_parse(kwargs, &a) &&
-        py_tokens(tokens, "tokens", &ids, &n) && decode_constrain(&a, 0, (size_t)n) && PY_ENTER(self, "the session")) {
+    if (PyArg_ParseTuple(args, "OO:begin", &tokens, &count) && py_u64(self->state, count, "n", &n_decode) &&
+        decode_parse(self->state, kwargs, &a) && py_tokens(self->state, tokens, "tokens", &ids, &n) &&
+        decode_constrain(&a, self, 0, (size_t)n) && PY_ENTER(self, "the session")) {
         dsvk_error err = {0}; /* the lock stays: poll reads what this replaces */
         ok = dsvk_session_begin(self->handle, ids, (size_t)n, (size_t)n_decode, &a.options, &err) == DSVK_OK;
         if (ok) {
@@ -361,7 +362,7 @@ PyDoc_STRVAR(poll_doc,
 static PyObject *session_poll(PyObject *object, PyObject *value) {
     py_session *self = (py_session *)object;
     uint64_t budget;
-    if (!py_u64(value, "microseconds", &budget) || !PY_ENTER(self, "the session"))
+    if (!py_u64(self->state, value, "microseconds", &budget) || !PY_ENTER(self, "the session"))
         return NULL;
     dsvk_poll_result result = {0};
     dsvk_error err = {0};
@@ -403,7 +404,7 @@ static void batch_free(batch *b) {
 static bool batch_fill(batch *b, const py_state *state, PyObject *list, PyObject *options, uint64_t n) {
     b->n_sessions = (size_t)PyList_Size(list);
     if ((size_t)PyList_Size(options) != b->n_sessions) {
-        PyErr_Format(PyExc_ValueError, "options: expected one dict per session, %zu, got %zd", b->n_sessions,
+        PyErr_Format(state->errors[DSVK_INVALID], "options: expected one dict per session, %zu, got %zd", b->n_sessions,
                      PyList_Size(options));
         return false;
     }
@@ -425,15 +426,15 @@ static bool batch_fill(batch *b, const py_state *state, PyObject *list, PyObject
             return false;
         }
         b->sessions[i] = (py_session *)item;
-        if (!decode_parse(keywords, &b->arguments[i]) || !PY_ENTER(b->sessions[i], "a session of the batch"))
+        if (!decode_parse(state, keywords, &b->arguments[i]) || !PY_ENTER(b->sessions[i], "a session of the batch"))
             return false;
         b->n_entered = i + 1;
         b->handles[i] = b->sessions[i]->handle;
-        if (!decode_constrain(&b->arguments[i], (uint32_t)i, (size_t)dsvk_session_position(b->handles[i])))
+        if (!decode_constrain(&b->arguments[i], b->sessions[i], (uint32_t)i, (size_t)dsvk_session_position(b->handles[i])))
             return false;
         b->options[i] = b->arguments[i].options;
     }
-    b->out = decode_space(b->n_sessions ? b->n_sessions : 1, n);
+    b->out = decode_space(state, b->n_sessions ? b->n_sessions : 1, n);
     return b->out != NULL;
 }
 
@@ -459,7 +460,7 @@ PyObject *py_decode_batch(PyObject *module, PyObject *args, PyObject *kwargs) {
     uint64_t n;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OO!:decode_batch", names, &PyList_Type, &sessions, &count,
                                      &PyList_Type, &options) ||
-        !py_u64(count, "n", &n))
+        !py_u64(state, count, "n", &n))
         return NULL;
     /* Our own copy: the caller's list may change while the lock is released. */
     PyObject *list = PySequence_List(sessions);

@@ -26,22 +26,22 @@ static void numbers_close(numbers *n) {
     Py_XDECREF(n->capsule);
 }
 
-static bool take_shape(numbers *n, const char *name, int n_dims) {
+static bool take_shape(const py_state *state, numbers *n, const char *name, int n_dims) {
     if (n_dims >= 1 && n_dims <= DSVK_TENSOR_RANK) {
         n->n_dims = n_dims;
         return true;
     }
-    PyErr_Format(PyExc_ValueError, "%s: expected 1 to %d dimensions, got %d", name, DSVK_TENSOR_RANK, n_dims);
+    PyErr_Format(state->errors[DSVK_INVALID], "%s: expected 1 to %d dimensions, got %d", name, DSVK_TENSOR_RANK, n_dims);
     return false;
 }
 
-static bool strided(const char *name) {
-    PyErr_Format(PyExc_ValueError, "%s: expected contiguous rows, got a strided array", name);
+static bool strided(const py_state *state, const char *name) {
+    PyErr_Format(state->errors[DSVK_INVALID], "%s: expected contiguous rows, got a strided array", name);
     return false;
 }
 
-static bool numbers_of_buffer(numbers *n, PyObject *object, const char *name) {
-    if (PyObject_GetBuffer(object, &n->view, PyBUF_FORMAT | PyBUF_STRIDES) < 0 || !take_shape(n, name, n->view.ndim))
+static bool numbers_of_buffer(const py_state *state, numbers *n, PyObject *object, const char *name) {
+    if (PyObject_GetBuffer(object, &n->view, PyBUF_FORMAT | PyBUF_STRIDES) < 0 || !take_shape(state, n, name, n->view.ndim))
         return false;
     n->dtype = py_dtype_of_format(n->view.format, n->view.itemsize);
     if (n->dtype == DSVK_DTYPE_COUNT) {
@@ -51,17 +51,17 @@ static bool numbers_of_buffer(numbers *n, PyObject *object, const char *name) {
     }
     memcpy(n->shape, n->view.shape, (size_t)n->n_dims * sizeof *n->shape);
     n->data = n->view.buf;
-    return PyBuffer_IsContiguous(&n->view, 'C') || strided(name);
+    return PyBuffer_IsContiguous(&n->view, 'C') || strided(state, name);
 }
 
-static bool numbers_of_dlpack(numbers *n, PyObject *object, const char *name) {
+static bool numbers_of_dlpack(const py_state *state, numbers *n, PyObject *object, const char *name) {
     n->capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
     n->managed = n->capsule ? PyCapsule_GetPointer(n->capsule, PY_DL_OLD) : NULL;
     if (n->managed == NULL)
         return false;
     PyCapsule_SetName(n->capsule, PY_DL_OLD_USED);
     const py_dl_tensor *t = &n->managed->tensor;
-    if (!take_shape(n, name, t->n_dims))
+    if (!take_shape(state, n, name, t->n_dims))
         return false;
     n->dtype = py_dtype_of_dlpack(t->type.code, t->type.bits);
     if (t->device_type != PY_DL_CPU || n->dtype == DSVK_DTYPE_COUNT || t->type.lanes != 1) {
@@ -77,17 +77,17 @@ static bool numbers_of_dlpack(numbers *n, PyObject *object, const char *name) {
         count *= t->shape[i];
     }
     n->data = (const char *)t->data + t->byte_offset;
-    return contiguous || strided(name);
+    return contiguous || strided(state, name);
 }
 
-static bool numbers_open(numbers *n, PyObject *object, const char *name) {
+static bool numbers_open(const py_state *state, numbers *n, PyObject *object, const char *name) {
     memset(n, 0, sizeof *n);
     if (object == NULL || object == Py_None)
         return true;
     if (PyObject_CheckBuffer(object))
-        return numbers_of_buffer(n, object, name);
+        return numbers_of_buffer(state, n, object, name);
     if (PyObject_HasAttrString(object, "__dlpack__"))
-        return numbers_of_dlpack(n, object, name);
+        return numbers_of_dlpack(state, n, object, name);
     PyErr_Format(PyExc_TypeError, "%s: expected an array (buffer protocol or DLPack), got %R", name, Py_TYPE(object));
     return false;
 }
@@ -96,7 +96,7 @@ static bool numbers_open(numbers *n, PyObject *object, const char *name) {
 
 static const char *const form_names[] = {"values", "matrix", "experts", "rows", "keys"};
 
-static bool form_of(PyObject *name, dsvk_form *form) {
+static bool form_of(const py_state *state, PyObject *name, dsvk_form *form) {
     *form = DSVK_FORM_VALUES;
     if (name == NULL)
         return true;
@@ -105,11 +105,11 @@ static bool form_of(PyObject *name, dsvk_form *form) {
             *form = (dsvk_form)i;
             return true;
         }
-    PyErr_Format(PyExc_ValueError, "form: expected 'values', 'matrix' or 'experts', got %R", name);
+    PyErr_Format(state->errors[DSVK_INVALID], "form: expected 'values', 'matrix' or 'experts', got %R", name);
     return false;
 }
 
-static bool dtype_of(PyObject *name, dsvk_dtype *dtype) {
+static bool dtype_of(const py_state *state, PyObject *name, dsvk_dtype *dtype) {
     if (name == NULL || name == Py_None)
         return true;
     for (int i = 0; i < DSVK_DTYPE_COUNT; i++)
@@ -117,7 +117,7 @@ static bool dtype_of(PyObject *name, dsvk_dtype *dtype) {
             *dtype = (dsvk_dtype)i;
             return true;
         }
-    PyErr_Format(PyExc_ValueError, "dtype: expected a name such as 'F32', 'BF16', 'F8_E4M3', 'F4' or 'I32', got %R", name);
+    PyErr_Format(state->errors[DSVK_INVALID], "dtype: expected a name such as 'F32', 'BF16', 'F8_E4M3', 'F4' or 'I32', got %R", name);
     return false;
 }
 
@@ -158,8 +158,8 @@ static const char *const array_names[ARRAYS] = {"data", "scales", "w3", "w3_scal
 
 /* The items and shape of each array are known from `data`: nothing is read beyond its end, no row is taken for a column. `like`: the
  * array whose items these have to be like, or be of `dtype`, which says what those are. experts 0: of a matrix. */
-static bool check_array(const numbers *a, int which, const numbers *like, dsvk_dtype dtype, Py_ssize_t experts, Py_ssize_t rows,
-                        Py_ssize_t cols) {
+static bool check_array(const py_state *state, const numbers *a, int which, const numbers *like, dsvk_dtype dtype, Py_ssize_t experts,
+                        Py_ssize_t rows, Py_ssize_t cols) {
     const numbers *n = &a[which];
     const Py_ssize_t all[3] = {experts, rows, cols}, *shape = experts ? all : all + 1;
     const int n_dims = experts ? 3 : 2;
@@ -170,12 +170,12 @@ static bool check_array(const numbers *a, int which, const numbers *like, dsvk_d
     py_shape_text(want, sizeof want, n_dims, shape);
     py_shape_text(have, sizeof have, n->n_dims, n->shape);
     py_shape_text(first, sizeof first, a[DATA].n_dims, a[DATA].shape);
-    PyErr_Format(PyExc_ValueError, "%s: expected %s %s to go with data %s, got %s %s", array_names[which], dsvk_dtype_name(like->dtype),
-                 want, first, dsvk_dtype_name(n->dtype), have);
+    PyErr_Format(state->errors[DSVK_INVALID], "%s: expected %s %s to go with data %s, got %s %s", array_names[which],
+                 dsvk_dtype_name(like->dtype), want, first, dsvk_dtype_name(n->dtype), have);
     return false;
 }
 
-static bool check_arrays(const numbers *a, const dsvk_tensor_options *o) {
+static bool check_arrays(const py_state *state, const numbers *a, const dsvk_tensor_options *o) {
     const bool experts = o->form == DSVK_FORM_EXPERTS, fp8 = o->dtype == DSVK_DTYPE_F8_E4M3, fp4 = o->dtype == DSVK_DTYPE_F4;
     const bool scaled = fp8 || fp4;
     if (o->form == DSVK_FORM_VALUES || o->rank != (experts ? 3u : 2u) || scaled != (a[SCALES].data != NULL))
@@ -186,13 +186,13 @@ static bool check_arrays(const numbers *a, const dsvk_tensor_options *o) {
     const dsvk_dtype scale = o->scale_dtype;
     bool ok = true;
     if (experts)
-        ok = check_array(a, W3, &a[DATA], o->dtype, n, rows, cols / items) &&
-             check_array(a, W2, &a[DATA], o->dtype, n, cols, rows / items);
+        ok = check_array(state, a, W3, &a[DATA], o->dtype, n, rows, cols / items) &&
+             check_array(state, a, W2, &a[DATA], o->dtype, n, cols, rows / items);
     if (ok && scaled)
-        ok = check_array(a, SCALES, &a[SCALES], scale, n, (rows + high - 1) / high, (cols + wide - 1) / wide);
+        ok = check_array(state, a, SCALES, &a[SCALES], scale, n, (rows + high - 1) / high, (cols + wide - 1) / wide);
     if (ok && scaled && experts)
-        ok = check_array(a, W3_SCALES, &a[SCALES], scale, n, (rows + high - 1) / high, (cols + wide - 1) / wide) &&
-             check_array(a, W2_SCALES, &a[SCALES], scale, n, (cols + high - 1) / high, (rows + wide - 1) / wide);
+        ok = check_array(state, a, W3_SCALES, &a[SCALES], scale, n, (rows + high - 1) / high, (cols + wide - 1) / wide) &&
+             check_array(state, a, W2_SCALES, &a[SCALES], scale, n, (cols + high - 1) / high, (rows + wide - 1) / wide);
     return ok;
 }
 
@@ -201,10 +201,10 @@ static bool carries(dsvk_dtype items) {
     return items == DSVK_DTYPE_U8 || items == DSVK_DTYPE_I8 || items == DSVK_DTYPE_U16 || items == DSVK_DTYPE_I16;
 }
 
-static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dtype_name) {
+static bool fill_options(const py_state *state, dsvk_tensor_options *o, const numbers *a, PyObject *dtype_name) {
     const numbers *data = &a[DATA];
     o->dtype = data->dtype;
-    if (!dtype_of(dtype_name, &o->dtype))
+    if (!dtype_of(state, dtype_name, &o->dtype))
         return false;
     o->rank = (uint32_t)data->n_dims;
     for (int i = 0; i < data->n_dims; i++)
@@ -213,13 +213,13 @@ static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dty
     if (bits == 4 && item == 8) {
         o->shape[o->rank - 1] *= 2; /* two to a byte */
     } else if (bits != item) {
-        PyErr_Format(PyExc_ValueError, "dtype: %s has %u bits%s, the items of data have %u", dsvk_dtype_name(o->dtype), bits,
+        PyErr_Format(state->errors[DSVK_INVALID], "dtype: %s has %u bits%s, the items of data have %u", dsvk_dtype_name(o->dtype), bits,
                      bits == 4 ? ", two to a byte" : "", item);
         return false;
     }
     if (o->dtype != data->dtype && !carries(data->dtype)) {
-        PyErr_Format(PyExc_ValueError, "dtype: the items of data are %s, which are no %s: convert the array", dsvk_dtype_name(data->dtype),
-                     dsvk_dtype_name(o->dtype));
+        PyErr_Format(state->errors[DSVK_INVALID], "dtype: the items of data are %s, which are no %s: convert the array",
+                     dsvk_dtype_name(data->dtype), dsvk_dtype_name(o->dtype));
         return false;
     }
     o->data = data->data;
@@ -229,7 +229,7 @@ static bool fill_options(dsvk_tensor_options *o, const numbers *a, PyObject *dty
     o->w3_scales = a[W3_SCALES].data;
     o->w2 = a[W2].data;
     o->w2_scales = a[W2_SCALES].data;
-    return check_arrays(a, o);
+    return check_arrays(state, a, o);
 }
 
 static int tensor_open(py_tensor *self, py_device *device, const dsvk_tensor_options *options) {
@@ -257,7 +257,7 @@ static int tensor_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     dsvk_tensor_options options = {.size = sizeof options};
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|OOOOOOO:Tensor", names, &arrays[DATA], self->state->device, &device, &form,
                                      &dtype, &arrays[SCALES], &arrays[W3], &arrays[W3_SCALES], &arrays[W2], &arrays[W2_SCALES]) ||
-        !form_of(form, &options.form))
+        !form_of(self->state, form, &options.form))
         return -1;
     if (self->handle != NULL || self->device != NULL) {
         py_raise_status(self->state, DSVK_STATE, "the tensor was already opened");
@@ -266,12 +266,12 @@ static int tensor_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     int opened = 0, result = -1;
     bool ok = true;
     for (; ok && opened < ARRAYS; opened++)
-        ok = numbers_open(&a[opened], arrays[opened], array_names[opened]);
+        ok = numbers_open(self->state, &a[opened], arrays[opened], array_names[opened]);
     if (ok && a[DATA].data == NULL) {
         PyErr_Format(PyExc_TypeError, "data: expected an array that is not empty, got %R", arrays[DATA]);
         ok = false;
     }
-    if (ok && fill_options(&options, a, dtype))
+    if (ok && fill_options(self->state, &options, a, dtype))
         result = tensor_open(self, (py_device *)device, &options);
     for (int i = 0; i < opened; i++)
         numbers_close(&a[i]);
@@ -293,7 +293,7 @@ static PyObject *tensor_close(PyObject *object, PyObject *nothing) {
     (void)nothing;
     py_tensor *self = (py_tensor *)object;
     if (self->users > 0)
-        return py_raise_status(self->state, DSVK_BUSY, "the tensor is in use by an array or another call");
+        return py_raise_status(self->state, DSVK_BUSY, "the tensor is in use by an array or a call that is running");
     dsvk_tensor *handle = self->handle;
     self->handle = NULL;
     py_call call;
@@ -506,7 +506,7 @@ static bool op_arguments(const py_state *state, PyObject *dict, dsvk_op_argument
             return false;
         }
         dsvk_op_argument *a = &out[(*n)++];
-        *a = (dsvk_op_argument){.name = py_utf8(key, "arguments")};
+        *a = (dsvk_op_argument){.name = py_utf8(state, key, "arguments")};
         if (a->name == NULL)
             return false;
         if (Py_IS_TYPE(value, state->tensor)) {
@@ -515,12 +515,8 @@ static bool op_arguments(const py_state *state, PyObject *dict, dsvk_op_argument
                 return false;
             entered[(*n_entered)++] = tensor;
             a->tensor = tensor->handle;
-        } else if (value != Py_None) {
-            a->number = PyFloat_AsDouble(value);
-            if (PyErr_Occurred()) {
-                PyErr_Format(PyExc_TypeError, "%s: expected a tensor or a number, got %R", a->name, Py_TYPE(value));
-                return false;
-            }
+        } else if (value != Py_None && !py_number(state, value, a->name, "a tensor or a number", &a->number)) {
+            return false;
         }
     }
     return true;

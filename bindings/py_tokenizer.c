@@ -159,7 +159,7 @@ static bool decode_text(py_tokenizer *self, PyObject *tokens, char **text, size_
     Py_ssize_t n_ids;
     *text = NULL;
     *n = 0;
-    if (!py_tokens(tokens, "ids", &ids, &n_ids))
+    if (!py_tokens(self->state, tokens, "ids", &ids, &n_ids))
         return false;
     bool ok = false;
     if (py_tokenizer_enter(self)) {
@@ -224,10 +224,9 @@ typedef uint32_t (*kind_fn)(const dsvk_tokenizer *tokenizer, int32_t id);
 
 static PyObject *is_kind(PyObject *object, PyObject *value, kind_fn is) {
     py_tokenizer *self = (py_tokenizer *)object;
-    long id = PyLong_AsLong(value);
-    if (id == -1 && PyErr_Occurred())
-        return NULL;
-    if (!py_tokenizer_enter(self))
+    int overflow;
+    long long id = PyLong_AsLongLongAndOverflow(value, &overflow); /* -1 when it does: none is of that kind */
+    if ((id == -1 && PyErr_Occurred()) || !py_tokenizer_enter(self))
         return NULL;
     uint32_t yes = id >= 0 && id <= INT32_MAX ? is(self->handle, (int32_t)id) : 0;
     py_tokenizer_leave(self);
@@ -346,17 +345,13 @@ PyDoc_STRVAR(push_doc, "push($self, id, /)\n--\n\nThe text that became complete 
 
 static PyObject *decoder_push(PyObject *object, PyObject *value) {
     py_decoder *self = (py_decoder *)object;
-    long long id = PyLong_AsLongLong(value);
-    if (id == -1 && PyErr_Occurred())
-        return NULL;
-    if (id < INT32_MIN || id > INT32_MAX)
-        return PyErr_Format(PyExc_ValueError, "id: %lld is no token id (32 bits)", id);
-    if (!py_tokenizer_enter(self->tokenizer))
+    int32_t id;
+    if (!py_i32(self->state, value, "id", &id) || !py_tokenizer_enter(self->tokenizer))
         return NULL;
     const char *text = NULL;
     size_t n = 0;
     dsvk_error err = {0};
-    dsvk_status status = dsvk_decoder_push(self->handle, (int32_t)id, &text, &n, &err);
+    dsvk_status status = dsvk_decoder_push(self->handle, id, &text, &n, &err);
     PyObject *result = status == DSVK_OK ? py_text(text ? text : "", n) : py_raise(self->state, &err);
     py_tokenizer_leave(self->tokenizer);
     return result;

@@ -1,6 +1,7 @@
 -- The part of the module dsvk that is written in Lua: where models lie, and text as it comes. It is compiled into dsvk.so,
--- which runs it with its table of functions and its own file name (nil where it is linked into a program).
-local dsvk, library = ...
+-- which runs it with its table of functions, its own file name (nil where it is linked into a program), and what makes a function of an
+-- op's name.
+local dsvk, library, op_function = ...
 local Model, Session = dsvk.Model, dsvk.Session
 local SLICE = 50000 -- microseconds between two pieces of a stream
 
@@ -14,7 +15,8 @@ local function check(good, message, ...)
   if not good then error(message:format(...), 3) end
 end
 
-local function is_whole(value, least) return math.type(value) == "integer" and value >= least end
+-- 2 and 2.0, as everywhere in Lua.
+local function is_whole(value, least) return type(value) == "number" and math.tointeger(value) ~= nil and value >= least end
 
 -- The metatable of an object of the module, or of another library, else an empty one.
 local function meta_of(value)
@@ -72,6 +74,7 @@ function Session.stream(session, n, options)
   local finished = false
   return function()
     while not finished do
+      check(not session:closed(), "the session is closed")
       local piece, done, ids = session:poll(SLICE)
       if not piece then error(done, 2) end
       finished = done
@@ -96,6 +99,7 @@ function Session.coroutine(session, tokens, n, options)
   if not begun then return nil, message, code end
   return coroutine.create(function()
     while true do
+      check(not session:closed(), "the session is closed")
       local piece, finished, ids = session:poll(budget)
       if not piece then return piece, finished, ids end
       if finished then return piece, ids end
@@ -186,7 +190,7 @@ local function wrong_with(prompt, options)
     end
   end
   for _, stop in ipairs(type(options.stop) == "table" and options.stop or { options.stop }) do
-    if type(stop) ~= "string" and math.type(stop) ~= "integer" then
+    if type(stop) ~= "string" and not is_whole(stop, math.mininteger) then
       return ("option 'stop': expected texts or token ids, got %s"):format(shown(stop))
     end
   end
@@ -301,6 +305,7 @@ local chat_options = { thinking_mode = true, drop_thinking = true, reasoning_eff
 
 -- The JSON that the library reads; it checks every value.
 local function conversation(messages, options)
+  if options ~= nil and type(options) ~= "table" then error(("chat: expected a table of options, got %s"):format(shown(options)), 3) end
   local given, parts = { messages = messages }, {}
   for name, value in pairs(options or {}) do
     if not chat_options[name] then error(("unknown option '%s'"):format(tostring(name)), 3) end
@@ -328,33 +333,21 @@ local encode, encode_ids = chat.encode, chat.encode_ids
 function chat.encode(messages, options) return encode(conversation(messages, options)) end
 
 --- The prompt of a conversation as ids: special strings in messages stay ordinary text.
-function chat.encode_ids(tokenizer, messages, options) return encode_ids(tokenizer, conversation(messages, options)) end
+function chat.encode_ids(tokenizer, messages, options)
+  check(is_a(tokenizer, dsvk.Tokenizer), "encode_ids: expected a dsvk.Tokenizer, got %s", type_of(tokenizer))
+  local ids, message, code = call(encode_ids, tokenizer, conversation(messages, options))
+  return ids, message, code -- no tail call: errors are raised where this function was called
+end
 
 -- ---- traces ----
 
-local trace = Model.trace
-
---- Runs a prompt (text, or ids) from nothing and keeps what the forward pass goes through, as a dsvk.Trace.
-function Model.trace(model, tokens, options)
-  if type(tokens) == "string" then
-    local config, tokenizer, message, code
-    check(is_a(model, Model), "trace: expected a dsvk.Model, got %s", type_of(model))
-    config, message, code = call(model.config, model)
-    if not config then return nil, message, code end
-    tokenizer, message, code = model:tokenizer()
-    if not tokenizer then return nil, message, code end
-    tokens, message, code = prompt_tokens(config, tokenizer, tokens)
-    if not tokens then return nil, message, code end
-  end
-  return trace(model, tokens, options)
-end
-
 --- How many of the tokens chose each expert: a list for each layer, of expert i at i + 1.
 function dsvk.Trace.expert_load(self)
+  check(is_a(self, dsvk.Trace), "expert_load: expected a dsvk.Trace, got %s", type_of(self))
   local loads = {}
   while true do
     local layer = ("layers.%d.router."):format(#loads)
-    local chosen = self:read(layer .. "experts")
+    local chosen = call(self.read, self, layer .. "experts")
     if not chosen then return loads end
     local counts = {}
     for i = 1, self:info(layer .. "logits").shape[2] do counts[i] = 0 end
@@ -365,20 +358,16 @@ end
 
 -- ---- ops ----
 
---- dsvk.ops.NAME { x = tensor, ... }: every op of dsvk.op_table() as a function of its arguments, on their device.
+--- dsvk.ops.NAME({ x = tensor, ... }, options): every op of dsvk.op_table() as a function of its arguments, on their device.
 dsvk.ops = {}
-for _, op in ipairs(assert(dsvk.op_table())) do
-  dsvk.ops[op.name] = function(arguments)
-    check(type(arguments) == "table", "%s: expected a table of arguments, got %s", op.name, shown(arguments))
-    local device = arguments.device
-    local given = {}
-    for name, value in pairs(arguments) do
-      if name ~= "device" then given[name] = value end
-      if device == nil and is_a(value, dsvk.Tensor) then device = value:device() end
-    end
-    check(device ~= nil, "%s: no argument is a tensor, so give a device", op.name)
-    check(is_a(device, dsvk.Device), "%s: device: expected a dsvk.Device, got %s", op.name, type_of(device))
-    local first, second, third, fourth = call(dsvk.op, device, op.name, given)
-    return first, second, third, fourth -- no tail call: errors are raised where this function was called
-  end
+for _, op in ipairs(assert(dsvk.op_table())) do dsvk.ops[op.name] = op_function(op.name) end
+
+-- For Model.trace: the ids of a text.
+return function(model, text)
+  local tokenizer
+  local config, message, code = model:config()
+  if not config then return nil, message, code end
+  tokenizer, message, code = model:tokenizer()
+  if not tokenizer then return nil, message, code end
+  return prompt_tokens(config, tokenizer, text)
 end

@@ -42,8 +42,8 @@ static uint32_t lane_rows(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
  * unless asked for not for so few heads that they would be mostly empty. */
 static bool by_matrices(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p, dsvk_matmul_variant *variant) {
     *variant = p->variant ? *p->variant : dsvk_device_matmul(dsvk_cmd_device(cmd));
-    return (p->variant || group_tokens(cmd, p) == 1) && variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_attention && p->n >= DSVK_CHUNK && p->format.native &&
-           p->n_splits == 1 && p->segment == 0 && !few_registers(cmd);
+    return variant->kind == DSVK_MATMUL_COOPMAT && !variant->plain_attention && p->n >= DSVK_CHUNK && p->format.native &&
+           p->n_splits == 1 && p->segment == 0 && !few_registers(cmd) && (p->variant || group_tokens(cmd, p) == 1);
 }
 
 uint64_t dsvk_sparse_attn_scratch(uint32_t n, uint32_t n_splits, uint32_t n_heads, uint32_t head_dim) {

@@ -35,7 +35,7 @@
 ---@field top_p? number
 ---@field min_p? number
 ---@field top_k? integer
----@field seed? integer|integer[] the same seed after the same prefix gives the same tokens; a list, one per session, in Model:decode alone
+---@field seed? integer|integer[] the same seed after the same prefix gives the same tokens; its 64 bits are taken as they are, so that -1 is the seed 2^64 - 1 of C and Python; a list, one per session, in Model:decode alone
 ---@field stop? integer[] ids that end decoding; the stop is the last id returned
 ---@field frequency_penalty? number taken off a token's logit as often as it was generated
 ---@field presence_penalty? number taken off once
@@ -82,8 +82,9 @@ dsvk.Device = {}
 function dsvk.Device:info() end
 ---@return table? memory, string? message, dsvk.Code? code bytes by purpose
 function dsvk.Device:memory() end
+---@param options? {progress: dsvk.Progress?} done: how many times one of the numbers was measured; total 0
 ---@return table? peaks, string? message, dsvk.Code? code what the device can do, in about two seconds
-function dsvk.Device:measure() end
+function dsvk.Device:measure(options) end
 ---@return true? ok, string? message, dsvk.Code? code from here every dispatch is timed
 function dsvk.Device:profile_begin() end
 ---@return table? profile, string? message, dsvk.Code? code
@@ -339,13 +340,14 @@ function dsvk.ChatParser:closed() end
 
 ---@class dsvk.Tensor immutable numbers on a device
 dsvk.Tensor = {}
+---@param options? {progress: dsvk.Progress?} in columns of a matrix
 ---@return number[]|integer[]|string|nil numbers, string? message, dsvk.Code? code row by row; small formats decoded
-function dsvk.Tensor:read() end
+function dsvk.Tensor:read(options) end
 ---@return {form: string, dtype: string, shape: integer[], device_bytes: integer} info
 function dsvk.Tensor:info() end
 ---@return dsvk.Device
 function dsvk.Tensor:device() end
----@return true
+---@return true? ok, string? message, dsvk.Code? code
 function dsvk.Tensor:close() end
 ---@return boolean
 function dsvk.Tensor:closed() end
@@ -357,8 +359,9 @@ function dsvk.tensor(device, options) end
 ---@param device dsvk.Device
 ---@param name string
 ---@param arguments table<string, dsvk.Tensor|number>
+---@param options? {progress: dsvk.Progress?} the stage is a kernel, in its workgroups, or the op, in rows
 ---@return dsvk.Tensor? first, (dsvk.Tensor|string)? second_or_message, (dsvk.Tensor|dsvk.Code)? third_or_code, dsvk.Tensor? fourth
-function dsvk.op(device, name, arguments) end
+function dsvk.op(device, name, arguments, options) end
 ---@return table[]? ops, string? message, dsvk.Code? code name, does (the formula), arguments, results of every op
 function dsvk.op_table() end
 
@@ -366,43 +369,56 @@ function dsvk.op_table() end
 ---@alias dsvk.OpArguments table<string, dsvk.Tensor|number|dsvk.Device>
 dsvk.ops = {}
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.matmul(arguments) end
+function dsvk.ops.matmul(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.rms_norm(arguments) end
+function dsvk.ops.rms_norm(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.hyper_connection(arguments) end
+function dsvk.ops.hyper_connection(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.moe(arguments) end
+function dsvk.ops.moe(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.rope_table(arguments) end
+function dsvk.ops.rope_table(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.rope(arguments) end
+function dsvk.ops.rope(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.quant_row(arguments) end
+function dsvk.ops.quant_row(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.quant_index(arguments) end
+function dsvk.ops.quant_index(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.kv_compress(arguments) end
+function dsvk.ops.kv_compress(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.indexer(arguments) end
+function dsvk.ops.indexer(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.topk(arguments) end
+function dsvk.ops.topk(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.sparse_attention(arguments) end
+function dsvk.ops.sparse_attention(arguments, options) end
 ---@param arguments dsvk.OpArguments
+---@param options? {progress: dsvk.Progress?}
 ---@return dsvk.Tensor? ...
-function dsvk.ops.sample(arguments) end
+function dsvk.ops.sample(arguments, options) end
 
 return dsvk

@@ -9,7 +9,8 @@
         print(session.logits().shape, session.decode(20))
 
 Importing needs no Vulkan driver. Every failure raises a dsvk.Error whose class also is the built-in one would expect
-(FormatError is a ValueError, FileError an OSError, ...) and whose message has names and numbers.
+(FormatError is a ValueError, FileError an OSError, ...) and whose message has names and numbers. An argument of another type than
+is wanted is a TypeError that names it, as everywhere in Python.
 """
 from . import chat, constrain, hub, ops
 from ._dsvk import (Array, BusyError, CancelledError, Decoder, DeviceLostError, DeviceMemoryError, Error, FileError,

@@ -16,6 +16,7 @@ import json
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from . import _dsvk
+from .session import list_of
 
 Messages = Iterable[Mapping[str, Any]]
 
@@ -24,8 +25,8 @@ def _conversation(messages: Messages, parameters: Mapping[str, Any]) -> str:
     """The JSON that the library reads; it checks every name and value."""
     given = {name: value for name, value in parameters.items() if value is not None}
     if "context" in given:
-        given["context"] = list(given["context"])
-    return json.dumps({"messages": list(messages), **given}, ensure_ascii=False)
+        given["context"] = list_of("context", given["context"], "a list of messages")
+    return json.dumps({"messages": list_of("messages", messages, "a list of messages"), **given}, ensure_ascii=False)
 
 
 def encode(messages: Messages, *, thinking_mode: str = "thinking", drop_thinking: bool = True,

@@ -72,6 +72,8 @@ def pull(name: str, revision: str = "main", progress: Progress = None, offline: 
     """The folder of a repository's model, fetched where it is not in the cache. offline: nothing is fetched. progress: as in
     dsvk.Model, in bytes. files: patterns of the names that are wanted. Raises UnsupportedError without huggingface_hub,
     FileError for what cannot be had."""
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected the name of a repository, as in org/name, got {name!r}")
     if NAME.fullmatch(name) is None:
         raise _dsvk.InvalidError(f"{name!r}: expected the name of a repository, as in org/name")
     try:
@@ -98,5 +100,7 @@ def pull(name: str, revision: str = "main", progress: Progress = None, offline: 
                               f"{constants.HF_HUB_CACHE}") from failure
     except errors.HfHubHTTPError.__bases__[0] as error:     # HTTPError of the client that this huggingface_hub stands on
         raise _dsvk.FileError(f"{name} ({revision}): {why_not(error, constants.ENDPOINT)}") from error
-    except errors.HFValidationError as error:
+    except _dsvk.Error:
+        raise
+    except (errors.HFValidationError, OSError) as error:    # a bad revision; a cache that cannot be read or written
         raise _dsvk.FileError(f"{name} ({revision}): {error}") from error

@@ -7,14 +7,14 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any, AsyncIterator, Iterable, Literal, Sequence, Union, Unpack, overload
+from typing import Any, AsyncIterator, Literal, Sequence, Union, Unpack, overload
 
 from . import _dsvk, hub
 from .device import Device
 from .generation import GenerateOptions, Generation, Prompt, Stop, stops_of
 from .plans import Plan
 from .progress import Callback, Progress, Shown
-from .session import Options, Pace, Session, count_of, room_for
+from .session import Options, Pace, Session, count_of, list_of, room_for
 from .tables import html_table, size
 from .trace import Trace
 
@@ -24,6 +24,8 @@ ModelPath = Union[str, "os.PathLike[str]"]
 def locate(path: ModelPath, progress: Progress = None, files: Sequence[str] = hub.FILES) -> Path:
     """The folder of a model: "nano" is the small one that comes with the package, "org/name" a repository's (dsvk.hub), unless
     there is a folder of that name. progress: of a download, of those files that are wanted."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a folder or the name of a model, got {path!r}")
     if path == "nano" and not os.path.exists(path):
         return Path(__file__).parent / "nano"
     return hub.pull(str(path), progress=progress, files=files) if hub.is_name(path) else Path(path)
@@ -85,7 +87,7 @@ class Model(_dsvk.Model):
     def prompt_tokens(self, prompt: Prompt, bos: bool = True) -> list[int]:
         """The ids generate starts from: a text's with the begin token in front unless bos is false; ids as they are."""
         if not isinstance(prompt, (str, bytes, bytearray)):
-            return list(prompt)
+            return list_of("prompt", prompt, "text or token ids")
         tokenizer = self.tokenizer
         if tokenizer is None:
             raise _dsvk.UnsupportedError("the model has no tokenizer.json: give the prompt as token ids")
@@ -134,6 +136,7 @@ class Model(_dsvk.Model):
         max_tokens = min(max_tokens, largest - len(tokens))
         options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
                    "seed": secrets.randbits(64) if seed is None else seed, **further}
+        Options([len(tokens)], **options)       # what is wrong with them is said before anything is computed
         generation = Generation(self.session(context=len(tokens) + max_tokens), tokenizer.decoder(), tokens, max_tokens,
                                 options, end_ids(config) + stop_ids, stop_texts)
         return generation if stream else "".join(generation)
@@ -162,16 +165,18 @@ class Model(_dsvk.Model):
         tokenizer = self.tokenizer
         return Trace(entries, ids, [tokenizer.decode([id]) for id in ids] if tokenizer else [], self.config)
 
-    def decode(self, sessions: Sequence[Session], n: int, *, stop: Iterable[int] = (), **options: Any) -> list[list[int]]:
+    def decode(self, sessions: Sequence[Session], n: int, **options: Any) -> list[list[int]]:
         """Session.decode for many different sessions of this model at once, one row each per step, which costs little
         more than one of them alone. options: those of Session.decode; seed: one for all, or one per session. Returns a list of ids per
         session."""
-        sessions, stop, n = list(sessions), list(stop), count_of("n", n)
-        told = Options([session.position for session in sessions], stop=stop, **options)
+        sessions, n = list_of("sessions", sessions, "sessions of this model"), count_of("n", n)
         for i, session in enumerate(sessions):
+            if not isinstance(session, _dsvk.Session):
+                raise TypeError(f"sessions[{i}]: expected a dsvk.Session, got {session!r}")
             if session.model is not self:
                 raise _dsvk.InvalidError(f"sessions[{i}] belongs to another model")
             room_for(session, n)
+        told = Options([session.position for session in sessions], **options)
         rows: list[list[int]] = [[] for _ in sessions]
         running, pace = list(range(len(sessions))), Pace()
         while n > 0 and running:
@@ -182,7 +187,7 @@ class Model(_dsvk.Model):
             for i, ids in zip(running, new):
                 told.decoded(i, ids)
                 rows[i] += ids
-            running = [i for i, ids in zip(running, new) if len(ids) == wanted and ids[-1] not in stop]
+            running = [i for i, ids in zip(running, new) if len(ids) == wanted and ids[-1] not in told.stop]
             n -= wanted
         return rows
 

@@ -73,6 +73,8 @@ def rope_table(device: _dsvk.Device, positions: int = 4096, dim: int = 64, base:
                original: int = 65536, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Tensor:
     """device: the dsvk.Device it is made on; the other ops take that of their tensors."""
     arguments = {key: value for key, value in locals().items() if key != "device"}
+    if not isinstance(device, _dsvk.Device):
+        raise TypeError(f"device: expected a dsvk.Device, got {device!r}")
     return _one("rope_table", arguments, device)
 
 

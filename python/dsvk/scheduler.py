@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
 import secrets
 import threading
@@ -14,7 +13,7 @@ from typing import Any, Iterable, Iterator, Mapping
 from . import _dsvk
 from .generation import Prompt, Stop, stops_of
 from .model import Model, end_ids
-from .session import Constraint
+from .session import Constraint, count_of
 
 ERRORS = {error.status: error for error in vars(_dsvk).values()
           if isinstance(error, type) and issubclass(error, _dsvk.Error)}
@@ -46,16 +45,6 @@ class Event:
     stop_id: int
     stop_text: int
     error: _dsvk.Error | None
-
-
-def at_least(name: str, value: int, least: int) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
-    if value < least:
-        raise _dsvk.InvalidError(f"{name} is {value}; it is at least {least}")
-    return value
 
 
 def event_of(fields: dict[str, Any]) -> Event:
@@ -298,9 +287,9 @@ class Scheduler:
         Raises LimitError when the prompt leaves no room in the context, BusyError when too many wait.
         """
         stop_ids, stop_texts = stops_of(stop, self._model.vocab_size)
-        choices = at_least("choices", choices, 1)
-        backlog = at_least("backlog", backlog, 0)
-        logprobs = None if logprobs is None else at_least("logprobs", logprobs, 0)
+        choices, backlog = count_of("choices", choices), count_of("backlog", backlog, "events")
+        if choices == 0:
+            raise _dsvk.InvalidError("choices is 0; a request has at least one")
         request = Request(self._driver, self, choices, backlog)
         self._driver.submit(request, {
             "prompt": self._model.prompt_tokens(prompt, bos), "max_tokens": max_tokens, "choices": choices,
@@ -308,10 +297,11 @@ class Scheduler:
             "seed": secrets.randbits(64) if seed is None else seed,
             "stop": end_ids(self._model.config) + stop_ids,
             "stop_texts": [text.encode() for text in stop_texts], "stop_after": stop_after,
-            "stop_before": stop_before, "logprobs": 0 if logprobs is None else logprobs + 1, "prompt_logprobs": prompt_logprobs,
+            "stop_before": stop_before, "logprobs": 0 if logprobs is None else count_of("logprobs", logprobs) + 1,
+            "prompt_logprobs": prompt_logprobs,
             "exact": exact, "priority": priority, "owner": owner, "cache_key": cache_key, "frequency_penalty": frequency_penalty,
-            "presence_penalty": presence_penalty, "logit_bias": None if logit_bias is None else dict(logit_bias),
-            "constraint": constraint, "constrain_after": 0 if constraint is None else constraint.after})
+            "presence_penalty": presence_penalty, "logit_bias": dict(logit_bias) if isinstance(logit_bias, Mapping) else logit_bias,
+            "constraint": constraint})
         return request
 
     @property

@@ -41,8 +41,10 @@ class Options:
 
     def __init__(self, begun: Sequence[int], *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0,
                  seed: int | Sequence[int] = 0, stop: Iterable[int] = (), frequency_penalty: float = 0.0, presence_penalty: float = 0.0,
-                 logit_bias: Mapping[int, float] | None = None, constraint: Constraint | None = None):
-        self.stop = list(stop)
+                 logit_bias: Mapping[int, float] | None = None, constraint: Constraint | None = None, **unknown: object):
+        if unknown:
+            raise TypeError(f"decoding has no option {', '.join(unknown)}")
+        self.stop = list_of("stop", stop, "token ids")
         one = integer(seed)
         if one is not None:
             self.seeds = [one] * len(begun)
@@ -54,7 +56,7 @@ class Options:
             raise _dsvk.InvalidError(f"seed: expected one per session, {len(begun)}, got {len(self.seeds)}")
         self.shared = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "stop": self.stop,
                        "frequency_penalty": frequency_penalty, "presence_penalty": presence_penalty, "logit_bias": logit_bias}
-        self.parts = [Part(constraint, i) if constraint else None for i in range(len(begun))]
+        self.parts = [None if constraint is None else Part(constraint, i) for i in range(len(begun))]
         self.begun = begun
 
     def of(self, i: int) -> dict[str, Any]:
@@ -73,6 +75,8 @@ class Part:
     """A constraint's choice. The library tells of the ids of one slice; those behind the last question of earlier slices come first."""
 
     def __init__(self, constraint: Constraint, choice: int):
+        if not (hasattr(constraint, "after") and hasattr(constraint, "mask")):
+            raise TypeError(f"constraint: expected an object with after and mask, got {constraint!r}")
         self.constraint, self.choice, self.after = constraint, choice, constraint.after
         self.untold: list[int] = []
         self.told = 0
@@ -91,13 +95,22 @@ def integer(value: object) -> int | None:
         return None
 
 
-def count_of(name: str, value: object) -> int:
-    """A number of tokens. Raises TypeError for what is no integer, InvalidError for less than 0."""
+def list_of(name: str, value: object, what: str) -> list[Any]:
+    """The items of an argument. Raises TypeError for what has none."""
+    try:
+        items = iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        raise TypeError(f"{name}: expected {what}, got {value!r}") from None
+    return list(items)
+
+
+def count_of(name: str, value: object, of: str = "tokens") -> int:
+    """A number of tokens, or of what `of` says. Raises TypeError for what is no integer, InvalidError for less than 0."""
     count = integer(value)
     if count is None:
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     if count < 0:
-        raise _dsvk.InvalidError(f"{name}: expected 0 or more tokens, got {count}")
+        raise _dsvk.InvalidError(f"{name}: expected 0 or more {of}, got {count}")
     return count
 
 

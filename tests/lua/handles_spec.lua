@@ -151,6 +151,11 @@ describe("handles", function()
     refused("INVALID", "no tokens", model:generate {})
     local session <close> = assert(model:session { context = 64 })
     assert(session:sync { 5 })
+    local tokenizer = model:tokenizer()
+    local gone = { tokenizer = assert(dsvk.tokenizer("nano")), trace = assert(model:trace { 5 }), session = assert(model:session()) }
+    assert(gone.session:sync { 5 })
+    gone.stream = gone.session:stream(5)
+    assert(gone.tokenizer:close() and gone.trace:close() and gone.session:close())
     for word, call in pairs {
       ["stream: expected a dsvk.Session, got dsvk.Model"] = function() dsvk.Session.stream(model, 5) end,
       ["stream: expected how many tokens to decode, got nil"] = function() session:stream() end,
@@ -159,10 +164,25 @@ describe("handles", function()
       ["option 'budget': expected microseconds, got 'x'"] = function() session:coroutine(nil, 2, { budget = "x" }) end,
       ["option 'budget': expected microseconds, got -1"] = function() session:coroutine(nil, 2, { budget = -1 }) end,
       ["tokens: expected an array of token ids, got number"] = function() session:coroutine(5, 2) end,
-      ["trace: expected a dsvk.Model, got nil"] = function() dsvk.Model.trace(nil, "x") end,
+      ["dsvk.Model expected, got nil"] = function() dsvk.Model.trace(nil, "x") end,
+      ["tokens: expected an array of token ids, got nil"] = function() model:trace(nil) end,
+      ["unknown option 'chunk'"] = function() model:trace("x", { chunk = 1 }) end,
+      ["encode_ids: expected a dsvk.Tokenizer, got nil"] = function() dsvk.chat.encode_ids(nil, {}) end,
+      ["the tokenizer is closed"] = function() dsvk.chat.encode_ids(gone.tokenizer, {}) end,
+      ["chat: expected a table of options, got 5"] = function() dsvk.chat.encode({}, 5) end,
+      ["expert_load: expected a dsvk.Trace, got nil"] = function() dsvk.Trace.expert_load() end,
+      ["the trace is closed"] = function() gone.trace:expert_load() end,
+      ["the session is closed"] = function() gone.stream() end,
+      ["expected how many tokens to decode, got -1"] = function() session:begin({ 1 }, -1) end,
+      ["expected how many tokens to decode, got -2"] = function() session:decode(-2) end,
+      ["expected how many tokens to decode, got 1.5"] = function() model:decode({ session }, 1.5) end,
+      ["expected how many tokens to decode, got 'x'"] = function() session:decode("x") end,
+      ["expected how many tokens to decode, got nil"] = function() session:decode() end,
+      ["1099511627776 is no token id (32 bits)"] = function() tokenizer:decoder():push(1 << 40) end,
+      ["-2147483649 is no token id (32 bits)"] = function() dsvk.chat.parser():push(tokenizer, -(1 << 31) - 1) end,
       ["matmul: expected a table of arguments, got nil"] = function() dsvk.ops.matmul() end,
       ["matmul: no argument is a tensor, so give a device"] = function() dsvk.ops.matmul { x = io.stdout } end,
-      ["rope_table: device: expected a dsvk.Device, got number"] = function() dsvk.ops.rope_table { device = 5 } end,
+      ["rope_table: device: expected a dsvk.Device, got 5"] = function() dsvk.ops.rope_table { device = 5 } end,
       ["x: expected a tensor or a number, got string"] = function() dsvk.ops.topk { device = model:device(), x = "2" } end,
     } do
       fails_here(word, call)

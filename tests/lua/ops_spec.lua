@@ -62,6 +62,59 @@ describe("ops", function()
     near(table:read(), { 1, 0, math.cos(1), math.sin(1) })
   end)
 
+  it("test_A12_ reports progress, and stops for its error", function()
+    local big = ("\0"):rep(4 * 512 * 512) -- of more than one submit
+    local w <close> = assert(dsvk.tensor(device, { form = "matrix", shape = { 512, 512 }, data = big }))
+    local x <close> = assert(dsvk.tensor(device, { shape = { 512, 512 }, data = big }))
+    local arguments, calls = { x = x, w = w }, 0
+    local function watch(stage, done, total)
+      assert(type(stage) == "string" and math.type(done) == "integer" and math.type(total) == "integer")
+      for _, used in ipairs { w, x } do
+        local ok, message, code = used:close()
+        getmetatable(used).__gc(used)
+        assert(ok or code == "BUSY" and message:find("in use", 1, true), message)
+      end
+      arguments.x, arguments.w = nil, nil
+      collectgarbage()
+      calls = calls + 1
+    end
+    assert(dsvk.ops.matmul(arguments, { progress = watch }))
+    assert(calls > 0 and not w:closed() and not x:closed())
+    local function used()
+      collectgarbage()
+      local bytes = 0
+      for _, purpose in pairs(device:memory()) do bytes = bytes + (purpose.used or 0) end
+      return bytes
+    end
+    local before = used()
+    local only = { x = assert(dsvk.tensor(device, { shape = { 512, 512 }, data = big })),
+      w = assert(dsvk.tensor(device, { form = "matrix", shape = { 512, 512 }, data = big })) }
+    assert(used() > before)
+    assert(dsvk.op(device, "matmul", only, { progress = function()
+      only.x, only.w = nil, nil
+      collectgarbage()
+    end })):close()
+    assert(next(only) == nil and used() == before, "tensors of the arguments alone are there to the end, and no longer")
+    for name, use in pairs {
+      op = function(options) return dsvk.ops.matmul({ x = x, w = w }, options) end,
+      ["op by name"] = function(options) return dsvk.op(device, "matmul", { x = x, w = w }, options) end,
+      read = function(options) return w:read(options) end,
+      measure = function(options) return device:measure(options) end,
+    } do
+      local told = 0
+      local ok, raised = pcall(function()
+        local _ = use { progress = function()
+          told = told + 1
+          error("enough", 0)
+        end }
+      end)
+      assert(not ok and raised == "enough" and told == 1, ("%s: %s after %d reports"):format(name, raised, told))
+      ok, raised = pcall(use, { progres = watch })
+      assert(not ok and raised:find("unknown option 'progres'", 1, true), raised)
+    end
+    assert(x:close() and x:closed() and w:close())
+  end)
+
   it("says what is wrong", function()
     local x <close> = assert(dsvk.tensor(device, { shape = { 2, 32 } }))
     local y, message, code = dsvk.ops.matmul { x = x, w = x }
@@ -82,6 +135,9 @@ describe("ops", function()
       assert(not ok and why:find(word, 1, true), tostring(why))
     end
     assert(not pcall(dsvk.ops.matmul, {}))
+    local ok, why = pcall(dsvk.ops.sample, { logits = x, seed = (1 << 53) + 1 })
+    assert(not ok and why:find("seed: expected a number that a double holds exactly, got 9007199254740993", 1, true), why)
+    assert(dsvk.ops.sample { logits = x, seed = 1 << 53 })
     x:close()
     assert(x:closed() and not pcall(x.read, x))
   end)

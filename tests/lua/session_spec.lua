@@ -44,6 +44,22 @@ describe("sessions", function()
     assert(session:memory().pages > 0)
   end)
 
+  it("takes whole numbers of either kind, and none to decode", function()
+    assert(session:sync(prompt))
+    same(session:decode(0), {})
+    same(model:decode({ session }, 0)[1], {})
+    for _ in session:stream(0) do error("nothing comes") end
+    assert(session:position() == #prompt)
+    local ids = session:decode(2, { temperature = 3, seed = -1 })
+    session:sync(prompt)
+    same(model:decode({ session }, 2.0, { temperature = 3.0, seed = -1.0 })[1], ids)
+    assert(session:begin(prompt, 2.0, { temperature = 3, seed = -1 }))
+    repeat local _, done = session:poll(1e6) until done
+    same(session:tokens(), table.move(ids, 1, 2, #prompt + 1, table.move(prompt, 1, #prompt, 1, {})))
+    refused("LIMIT", tostring(#prompt + 2 + (1 << 40)), session:decode(1 << 40))
+    assert(model:generate("x", { max_tokens = 2.0, stop = { 5.0 } }))
+  end)
+
   it("takes text where tokens are wanted", function()
     assert(session:sync("Romeo, wherefore"))
     same(session:tokens(), tokenizer:encode("Romeo, wherefore"))
@@ -274,7 +290,7 @@ describe("sessions", function()
     refused("INVALID", "top_p", session:decode(3, { top_p = 2 }))
     for _, call in ipairs {
       function() session:sync { "5" } end, function() session:sync { 1 << 40 } end, function() session:sync { 1.5 } end,
-      function() session:sync(5) end, function() session:decode(0) end, function() session:decode(3, { tmp = 1 }) end,
+      function() session:sync(5) end, function() session:decode(-1) end, function() session:decode(3, { tmp = 1 }) end,
       function() session:decode(3, { seed = "x" }) end, function() session:decode(3, { stop = 5 }) end,
       function() session:poll(-1) end, function() session:begin(prompt, -1) end,
     } do

@@ -410,6 +410,7 @@ def test_A04_call_from_inside_its_own_callback(nano):
     session = nano.session(progress=progress)
     session.sync([1, 2])
     assert len(errors) >= 2
+    assert str(errors[1]) == "the session is in use, and a callback cannot wait until it is not: close it after the call"
     session.close()
 
 

@@ -537,7 +537,7 @@ def test_sessions_keep_to_them_too(nano):
             session.decode(5, constraint=Failing([]))
         with pytest.raises(dsvk.InvalidError, match="allows no token"):
             session.decode(5, constraint=Only([]))
-        with pytest.raises(AttributeError, match="after"):
+        with pytest.raises(TypeError, match="after"):
             session.decode(5, constraint=object())
         assert session.tokens == prompt and session.decode(2, temperature=0) == free[:2]
     text = nano.generate("Give me name and age as JSON: Mira is 30 years old.", 100, temperature=0,

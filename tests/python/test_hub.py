@@ -183,6 +183,7 @@ def test_no_room_is_said_before_the_first_byte(hub, run):
     (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, r"tests/nano \(main\): nothing is fetched offline, and not all of it is in the cache .*/hf/hub"),
     (REPOSITORY, {"HF_ENDPOINT": "http://127.0.0.1:9"}, r"tests/nano \(main\): http://127\.0\.0\.1:9 cannot be reached \(ConnectError: "
                                                         r".*refused\), and not all of it is in the cache .*/hf/hub"),
+    (REPOSITORY, {"HF_HOME": "/dev/null/x"}, r"tests/nano \(main\): \[Errno 20\] Not a directory: '/dev/null/x/.*'"),
     ("no name", {}, "'no name': expected the name of a repository, as in org/name"),
     ("tests/a--b", {}, r"tests/a--b \(main\): .*--.*"),
 ])

@@ -535,6 +535,9 @@ WRONG = {
                                           compressed=numbers(1, 64)),
     "logits: expected at most 65535 rows of 16777216, got 65536 of 1":
         lambda w, t: ops.sample(Tensor(np.zeros((65536, 1), "f4"), w.device)),
+    f"groups: expected a number that a double holds exactly, got {10**400}": lambda w, t: ops.matmul(numbers(2, 64), w, 10**400),
+    "seed: expected a number that a double holds exactly, got 9007199254740993":
+        lambda w, t: ops.sample(Tensor(numbers(1, 8), w.device), seed=2**53 + 1),
     "at least one argument has to be a dsvk.Tensor": lambda w, t: ops.topk(numbers(1, 4), 1),
     "compressed: the last row sees 2 entries at ratio 4, there are 1":
         lambda w, t: ops.sparse_attention(numbers(8, 2, 64), Tensor(numbers(8, 64), w.device), numbers(2), numbers(8, 8, 2),
@@ -547,6 +550,21 @@ def test_wrong_arguments_of_ops(device, table, message):
     w, t = Tensor(numbers(96, 64), device, "matrix"), Tensor(numbers(96, 64), device)
     with pytest.raises(dsvk.InvalidError, match=re.escape(message)):
         WRONG[message](w, table if "angles" in message else t)
+
+
+@pytest.mark.parametrize("use, message", [
+    (lambda w: ops.rope_table(None), "device: expected a dsvk.Device, got None"),
+    (lambda w: ops.rope_table(5), "device: expected a dsvk.Device, got 5"),
+    (lambda w: ops.matmul(numbers(2, 64), w, "x"), "groups: expected a tensor or a number, got 'x'"),
+])
+def test_wrong_types_of_ops(device, use, message):
+    with pytest.raises(TypeError) as caught:
+        use(Tensor(numbers(96, 64), device, "matrix"))
+    assert str(caught.value) == message
+
+
+def test_seeds_as_large_as_a_double_holds_them(device):
+    assert 0 <= np.asarray(ops.sample(Tensor(numbers(1, 8), device), temperature=1.0, seed=2**53))[0] < 8
 
 
 EXPERTS = dict(data=numbers(2, 64, 32), form="experts", w3=numbers(2, 64, 32), w2=numbers(2, 32, 64))

@@ -633,9 +633,9 @@ def test_iterated_and_asynchronously(nano):
 
 
 @pytest.mark.parametrize("options,error,message", [
-    (dict(choices=0), dsvk.InvalidError, "choices is 0; it is at least 1"), (dict(choices="a"), TypeError, "choices must be an int"),
-    (dict(backlog=-1), dsvk.InvalidError, "backlog is -1"), (dict(backlog=None), TypeError, "backlog must be an int, not NoneType"),
-    (dict(logprobs=-1), dsvk.InvalidError, "logprobs is -1"), (dict(logprobs=21), dsvk.InvalidError, "the 21 likeliest"),
+    (dict(choices=0), dsvk.InvalidError, "choices is 0"), (dict(choices="a"), TypeError, "choices: expected an integer, got 'a'"),
+    (dict(backlog=-1), dsvk.InvalidError, "backlog: .*got -1"), (dict(backlog=None), TypeError, "backlog: expected an integer"),
+    (dict(logprobs=-1), dsvk.InvalidError, "logprobs: .*got -1"), (dict(logprobs=21), dsvk.InvalidError, "the 21 likeliest"),
 ])
 def test_S02_a_refused_request_hurts_no_other(nano, options, error, message):
     with dsvk.Scheduler(nano) as scheduler:
