@@ -5,12 +5,13 @@
  * at a time), a scheduler (many requests over one model), a tensor (immutable numbers on a device), a trace (what one forward
  * pass went through, immutable).
  *
- * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and numbers.
- * The object is then as it was before the call, and a handle that was to be opened is NULL. `close` functions and dsvk_free
- * accept NULL. An options struct begins with its own size (`.size = sizeof options`); every other field's zero is the default, and a NULL options pointer
- * means all defaults. Text returned through `char **` is NUL-terminated UTF-8 that the caller releases with dsvk_free.
- * Reports (devices, plans, configurations, profiles) are JSON text, so that they can grow without breaking anybody.
- * The library never exits, aborts, prints, installs signal handlers or leaves threads behind. */
+ * Every failing call returns a status and, when `err` is not NULL, fills it with a sentence that has names and
+ * numbers. The object is then as it was before the call, and a handle that was to be opened is NULL. `close`
+ * functions and dsvk_free accept NULL. An options struct begins with its own size (`.size = sizeof options`); every
+ * other field's zero is the default, and a NULL options pointer means all defaults. Text returned through `char **`
+ * is NUL-terminated UTF-8 that the caller releases with dsvk_free. Reports (devices, plans, configurations, profiles)
+ * are JSON text, so that they can grow without breaking anybody. The library never exits, aborts, prints, installs
+ * signal handlers or leaves threads behind. */
 #ifndef DSVK_H
 #define DSVK_H
 
