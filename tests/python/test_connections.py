@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -61,6 +62,7 @@ GOOD = ["Host: localhost", "Content-Type: application/json"]
 
 @pytest.mark.parametrize("request_bytes", [
     post([*GOOD, "Content-Length: 2", "Content-Length: 2"], b"{}"), post([*GOOD, "Content-Length: 2", "content-length : 3"], b"{}"),
+    post([*GOOD, "Content-Length: 2, 2"], b"{}"), post([*GOOD, "Content-Length: 2\r\n , 2"], b"{}"),
     post([*GOOD, "Content-Length: 2", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
     post([*GOOD, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
     post([*GOOD, "Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n"), post([*GOOD, "Transfer-Encoding: gzip"], b"{}"),
@@ -68,7 +70,7 @@ GOOD = ["Host: localhost", "Content-Type: application/json"]
     post([*GOOD, "X: a\rb", "Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"]),
     post(GOOD[1:] + ["Content-Length: 0"], version="1.0"),
     post([*GOOD, "Host: localhost", "Content-Length: 0"]), post([*GOOD, "A" * 20000 + ": x"]), b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
-    post([*GOOD, *(f"X-{i}: y" for i in range(100)), "Content-Length: 0"])], ids=range(16))
+    post([*GOOD, *(f"X-{i}: y" for i in range(100)), "Content-Length: 0"])], ids=range(18))
 def test_S04_an_ambiguous_head_is_400_and_the_end_of_the_connection(scripted, request_bytes):
     head, _, body = spoken(scripted.url, request_bytes).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ") and b"connection: close" in head.lower(), head
@@ -312,6 +314,26 @@ def test_S10_a_reader_that_takes_nothing_ends_its_own_stream(scripted, monkeypat
         except ConnectionError:
             pass
         assert b"[DONE]" not in answer and len(answer) < 4000 * 20000
+
+
+def test_S10_an_answer_that_nobody_takes_ends_with_its_connection(scripted, monkeypatch):
+    """Also when it is all made, and the connection was to be kept."""
+    monkeypatch.setattr("dsvk.server.limits.STALLED_SECONDS", 0.3)
+
+    async def long(reply):
+        return {"x": "y" * (16 << 20)}
+
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x", "x")
+    monkeypatch.setattr("dsvk.server.chat_completions.Reply.whole", long)
+    body = json.dumps(BODY).encode()
+    with connected(scripted.url) as client:
+        client.sendall(post([*GOOD, f"Content-Length: {len(body)}"], body))
+        ended = select.poll()
+        ended.register(client, 0)      # a reset is told without being asked for
+        assert ended.poll(60_000)
+    answer = httpx.post(scripted.url + "/v1/chat/completions", json=BODY, timeout=60)
+    assert len(answer.content) > 16 << 20      # who reads it gets it
 
 
 def test_S10_what_nobody_reads_pauses_and_goes_on(nano):
