@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 
 BODY_BYTES = 64 << 20
 UNPACKED_BYTES, UNPACKED_RATIO = 4 << 20, 64      # of a packed body: so many bytes, and so many more for each that came
+GZIP_MEMBERS = 4096      # of a packed body
 JSON_DEPTH = 64
 JSON_VALUES, JSON_OBJECTS = 1_200_000, 1 << 16      # of a body: room for a prompt of a million token ids, for messages with their parts
 READERS, COMPILERS = 2, 2      # threads that read bodies and compile grammars
