@@ -24,9 +24,10 @@ openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
+from dsvk import chat  # noqa: E402
 from dsvk.cli import main  # noqa: E402
 from dsvk.server import Engine, Keeper  # noqa: E402
-from dsvk.server.engine import printable  # noqa: E402
+from dsvk.server.engine import CUT, printable  # noqa: E402
 from serving import Script, served  # noqa: E402
 from test_server import HELLO, OFF, create, engine, idle, official, scripted, url  # noqa: E402, F401
 
@@ -230,6 +231,84 @@ def test_S06_S11_a_body_that_is_long_to_read_holds_up_nothing_else(scripted, mon
                 held.may.set()
             assert answer.result().status_code == 200
         monkeypatch.undo()
+
+
+def test_S06_S11_long_prompts_hold_up_only_each_other(scripted, monkeypatch):
+    """More of them than asyncio has threads."""
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say(*["x"] * 5)
+    prompt, read, come = dsvk.server.history.prompt, dsvk.server.body.read, []
+    held = Held(prompt)
+
+    async def counted(*args):
+        come.append(await read(*args))
+        return come[-1]
+
+    monkeypatch.setattr("dsvk.server.limits.LONG_BYTES", 1000, raising=False)
+    monkeypatch.setattr("dsvk.server.history.prompt", lambda engine, messages, *args, **options: (
+        held if len(messages[-1].content) > 1000 else prompt)(engine, messages, *args, **options))
+    monkeypatch.setattr("dsvk.server.body.read", counted)
+    monkeypatch.setattr(scripted, "status", dict)
+    monkeypatch.setattr(scripted.metrics, "text", bytes)
+    small = {**BODY, "max_tokens": 1}
+    long = {**small, "messages": [{"role": "user", "content": "word " * 1000}]}
+    with ThreadPoolExecutor(42) as pool:
+        answers = [pool.submit(httpx.post, scripted.url + "/v1/messages" + path, json=long, timeout=60)
+                   for path in ["", ""] + ["/count_tokens"] * 40]
+        try:
+            until(lambda: len(come) == 42 and held.begun.is_set())
+            for path in ("/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"):
+                assert httpx.post(scripted.url + path, json=small, timeout=30).status_code == 200
+            for path in ("/status", "/metrics"):
+                assert httpx.get(scripted.url + path, timeout=30).status_code == 200
+        finally:
+            held.may.set()
+        assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_S11_a_prompt_that_is_far_too_long_is_refused_before_all_of_it_is_tokens(nano, monkeypatch):
+    """With the usual error; counting counts it all."""
+    encoded = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(nano.tokenizer, name)
+
+        def encode(self, text):
+            encoded.append(text)
+            return nano.tokenizer.encode(text)
+
+    def never(*args, **options):
+        raise AssertionError("all of it")
+
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer), context=4096)
+    text = "word " * 200_000
+    asks = [("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "stream": True}, "messages"),
+            ("/v1/responses", {"input": text}, "input"), ("/v1/completions", {"prompt": text}, "prompt"),
+            ("/v1/messages", {"messages": [{"role": "user", "content": text}], "max_tokens": 9}, None)]
+    with served(engine) as url:
+        counted = httpx.post(url + "/v1/messages/count_tokens", json={"model": "nano", **asks[3][1]}, timeout=60).json()["input_tokens"]
+        assert counted == len(chat.encode_ids(nano.tokenizer, asks[0][1]["messages"])) > 200_000
+        monkeypatch.setattr(engine, "tokenizer", Counting())
+        monkeypatch.setattr("dsvk.chat.encode_ids", never)
+        monkeypatch.setattr("dsvk.Model.prompt_tokens", never)
+        for path, body, param in asks:
+            encoded.clear()
+            answer = httpx.post(url + path, json={"model": "nano", **body}, timeout=60)
+            error = answer.json()["error"]
+            numbers = [int(number) for number in re.findall(r"\b\d+\b", error["message"])]
+            assert (answer.status_code, error.get("param")) == (400, param) and 4096 in numbers and 4096 < max(numbers) < 50_000, error
+            assert error.get("code", "context_length_exceeded") == "context_length_exceeded" and 0 < sum(map(len, encoded)) < 100_000
+
+
+@pytest.mark.parametrize("content", [
+    "Some words, 1234 of them.\n  if (x) {\n\treturn 'y';  \n}\n", "中文，和 English words。 日本語の、テキスト\n", "word "])
+def test_S11_pieces_of_a_prompt_have_the_tokens_of_the_whole(nano, content):
+    text = content * 50
+    places = [match.end() for match in CUT.finditer(text)]
+    assert len(places) >= 50
+    pieces = [nano.tokenizer.encode(text[begin:end]) for begin, end in zip([0, *places], [*places, len(text)])]
+    assert sum(pieces, []) == nano.tokenizer.encode(text)
 
 
 def test_S20_grammars_that_are_long_to_compile_hold_up_only_each_other(nano, monkeypatch):

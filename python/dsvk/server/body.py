@@ -1,5 +1,5 @@
 """The JSON body of a request: within limits, and JSON by the letter (no duplicate keys, no NaN, whole characters). read() is for the event
-loop, parse(), which takes its time, for another thread."""
+loop, plain() and parse(), which take their time, for another thread."""
 from __future__ import annotations
 
 import asyncio
@@ -144,8 +144,11 @@ class Check:
             raise bad(where, "has half of a surrogate pair") from None
 
 
-def parse(body: Body) -> dict[str, Any]:
-    text = unpacked(body) if body.packed else body.data
+def plain(body: Body) -> bytes:
+    return unpacked(body) if body.packed else body.data
+
+
+def parse(text: bytes) -> dict[str, Any]:
     check_size(text)
     try:
         value = json.loads(text.decode(), object_pairs_hook=once, parse_constant=no_number)
@@ -162,13 +165,19 @@ def parse(body: Body) -> dict[str, Any]:
 
 
 class Readers:
-    """Threads that read bodies: few, for the interpreter runs one thread at a time, and the event loop is to have its turn."""
+    """Threads that read bodies and make prompts of them: few, for the interpreter runs one thread at a time, and the event loop is to
+    have its turn. Long ones have threads of their own, so that they hold up each other and no other request."""
 
     def __init__(self) -> None:
-        self.threads = ThreadPoolExecutor(limits.READERS, "dsvk reader")
+        self.short, self.long = (ThreadPoolExecutor(limits.READERS, f"dsvk {kind} reader") for kind in ("short", "long"))
 
-    async def run(self, read: Callable[[], Read]) -> Read:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, read)
+    def of(self, size: int) -> ThreadPoolExecutor:
+        """For a body of so many bytes."""
+        return self.long if size > limits.LONG_BYTES else self.short
+
+    async def run(self, size: int, read: Callable[[], Read]) -> Read:
+        return await asyncio.get_running_loop().run_in_executor(self.of(size), read)
 
     def close(self) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.short, self.long):
+            threads.shutdown(wait=False, cancel_futures=True)

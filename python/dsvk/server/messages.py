@@ -94,12 +94,13 @@ def refuse_choice(r: CountRequest) -> None:
         raise bad("tool_choice", "any without tools")
 
 
-def prompt_of(engine: Engine, r: CountRequest) -> list[int]:
+def prompt_of(engine: Engine, r: CountRequest, counted: bool = False) -> list[int]:
+    """counted: as in history.prompt."""
     messages = blocks.conversation(r.system, r.messages, r.tools)
     refuse_choice(r)
     tools = [] if r.tool_choice.type == "none" else [blocks.function(tool) for tool in blocks.at_hand(r.tools)]
     thinking, effort = mode(r.model, r.thinking, r.output_config.effort)
-    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort, schema_of(r))
+    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort, schema_of(r), counted)
 
 
 def schema_of(r: CountRequest) -> dict[str, Any] | None:
