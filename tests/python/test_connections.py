@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -23,9 +24,10 @@ openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 
 import dsvk  # noqa: E402
+from dsvk import chat  # noqa: E402
 from dsvk.cli import main  # noqa: E402
 from dsvk.server import Engine, Keeper  # noqa: E402
-from dsvk.server.engine import printable  # noqa: E402
+from dsvk.server.engine import CUT, printable  # noqa: E402
 from serving import Script, served  # noqa: E402
 from test_server import HELLO, OFF, create, engine, idle, official, scripted, url  # noqa: E402, F401
 
@@ -61,6 +63,7 @@ GOOD = ["Host: localhost", "Content-Type: application/json"]
 
 @pytest.mark.parametrize("request_bytes", [
     post([*GOOD, "Content-Length: 2", "Content-Length: 2"], b"{}"), post([*GOOD, "Content-Length: 2", "content-length : 3"], b"{}"),
+    post([*GOOD, "Content-Length: 2, 2"], b"{}"), post([*GOOD, "Content-Length: 2\r\n , 2"], b"{}"),
     post([*GOOD, "Content-Length: 2", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
     post([*GOOD, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
     post([*GOOD, "Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n"), post([*GOOD, "Transfer-Encoding: gzip"], b"{}"),
@@ -68,7 +71,7 @@ GOOD = ["Host: localhost", "Content-Type: application/json"]
     post([*GOOD, "X: a\rb", "Content-Length: 0"]), post(GOOD[1:] + ["Content-Length: 0"]),
     post(GOOD[1:] + ["Content-Length: 0"], version="1.0"),
     post([*GOOD, "Host: localhost", "Content-Length: 0"]), post([*GOOD, "A" * 20000 + ": x"]), b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
-    post([*GOOD, *(f"X-{i}: y" for i in range(100)), "Content-Length: 0"])], ids=range(16))
+    post([*GOOD, *(f"X-{i}: y" for i in range(100)), "Content-Length: 0"])], ids=range(18))
 def test_S04_an_ambiguous_head_is_400_and_the_end_of_the_connection(scripted, request_bytes):
     head, _, body = spoken(scripted.url, request_bytes).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ") and b"connection: close" in head.lower(), head
@@ -230,6 +233,84 @@ def test_S06_S11_a_body_that_is_long_to_read_holds_up_nothing_else(scripted, mon
         monkeypatch.undo()
 
 
+def test_S06_S11_long_prompts_hold_up_only_each_other(scripted, monkeypatch):
+    """More of them than asyncio has threads."""
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say(*["x"] * 5)
+    prompt, read, come = dsvk.server.history.prompt, dsvk.server.body.read, []
+    held = Held(prompt)
+
+    async def counted(*args):
+        come.append(await read(*args))
+        return come[-1]
+
+    monkeypatch.setattr("dsvk.server.limits.LONG_BYTES", 1000, raising=False)
+    monkeypatch.setattr("dsvk.server.history.prompt", lambda engine, messages, *args, **options: (
+        held if len(messages[-1].content) > 1000 else prompt)(engine, messages, *args, **options))
+    monkeypatch.setattr("dsvk.server.body.read", counted)
+    monkeypatch.setattr(scripted, "status", dict)
+    monkeypatch.setattr(scripted.metrics, "text", bytes)
+    small = {**BODY, "max_tokens": 1}
+    long = {**small, "messages": [{"role": "user", "content": "word " * 1000}]}
+    with ThreadPoolExecutor(42) as pool:
+        answers = [pool.submit(httpx.post, scripted.url + "/v1/messages" + path, json=long, timeout=60)
+                   for path in ["", ""] + ["/count_tokens"] * 40]
+        try:
+            until(lambda: len(come) == 42 and held.begun.is_set())
+            for path in ("/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"):
+                assert httpx.post(scripted.url + path, json=small, timeout=30).status_code == 200
+            for path in ("/status", "/metrics"):
+                assert httpx.get(scripted.url + path, timeout=30).status_code == 200
+        finally:
+            held.may.set()
+        assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_S11_a_prompt_that_is_far_too_long_is_refused_before_all_of_it_is_tokens(nano, monkeypatch):
+    """With the usual error; counting counts it all."""
+    encoded = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(nano.tokenizer, name)
+
+        def encode(self, text):
+            encoded.append(text)
+            return nano.tokenizer.encode(text)
+
+    def never(*args, **options):
+        raise AssertionError("all of it")
+
+    engine = Engine(nano, "nano", scheduler=Script(nano.tokenizer), context=4096)
+    text = "word " * 200_000
+    asks = [("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "stream": True}, "messages"),
+            ("/v1/responses", {"input": text}, "input"), ("/v1/completions", {"prompt": text}, "prompt"),
+            ("/v1/messages", {"messages": [{"role": "user", "content": text}], "max_tokens": 9}, None)]
+    with served(engine) as url:
+        counted = httpx.post(url + "/v1/messages/count_tokens", json={"model": "nano", **asks[3][1]}, timeout=60).json()["input_tokens"]
+        assert counted == len(chat.encode_ids(nano.tokenizer, asks[0][1]["messages"])) > 200_000
+        monkeypatch.setattr(engine, "tokenizer", Counting())
+        monkeypatch.setattr("dsvk.chat.encode_ids", never)
+        monkeypatch.setattr("dsvk.Model.prompt_tokens", never)
+        for path, body, param in asks:
+            encoded.clear()
+            answer = httpx.post(url + path, json={"model": "nano", **body}, timeout=60)
+            error = answer.json()["error"]
+            numbers = [int(number) for number in re.findall(r"\b\d+\b", error["message"])]
+            assert (answer.status_code, error.get("param")) == (400, param) and 4096 in numbers and 4096 < max(numbers) < 50_000, error
+            assert error.get("code", "context_length_exceeded") == "context_length_exceeded" and 0 < sum(map(len, encoded)) < 100_000
+
+
+@pytest.mark.parametrize("content", [
+    "Some words, 1234 of them.\n  if (x) {\n\treturn 'y';  \n}\n", "中文，和 English words。 日本語の、テキスト\n", "word "])
+def test_S11_pieces_of_a_prompt_have_the_tokens_of_the_whole(nano, content):
+    text = content * 50
+    places = [match.end() for match in CUT.finditer(text)]
+    assert len(places) >= 50
+    pieces = [nano.tokenizer.encode(text[begin:end]) for begin, end in zip([0, *places], [*places, len(text)])]
+    assert sum(pieces, []) == nano.tokenizer.encode(text)
+
+
 def test_S20_grammars_that_are_long_to_compile_hold_up_only_each_other(nano, monkeypatch):
     constrain = pytest.importorskip("dsvk.constrain")
     pytest.importorskip("llguidance")
@@ -312,6 +393,26 @@ def test_S10_a_reader_that_takes_nothing_ends_its_own_stream(scripted, monkeypat
         except ConnectionError:
             pass
         assert b"[DONE]" not in answer and len(answer) < 4000 * 20000
+
+
+def test_S10_an_answer_that_nobody_takes_ends_with_its_connection(scripted, monkeypatch):
+    """Also when it is all made, and the connection was to be kept."""
+    monkeypatch.setattr("dsvk.server.limits.STALLED_SECONDS", 0.3)
+
+    async def long(reply):
+        return {"x": "y" * (16 << 20)}
+
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x", "x")
+    monkeypatch.setattr("dsvk.server.chat_completions.Reply.whole", long)
+    body = json.dumps(BODY).encode()
+    with connected(scripted.url) as client:
+        client.sendall(post([*GOOD, f"Content-Length: {len(body)}"], body))
+        ended = select.poll()
+        ended.register(client, 0)      # a reset is told without being asked for
+        assert ended.poll(60_000)
+    answer = httpx.post(scripted.url + "/v1/chat/completions", json=BODY, timeout=60)
+    assert len(answer.content) > 16 << 20      # who reads it gets it
 
 
 def test_S10_what_nobody_reads_pauses_and_goes_on(nano):

@@ -188,6 +188,34 @@ def test_api_9_4_formats_and_streams_agree_about_calls(scripted):
     assert len({tuple(prompt) for prompt in scripted.scheduler.prompts[-6:]}) == 1      # and so does the prompt
 
 
+def test_api_9_4_formats_agree_about_definitions_of_tools(scripted, nano):
+    """Without what is null, which is absent, without `strict`, which is for the answer, and without what the format does not know."""
+    name, described = FUNCTION["name"], FUNCTION["description"]
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    plain = {"name": name, "description": described, "parameters": schema}
+
+    def prompts(**more):
+        for path, body, tool in (
+                ("/v1/chat/completions", {"messages": HELLO}, {"type": "function", "function": {**plain, **more}}),
+                ("/v1/responses", {"input": "Hello"}, {"type": "function", **plain, **more}),
+                ("/v1/messages", {"messages": HELLO, "max_tokens": 9}, {
+                    "name": name, "description": described, "input_schema": schema, **more})):
+            scripted.scheduler.answers.clear()
+            scripted.scheduler.say("x")
+            asked(scripted.url, path, {**body, "tools": [tool]})
+            yield scripted.scheduler.prompts[-1]
+
+    written = chat.encode_ids(nano.tokenizer, HELLO, thinking_mode="thinking", tools=[{"type": "function", "function": plain}])
+    for more in ({}, {"strict": None}, {"strict": False}, {"strict": True}, {"cache_control": {"type": "ephemeral"}}):
+        assert all(one == written for one in prompts(**more)), more
+    for function in ({"name": name}, {"name": name, "description": None, "parameters": None, "strict": None}):
+        for path, body, tool in (("/v1/chat/completions", {"messages": HELLO}, {"type": "function", "function": function}),
+                                 ("/v1/responses", {"input": "Hello"}, {"type": "function", **function})):
+            scripted.scheduler.say("x")
+            asked(scripted.url, path, {**body, "tools": [tool]})
+            assert f'\n{{"name": "{name}"}}\n' in nano.tokenizer.decode(scripted.scheduler.prompts[-1])
+
+
 def test_api_9_5_every_stream_is_the_same_however_it_is_cut(scripted, monkeypatch):
     monkeypatch.setattr("dsvk.server.limits.KEEP_ALIVE_SECONDS", 0.05)
     for path, body, off, limit, tools, _, events in FORMATS + [

@@ -227,6 +227,11 @@ def test_counting_takes_no_turn(scripted):
 @pytest.mark.parametrize("change, words", [
     ({"max_tokens": None}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"messages": []}, "messages"),
     ({"messages": None}, "messages"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content: block 0: expected an object, got str"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: expected text or a list of blocks, got int"),
+    ({"system": 5}, "system: expected text or a list of blocks, got int"),
+    ({"system": [[]]}, "system: block 0: expected an object, got list"),
+    ({"stop_sequences": "x"}, "stop_sequences: expected a list of texts, got a text"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type: this model reads text only"),
@@ -271,7 +276,9 @@ def test_other_faults_in_anthropics_shape(url, engine, scripted):
                                      ("/v1/messages", b"[" + b"0," * 1_200_000, 413, "request_too_large")):
         answer = httpx.post(url + path, **({"content": body} if isinstance(body, bytes) else {"json": body}),
                             headers={"content-type": "application/json"})
-        assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+        assert (answer.status_code, answer.json()["error"]["type"], answer.json()["type"]) == (status, kind, "error")
+    elsewhere = httpx.post(url + "/v1/messages/batches", json={})      # an unknown path, and not below /anthropic
+    assert elsewhere.status_code == 404 and elsewhere.json().keys() == {"error"} and elsewhere.json()["error"]["code"] == "not_found"
     for refusal, status, kind in ((dsvk.BusyError("full"), 429, "rate_limit_error"), (dsvk.StateError("closed"), 529, "overloaded_error"),
                                   (dsvk.NumericError("nan"), 500, "api_error")):
         scripted.scheduler.refusal = refusal

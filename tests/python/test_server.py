@@ -583,13 +583,25 @@ def test_S01_S02_S17_a_bad_value_is_400_and_names_the_field(url, change, param, 
 NO_JSON = [(b"", "no JSON"), (b"[1]", "expected an object"), (b'{"model":', "no JSON"), (b'{"a":1,"\\u0061":2}', "'a' appears twice"),
            (b'{"model":"\xff"}', "no UTF-8: byte 10"), (b'{"temperature":NaN}', "NaN"), (b'{"temperature":1e999}', "too large"),
            (b'{"a":' + b"[" * 70 + b"]" * 70 + b"}", "nested deeper than 64"), (b'{"a":' + b"[" * 100000 + b"}", "nested deeper"),
-           (b'{"user":"\\ud800"}', "half of a surrogate"), (b'{"n":' + b"9" * 5000 + b"}", "no JSON")]
+           (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "a: nested deeper than 64"), (b'{"user":"\\ud800"}', "user: has half of a surrogate"),
+           (b'{"\\udc00":1}', "\\udc00: has half of a surrogate"), (b'{"a":[{"\\udc00":1}]}', "a[0].\\udc00: has half of a surrogate"),
+           (b'{"n":' + b"9" * 5000 + b"}", "no JSON")]
 
 
 @pytest.mark.parametrize("text, words", NO_JSON, ids=range(len(NO_JSON)))
 def test_S01_a_body_that_is_no_json_is_400(url, text, words):
     answer = httpx.post(url + "/v1/chat/completions", content=text, headers={"content-type": "application/json"})
-    assert answer.status_code == 400 and words in answer.json()["error"]["message"], answer.text
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and words in error["message"], error
+    assert error["param"] is None or error["param"] in words or error["message"].startswith(f"{error['param']}: "), error
+
+
+def test_S01_a_body_as_deep_as_it_may_be(scripted):
+    scripted.scheduler.answers.clear()
+    scripted.scheduler.say("x")
+    text = json.dumps({"model": "nano", "messages": HELLO})[:-1] + ',"a":' + "[" * 63 + "]" * 63 + "}"
+    answer = httpx.post(scripted.url + "/v1/chat/completions", content=text, headers={"content-type": "application/json"})
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_prompt_that_is_too_long_says_what_clients_parse(url, engine, nano):
@@ -612,8 +624,12 @@ def test_S03_a_body_over_the_limit_is_413(nano):
 
 
 def test_bodies_may_be_packed(scripted):
-    good = gzip.compress(json.dumps({"model": "nano", "messages": HELLO}).encode())
-    for body, encoding, status in ((good, "gzip", 200), (good[:-3], "gzip", 400), (b"x", "gzip", 400), (good, "br", 415)):
+    text = json.dumps({"model": "nano", "messages": HELLO}).encode()
+    good, empty = gzip.compress(text), gzip.compress(b"")
+    parts = gzip.compress(text[:20]) + empty + gzip.compress(text[20:])
+    for body, encoding, status in ((good, "gzip", 200), (good[:-3], "gzip", 400), (b"x", "gzip", 400), (good, "br", 415),
+                                   (b"", "gzip", 400), (parts, "gzip", 200), (parts[:-3], "gzip", 400), (parts + b"x", "gzip", 400),
+                                   (empty * 4095 + good, "gzip", 200), (empty * 4096 + good, "gzip", 400)):
         scripted.scheduler.answers.clear()
         scripted.scheduler.say("x")
         answer = httpx.post(scripted.url + "/v1/chat/completions", content=body,

@@ -75,12 +75,13 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
         async def generate(request: Request) -> Response:
             text = await body.read(request, body_bytes)
 
-            def begin() -> tuple[dict[str, Any], Engine, Any]:
-                engine, given = held.current, body.parse(text)
-                return given, engine, dialect.read(engine, given)
+            def begin() -> tuple[int, dict[str, Any], Engine, Any]:
+                engine, plain = held.current, body.plain(text)
+                given = body.parse(plain)
+                return len(plain), given, engine, dialect.read(engine, given)
 
-            given, engine, read = await readers.run(begin)
-            asked = submitted(engine, lambda: dialect.job_of(engine, given, read))
+            size, given, engine, read = await readers.run(len(text.data), begin)
+            asked = submitted(engine, readers.of(size), lambda: dialect.job_of(engine, given, read))
             job, running = await while_connected(request.receive, asked)
             answer = Answer(engine, job, running)
             reply = dialect.Reply(engine, read, job, answer)
@@ -102,11 +103,13 @@ def application(held: Engine | Keeper, keys: Sequence[str] = (), hosts: Sequence
     async def count_tokens(request: Request) -> Response:
         text = await body.read(request, body_bytes)
 
-        def begin() -> tuple[Engine, messages.CountRequest]:
-            engine, given = held.current, body.parse(text)
-            return engine, messages.read_as(messages.CountRequest, engine, given)
+        def begin() -> tuple[int, Engine, messages.CountRequest]:
+            engine, plain = held.current, body.plain(text)
+            return len(plain), engine, messages.read_as(messages.CountRequest, engine, body.parse(plain))
 
-        return Json({"input_tokens": len(await asyncio.to_thread(messages.prompt_of, *await readers.run(begin)))})
+        size, engine, read = await readers.run(len(text.data), begin)
+        counted = readers.run(size, lambda: len(messages.prompt_of(engine, read, counted=True)))
+        return Json({"input_tokens": await while_connected(request.receive, counted)})
 
     async def models(request: Request) -> Response:
         return Json(names.listing(held.current))

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, AsyncIterator, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from . import fields
 from .errors import bad
@@ -15,9 +15,23 @@ SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "advisor_", "too
 BILLING = "x-anthropic-billing-header:"      # differs between builds of a client, and would change every prompt
 
 
+def text_or_blocks(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"expected text or a list of blocks, got {type(value).__name__}")
+    for i, block in enumerate(value):
+        if not isinstance(block, dict):
+            raise ValueError(f"block {i}: expected an object, got {type(block).__name__}")
+    return value
+
+
+Content = Annotated[str | list[dict[str, Any]], BeforeValidator(text_or_blocks)]
+
+
 class Message(Fields):
     role: Literal["user", "assistant", "system"]
-    content: str | list[dict[str, Any]]
+    content: Content
 
 
 class Tool(Fields):

@@ -1,5 +1,5 @@
 """The JSON body of a request: within limits, and JSON by the letter (no duplicate keys, no NaN, whole characters). read() is for the event
-loop, parse(), which takes its time, for another thread."""
+loop, plain() and parse(), which take their time, for another thread."""
 from __future__ import annotations
 
 import asyncio
@@ -17,6 +17,7 @@ from .errors import ApiError, bad, place
 from .limits import JSON_DEPTH, JSON_OBJECTS, JSON_VALUES
 
 PIECE = 1 << 20      # bytes looked at in one go, in which no other thread runs
+PACKED_PIECE = 1 << 16      # the rest of one is copied for each member that ends in it
 OUTSIDE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|(?P<mark>[,\[{])', re.DOTALL)
 Read = TypeVar("Read")
 
@@ -61,17 +62,25 @@ async def read(request: Request, most: int) -> Body:
 
 
 def unpacked(body: Body) -> bytes:
+    """One member of gzip or several behind each other, which make one text."""
     most = min(body.most, limits.UNPACKED_BYTES + limits.UNPACKED_RATIO * len(body.data))
-    unpack = zlib.decompressobj(wbits=31)
-    try:
-        text = unpack.decompress(body.data, most + 1)
-    except zlib.error as error:
-        raise bad("content-encoding", f"no gzip: {error}") from None
-    if len(text) > most:
-        raise too_large(f"of {len(body.data)} bytes is larger than {most} bytes when it is unpacked")
-    if not unpack.eof or unpack.unused_data:
-        raise bad("content-encoding", "gzip that is cut, or followed by something else")
-    return text
+    text, at = bytearray(), 0
+    for _ in range(limits.GZIP_MEMBERS):
+        unpack = zlib.decompressobj(wbits=31)
+        while not unpack.eof:
+            piece = body.data[at:at + PACKED_PIECE]
+            if not piece:
+                raise bad("content-encoding", "gzip that is cut")
+            try:
+                text += unpack.decompress(piece, most + 1 - len(text))
+            except zlib.error as error:
+                raise bad("content-encoding", f"no gzip from byte {at} on: {error}") from None
+            if len(text) > most:
+                raise too_large(f"of {len(body.data)} bytes is larger than {most} bytes when it is unpacked")
+            at += len(piece) - len(unpack.unused_data)
+        if at == len(body.data):
+            return bytes(text)
+    raise bad("content-encoding", f"gzip of more than {limits.GZIP_MEMBERS} members")
 
 
 def check_size(text: bytes) -> None:
@@ -108,7 +117,7 @@ class Check:
         self.escapes, self.objects = escapes, 0
 
     def value(self, value: Any, location: tuple[str | int, ...] = ()) -> None:
-        if len(location) > JSON_DEPTH:
+        if isinstance(value, (dict, list)) and len(location) >= JSON_DEPTH:      # the body is the first
             raise bad(str(location[0]), f"nested deeper than {JSON_DEPTH}")
         if isinstance(value, str):
             self.text(value, location)
@@ -119,8 +128,9 @@ class Check:
             if self.objects > JSON_OBJECTS:
                 raise too_large(f"has more than {JSON_OBJECTS} objects")
             for name, member in value.items():
-                self.text(name, location)
-                self.value(member, (*location, name))
+                inside = (*location, name)
+                self.text(name, inside)
+                self.value(member, inside)
         elif isinstance(value, list):
             for i, element in enumerate(value):
                 self.value(element, (*location, i))
@@ -130,11 +140,15 @@ class Check:
             if self.escapes:
                 text.encode()
         except UnicodeEncodeError:
-            raise bad(place(location), "has half of a surrogate pair") from None
+            where = place(location).encode(errors="backslashreplace").decode()      # a name may be such a text itself
+            raise bad(where, "has half of a surrogate pair") from None
 
 
-def parse(body: Body) -> dict[str, Any]:
-    text = unpacked(body) if body.packed else body.data
+def plain(body: Body) -> bytes:
+    return unpacked(body) if body.packed else body.data
+
+
+def parse(text: bytes) -> dict[str, Any]:
     check_size(text)
     try:
         value = json.loads(text.decode(), object_pairs_hook=once, parse_constant=no_number)
@@ -151,13 +165,19 @@ def parse(body: Body) -> dict[str, Any]:
 
 
 class Readers:
-    """Threads that read bodies: few, for the interpreter runs one thread at a time, and the event loop is to have its turn."""
+    """Threads that read bodies and make prompts of them: few, for the interpreter runs one thread at a time, and the event loop is to
+    have its turn. Long ones have threads of their own, so that they hold up each other and no other request."""
 
     def __init__(self) -> None:
-        self.threads = ThreadPoolExecutor(limits.READERS, "dsvk reader")
+        self.short, self.long = (ThreadPoolExecutor(limits.READERS, f"dsvk {kind} reader") for kind in ("short", "long"))
 
-    async def run(self, read: Callable[[], Read]) -> Read:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, read)
+    def of(self, size: int) -> ThreadPoolExecutor:
+        """For a body of so many bytes."""
+        return self.long if size > limits.LONG_BYTES else self.short
+
+    async def run(self, size: int, read: Callable[[], Read]) -> Read:
+        return await asyncio.get_running_loop().run_in_executor(self.of(size), read)
 
     def close(self) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.short, self.long):
+            threads.shutdown(wait=False, cancel_futures=True)

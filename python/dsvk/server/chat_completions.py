@@ -17,6 +17,9 @@ from .limits import EFFORT, MOST_TOOLS, Tokens, TopLogprobs
 from .openai_format import FINISH, head, logprobs_of, usage_of
 
 
+PROMPTED = ("name", "description", "parameters")      # members of a function that stand in the prompt
+
+
 class ChatRequest(Generated):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
@@ -84,10 +87,12 @@ def refuse_tools(r: ChatRequest) -> None:
 
 
 def offered(body: dict[str, Any], r: ChatRequest) -> list[dict[str, Any]]:
-    """The tools as the client wrote them, because the prompt repeats their JSON."""
+    """The tools in the order in which the client wrote their members, because the prompt repeats their JSON. `strict` is no part of it:
+    it says how the answer is held, and each wire format says so in its own way."""
     if r.tool_choice.mode == "none":
         return []
-    return [{"type": "function", "function": tool["function"]} for tool in body.get("tools") or []]
+    return [{"type": "function", "function": {name: value for name, value in tool["function"].items()
+                                              if name in PROMPTED and value is not None}} for tool in body.get("tools") or []]
 
 
 def held(offer: Tool, place: str) -> dsml.Tool:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from . import stream
 from .answer import Answer, Logprob, Piece
-from .engine import Engine, Job
+from .engine import Engine, Job, refuse_too_long
 from .errors import bad
 from .fields import Generated, validated
 from .limits import COMPLETION_TOKENS, LARGEST, MOST_PROMPTS, Choices, TopLogprobs
@@ -61,6 +61,7 @@ def prompt_of(engine: Engine, r: CompletionRequest, given: str | list[int]) -> l
         if not all(0 <= id < vocab for id in given):
             raise bad("prompt", f"token ids are 0 to {vocab - 1}")
         return given
+    refuse_too_long(engine, (given, r.suffix or ""), "prompt")
     if r.suffix is None:
         prompt = engine.model.prompt_tokens(given)
         if not prompt:

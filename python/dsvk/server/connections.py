@@ -1,11 +1,12 @@
 """HTTP/1.1 connections: uvicorn's, with the limits that it lacks. What is no HTTP, or ambiguous about where it ends, is 400; a head
-that does not come is 408; both end the connection."""
+that does not come is 408; both end the connection. So does a reader that takes nothing of what is sent."""
 from __future__ import annotations
 
 import asyncio
 import errno
 import re
 import socket
+import struct
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -24,6 +25,8 @@ from .stream import dump
 
 END = re.compile(rb"\n\r?\n")      # of a head, as h11 has it
 LENGTHS = re.compile(rb"^(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+LIST = re.compile(rb"^content-length[ \t]*:(?:[^\n]|\n[ \t])*,", re.IGNORECASE | re.MULTILINE)      # a line may go on in the next
+AT_ONCE = struct.pack("ii", 1, 0)      # closed without a wait for what the system still has to send
 
 
 def target(head: bytes) -> str:
@@ -32,26 +35,62 @@ def target(head: bytes) -> str:
     return unquote(words[1].partition(b"?")[0].decode("latin-1")) if len(words) > 2 else ""
 
 
+class Watched:
+    """A transport that aborts when its reader takes nothing of what waits to be sent, from one look at it to the next: be it an answer,
+    an event of a stream, or what is left of either when the connection is closed."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self.transport, self.loop = transport, loop
+        self.written = 0
+        self.timer: asyncio.TimerHandle | None = None
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):      # else the system may keep megabytes, and a slow reader is seen rarely
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.UNSENT_BYTES)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+        self.written += len(data)
+        if self.timer is None and self.transport.get_write_buffer_size():
+            self.watch()
+
+    def taken(self) -> int:
+        return self.written - self.transport.get_write_buffer_size()
+
+    def watch(self) -> None:
+        self.timer = self.loop.call_later(limits.STALLED_SECONDS, self.look, self.taken())
+
+    def look(self, taken: int) -> None:
+        self.timer = None
+        if self.taken() == taken:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            self.transport.abort()
+        elif self.transport.get_write_buffer_size():
+            self.watch()
+
+    def unwatch(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
 class Protocol(H11Protocol):
-    """`head` is what has come of a request's head, `path` what the last one asks for; scope["state"]["abort"]() ends the
-    connection without waiting for its reader."""
+    """`head` is what has come of a request's head, `path` what the last one asks for."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.app_state = {**self.app_state, "abort": self.abort}
         self.head, self.path = b"", ""
         self.head_timer: asyncio.TimerHandle | None = None
 
-    def abort(self) -> None:
-        self.transport.abort()
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self.watched = Watched(transport, self.loop)
+        super().connection_made(self.watched)  # type: ignore[arg-type]  # all of a transport's methods
         self.watch_head()
 
     def connection_lost(self, reason: Exception | None) -> None:
         super().connection_lost(reason)
         self.unwatch_head()
+        self.watched.unwatch()
 
     def handle_events(self) -> None:
         """Looks at what has come, be it behind another request, before it is understood."""
@@ -61,7 +100,7 @@ class Protocol(H11Protocol):
             if len(self.head) > limits.HEAD_BYTES:
                 self.refuse(ApiError(400, f"the head is larger than {limits.HEAD_BYTES} bytes"))
                 return
-            if len(LENGTHS.findall(self.head)) > 1:      # h11 takes two that are equal for one
+            if len(LENGTHS.findall(self.head)) > 1 or LIST.search(self.head):      # h11 takes two that are equal for one
                 self.refuse(ApiError(400, "content-length: the body's end is told twice", param="content-length"))
                 return
         super().handle_events()
@@ -100,7 +139,7 @@ class Protocol(H11Protocol):
                 self.transport.write(self.conn.send(event))
             self.transport.close()
         except h11.LocalProtocolError:      # in the middle of an answer
-            self.abort()
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):

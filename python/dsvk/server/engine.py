@@ -5,22 +5,26 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Callable, Iterable, Mapping
 
 import dsvk
 from dsvk.constrain import Constraint, Grammars
 
 from .errors import bad, of_engine, overflow
-from .limits import BACKLOG, COMPILERS
+from .limits import BACKLOG, COMPILERS, LIKELY_CHARACTERS
 from .metrics import Metrics
 
 REMEMBERED_TOKENS = 1 << 20
 MOST_LOGGED = 256
+PIECE = 1 << 14      # characters that are counted at a time
+CUT = re.compile("[A-Za-z](?=[ \n])|[一-龥](?=[，。 \n])")      # no word goes on behind it
 log = logging.getLogger("dsvk.server")
 
 
@@ -226,13 +230,28 @@ class Engine:
             raise (bad(None, str(error)) if isinstance(error, dsvk.InvalidError) else of_engine(error)) from None
 
 
-async def submitted(engine: Engine, job: Callable[[], Job]) -> tuple[Job, Running]:
-    """The job that job() makes, handed in, away from the event loop; if nobody waits for it any more it is cancelled. Grammars are
-    compiled in threads that do nothing else, so that those which take long hold up each other and no other request."""
-    made = await asyncio.to_thread(job)
-    constraint = None
+def refuse_too_long(engine: Engine, texts: Iterable[str], field: str) -> None:
+    """Texts of one prompt that surely do not fit, without making tokens of all of them, which may take a minute: pieces are counted
+    of those that likely do not, between places where every tokenizer of the family cuts. The error tells the tokens counted."""
+    found, texts = 0, list(texts)
+    if sum(map(len, texts)) <= LIKELY_CHARACTERS * engine.context:
+        return
+    for text in texts:
+        places = (CUT.search(text, at, at + PIECE) for at in range(0, len(text), PIECE))
+        for begin, end in pairwise(place.end() for place in places if place is not None):
+            found += len(engine.tokenizer.encode(text[begin:end]))
+            if found >= engine.context:
+                raise overflow(found + 1, engine.context, field)
+
+
+async def submitted(engine: Engine, threads: ThreadPoolExecutor, job: Callable[[], Job]) -> tuple[Job, Running]:
+    """The job that job() makes in one of these threads, handed in, away from the event loop; if nobody waits for it any more it is
+    cancelled. Grammars are compiled in threads that do nothing else, so that those which take long hold up each other and no other
+    request."""
+    loop, constraint = asyncio.get_running_loop(), None
+    made = await loop.run_in_executor(threads, job)
     if made.constraint is not None:
-        constraint = await asyncio.get_running_loop().run_in_executor(engine.compilers, made.constraint)
+        constraint = await loop.run_in_executor(engine.compilers, made.constraint)
 
     def cancel(done: asyncio.Task[Running]) -> None:
         if done.exception() is None:

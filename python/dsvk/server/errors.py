@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 import dsvk
 
+ANTHROPIC_PATHS = ("/anthropic", "/v1/messages", "/v1/messages/count_tokens")      # and what is under the first
 ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                    429: "rate_limit_error", 500: "api_error", 529: "overloaded_error"}
 
@@ -42,7 +43,7 @@ class ApiError(Exception):
 
 
 def of_anthropic(path: str) -> bool:
-    return path == "/anthropic" or path.startswith(("/anthropic/", "/v1/messages"))
+    return path in ANTHROPIC_PATHS or path.startswith("/anthropic/")
 
 
 def bad(param: str | None, message: str) -> ApiError:

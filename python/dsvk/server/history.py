@@ -6,7 +6,7 @@ from typing import Any
 import dsvk
 from dsvk import chat
 
-from .engine import Engine, Turns
+from .engine import Engine, Turns, refuse_too_long
 from .errors import bad, of_engine
 from .fields import Message
 
@@ -73,10 +73,12 @@ def plain(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]], keep_thinking: bool, thinking: bool,
-           effort: str, schema: dict[str, Any] | None = None) -> list[int]:
+           effort: str, schema: dict[str, Any] | None = None, counted: bool = False) -> list[int]:
     """The ids of a conversation; turns that were sampled here are written as they were. schema: what the model is told of the
-    answer's."""
+    answer's. counted: they are wanted although they are more than the context."""
     check(messages)
+    if not counted:      # an assistant's turn may be replaced by what was sampled
+        refuse_too_long(engine, (message.content or "" for message in messages if message.role != "assistant"), "messages")
     if engine.strict_history and thinking:
         check_thoughts(messages)
     turns = plain(messages)

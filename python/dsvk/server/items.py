@@ -56,7 +56,7 @@ class Offered(NamedTuple):
         return self.tool.type == "custom"
 
     def function(self) -> dict[str, Any]:
-        """As the chat format has it."""
+        """As the chat format has it, which leaves `strict` out of the prompt."""
         described = {} if self.tool.description is None else {"description": self.tool.description}
         parameters = FREE_TEXT if self.custom else self.tool.parameters
         return {"type": "function", "function": {"name": self.name, **described,

@@ -7,15 +7,19 @@ from pydantic import BeforeValidator, Field
 
 BODY_BYTES = 64 << 20
 UNPACKED_BYTES, UNPACKED_RATIO = 4 << 20, 64      # of a packed body: so many bytes, and so many more for each that came
+GZIP_MEMBERS = 4096      # of a packed body
 JSON_DEPTH = 64
 JSON_VALUES, JSON_OBJECTS = 1_200_000, 1 << 16      # of a body: room for a prompt of a million token ids, for messages with their parts
-READERS, COMPILERS = 2, 2      # threads that read bodies and compile grammars
+READERS, COMPILERS = 2, 2      # threads that read bodies and make prompts of them, short and long ones each, and compile grammars
+LONG_BYTES = 256 << 10      # a body of more is long: its prompt takes a tenth of a second and more
+LIKELY_CHARACTERS = 8      # of a token: a prompt that has more for each of the context is likely to be too long
 MOST_CHOICES, MOST_STOPS, MOST_STOP_BYTES, MOST_TOOLS, MOST_TOP_LOGPROBS, MOST_PROMPTS, MOST_BIASES = 8, 16, 4096, 128, 20, 64, 1024
 LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON reader
 KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
 HEAD_BYTES, HEAD_FIELDS, HEAD_SECONDS = 16 << 10, 100, 10
 BODY_SECONDS, BODY_RATE = 10, 1024      # so long a body may be slower than so many bytes a second
-STALLED_SECONDS = 30      # a stream whose reader takes nothing ends
+STALLED_SECONDS = 30      # a connection whose reader takes nothing between two looks ends
+UNSENT_BYTES = 64 << 10      # that the system keeps of a connection besides what is on its way
 BACKLOG = 256      # events of a request that wait to be written, before it pauses
 REQUESTS = 8192      # at once: those that run and wait (--max-waiting), and others
 PENDING, ACCEPTED = 2048, 16      # connections that may wait to be taken, and are taken at a time

@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from . import blocks, history, stream
 from .answer import Answer, Piece, Usage
@@ -38,10 +38,17 @@ class Metadata(Fields):
     user_id: str = ""
 
 
+def no_text(value: Any) -> Any:
+    """OpenAI's formats have one stop text without a list, too."""
+    if isinstance(value, str):
+        raise ValueError("expected a list of texts, got a text")
+    return value
+
+
 class CountRequest(Fields):
     model: str
     messages: list[blocks.Message]
-    system: str | list[dict[str, Any]] = ""
+    system: blocks.Content = ""
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()
     tools: list[blocks.Tool] = []
@@ -50,7 +57,7 @@ class CountRequest(Fields):
 
 class MessagesRequest(CountRequest, Sampled):
     max_tokens: Tokens
-    stop_sequences: Stops = []
+    stop_sequences: Annotated[Stops, BeforeValidator(no_text)] = []
     metadata: Metadata = Metadata()
 
 
@@ -87,12 +94,13 @@ def refuse_choice(r: CountRequest) -> None:
         raise bad("tool_choice", "any without tools")
 
 
-def prompt_of(engine: Engine, r: CountRequest) -> list[int]:
+def prompt_of(engine: Engine, r: CountRequest, counted: bool = False) -> list[int]:
+    """counted: as in history.prompt."""
     messages = blocks.conversation(r.system, r.messages, r.tools)
     refuse_choice(r)
     tools = [] if r.tool_choice.type == "none" else [blocks.function(tool) for tool in blocks.at_hand(r.tools)]
     thinking, effort = mode(r.model, r.thinking, r.output_config.effort)
-    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort, schema_of(r))
+    return history.prompt(engine, messages, tools, bool(r.tools), thinking, effort, schema_of(r), counted)
 
 
 def schema_of(r: CountRequest) -> dict[str, Any] | None:

@@ -125,7 +125,9 @@ def renamed(error: ApiError, r: ResponsesRequest) -> ApiError:
     for theirs, ours in here:
         if error.param is not None and error.param.startswith(theirs):
             param = ours + error.param.removeprefix(theirs)
-            error.message, error.param = error.message.replace(error.param, param, 1), param
+            if error.message.startswith(f"{error.param}: "):
+                error.message = param + error.message.removeprefix(error.param)
+            error.param = param
             break
     return error
 

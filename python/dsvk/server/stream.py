@@ -98,7 +98,6 @@ class EventStream(Response):
         self.reply, self.written, self.cancel = reply, written, cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.abort = scope.get("state", {}).get("abort", lambda: None)
         try:
             await while_connected(receive, self.write(send))
         except ClientDisconnect:
@@ -115,12 +114,7 @@ class EventStream(Response):
 
     async def write(self, send: Send) -> None:
         async def put(text: bytes, more: bool = True) -> None:
-            try:
-                async with asyncio.timeout(limits.STALLED_SECONDS):
-                    await send({"type": "http.response.body", "body": text, "more_body": more})
-            except TimeoutError:
-                self.abort()
-                raise ClientDisconnect() from None
+            await send({"type": "http.response.body", "body": text, "more_body": more})
 
         async def end(error: ApiError) -> None:
             await put(self.line(self.reply.failed(error, self.written(error))), more=False)
@@ -134,11 +128,9 @@ class EventStream(Response):
                 await end(error)
                 return
             except asyncio.CancelledError:      # the client is gone, and nothing is sent; or the server ends
-                with suppress(TimeoutError, ClientDisconnect, OSError):
+                with suppress(TimeoutError, OSError):
                     async with asyncio.timeout(1):
                         await end(unavailable("the server is shutting down"))
-                raise
-            except ClientDisconnect:
                 raise
             except Exception:
                 await end(internal())
