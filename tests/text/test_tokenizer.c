@@ -338,7 +338,7 @@ static void test_T09_decoding(void) {
 /* ---- the interface ---- */
 
 static void test_A01_arguments(void) {
-    dsvk_tokenizer *t = open_parts(&(parts){0});
+    dsvk_tokenizer *t = open_parts(&(parts){0}), *none;
     dsvk_error err;
     int32_t *ids = NULL, id = 0;
     size_t n;
@@ -346,7 +346,7 @@ static void test_A01_arguments(void) {
     const char *part;
     dsvk_decoder *d;
     CHECK(dsvk_tokenizer_open(NULL, harness_path, &err) == DSVK_INVALID && strstr(err.message, "tokenizer"), "open");
-    CHECK(dsvk_tokenizer_open(&t, NULL, &err) == DSVK_INVALID && strstr(err.message, "path"), "open");
+    CHECK(dsvk_tokenizer_open(&none, NULL, &err) == DSVK_INVALID && strstr(err.message, "path"), "open");
     CHECK(dsvk_tokenizer_encode(NULL, "a", 1, 0, &ids, &n, &err) == DSVK_INVALID, "encode");
     CHECK(dsvk_tokenizer_encode(t, NULL, 1, 0, &ids, &n, &err) == DSVK_INVALID && strstr(err.message, "text"),
           "encode");
