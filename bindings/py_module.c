@@ -53,7 +53,8 @@ PyDoc_STRVAR(plan_doc,
              "plan(path, context=0, device=None, cache='native', max_chunk=0, page_tokens=0)\n--\n\n"
              "What would be allocated where for the model at `path` (its folder or a bare config.json), from the\n"
              "configuration alone: a dict with purposes, layers and context, in bytes. context: tokens, 0 for the model's\n"
-             "largest. Raises FormatError or UnsupportedError for a configuration that cannot be run.");
+             "largest. device: says whether it fits there, too. cache, max_chunk, page_tokens: as Model takes them. Raises\n"
+             "FormatError or UnsupportedError for a configuration that cannot be run.");
 
 static PyObject *module_plan(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "context", "device", "cache", "max_chunk", "page_tokens", NULL};
@@ -99,7 +100,8 @@ PyDoc_STRVAR(verify_doc,
              "verify(path, progress=None, strict=False, threads=0)\n--\n\n"
              "Reads every tensor of the model at `path` and checks layout, names, shapes, types and values (no NaN or\n"
              "infinity); needs no device. Returns a dict that says what was read. progress(stage, done, total) is called\n"
-             "with bytes. Raises FormatError, UnsupportedError or FileError naming the tensor or file.");
+             "with bytes. strict: unknown tensors are an error. threads: that read files, 0 for 2.\n"
+             "Raises FormatError, UnsupportedError or FileError naming the tensor or file.");
 
 static PyObject *module_verify(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "progress", "strict", "threads", NULL};

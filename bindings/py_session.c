@@ -325,7 +325,8 @@ PyDoc_STRVAR(begin_doc,
              "begin($self, /, tokens, n, temperature=0.0, top_p=0.0, min_p=0.0, top_k=0, seed=0, stop=(), frequency_penalty=0.0,\n"
              "      presence_penalty=0.0, logit_bias=None, constraint=None, generated_from=0)\n--\n\n"
              "States a goal for poll: be at the prefix tokens, then append up to n sampled tokens. It computes nothing, and\n"
-             "replaces an earlier goal. Raises LimitError when they are more than the context.");
+             "replaces an earlier goal. The options are decode's; generated_from: where in the timeline that begins which\n"
+             "counts as generated for penalties, 0 for the prefix's end. Raises LimitError when they are more than the context.");
 
 static PyObject *session_begin(PyObject *object, PyObject *args, PyObject *kwargs) {
     py_session *self = (py_session *)object;

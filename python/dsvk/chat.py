@@ -85,12 +85,15 @@ class Parser(_dsvk.ChatParser):
         super().__init__(_thinking(thinking_mode))
 
     def feed(self, text: str | bytes, /) -> list[Event]:  # type: ignore[override]
+        """What became certain with this text; of bytes, incomplete characters wait for the rest."""
         return [Event(*event) for event in super().feed(text)]
 
     def push(self, tokenizer: _dsvk.Tokenizer, id: int, /) -> list[Event]:  # type: ignore[override]
+        """The same with one token."""
         return [Event(*event) for event in super().push(tokenizer, id)]
 
     def finish(self) -> list[Event]:  # type: ignore[override]
+        """The last events: what was held back, and the end of an open call."""
         return [Event(*event) for event in super().finish()]
 
 

@@ -69,9 +69,9 @@ def why_not(error: BaseException | None, host: str) -> str:
 
 def pull(name: str, revision: str = "main", progress: Progress = None, offline: bool = False,
          files: Sequence[str] = FILES) -> Path:
-    """The folder of a repository's model, fetched where it is not in the cache. offline: nothing is fetched. progress: as in
-    dsvk.Model, in bytes. files: patterns of the names that are wanted. Raises UnsupportedError without huggingface_hub,
-    FileError for what cannot be had."""
+    """The folder of a repository's model, fetched where it is not in the cache. revision: a branch, a tag or a commit. offline: nothing
+    is fetched. progress: as in dsvk.Model, in bytes. files: patterns of the names that are wanted. Raises UnsupportedError
+    without huggingface_hub, FileError for what cannot be had."""
     if not isinstance(name, str):
         raise TypeError(f"name: expected the name of a repository, as in org/name, got {name!r}")
     if NAME.fullmatch(name) is None:

@@ -53,7 +53,8 @@ class Model(_dsvk.Model):
     device: a Device, or what Device takes as its choice; None for the best one. budgets: bytes by purpose for the device
     opened here. progress: True for a bar, or a callable (stage, done, total) in bytes. cache: "native" (FP8 and FP4 rows,
     lossless against the published code) or "f32". strict: unknown tensors are an error. verify: NaN or infinity in a
-    weight is an error. max_chunk: most rows of one forward pass. page_tokens: tokens per cache page.
+    weight is an error. max_chunk: most rows of one forward pass, 0 for 512. page_tokens: tokens per cache page, a multiple of 128,
+    0 for 512. threads: that read files, 0 for 2.
     Raises FormatError, UnsupportedError, FileError for the files; NoDeviceError, DeviceMemoryError for the device.
     """
 

@@ -272,7 +272,8 @@ class Scheduler:
                logit_bias: Mapping[int, float] | None = None, constraint: Constraint | None = None) -> Request:
         """Hands in a request, from any thread, and returns at once.
 
-        prompt: text (special tokens in it stay ordinary text), or ids. max_tokens: 0 for as many as the context holds.
+        prompt: text (special tokens in it stay ordinary text; the begin token comes in front unless bos is false),
+        or ids. max_tokens: 0 for as many as the context holds.
         choices: so many continuations of one prompt, which is run once; choice i samples with seed + i, None draws a seed. stop:
         texts or ids that end a choice and are not part of it; the model's own end token always does. stop_after,
         stop_before: texts are looked for only behind the one id and before the other (0: from the start, to the end). logprobs:

@@ -30,8 +30,8 @@ log = logging.getLogger("dsvk.server")
 
 class Turns:
     """What was sampled, so that the next prompt repeats it exactly and continues the kept prefix: by the id of a turn's first call, for
-    the same calls, or, without calls, by what it says, for the same text may be cut into other tokens. At most REMEMBERED_TOKENS ids; the least recently
-    used turn goes first."""
+    the same calls, or, without calls, by what it says, for the same text may be cut into other tokens. At most
+    REMEMBERED_TOKENS ids; the least recently used turn goes first."""
 
     def __init__(self) -> None:
         self._turns: OrderedDict[str, tuple[list[int], tuple[str, ...]]] = OrderedDict()

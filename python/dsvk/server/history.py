@@ -82,7 +82,8 @@ def prompt(engine: Engine, messages: list[Message], tools: list[dict[str, Any]],
     if engine.strict_history and thinking:
         check_thoughts(messages)
     turns = plain(messages)
-    calls = {i: [call["id"] for call in one["tool_calls"]] for i, one in enumerate(turns) if one["role"] == "assistant" and not one["wo_eos"]}
+    calls = {i: [call["id"] for call in one["tool_calls"]] for i, one in enumerate(turns)
+             if one["role"] == "assistant" and not one["wo_eos"]}
     replay = engine.turns.find((ids[0] if ids else turns[i]["turn_id"], ids) for i, ids in calls.items())
     try:
         return chat.encode_ids(engine.tokenizer, turns, thinking_mode="thinking" if thinking else "chat",
