@@ -170,11 +170,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, signal: int, frame: FrameType | None) -> None:
-        if self.should_exit:
+        again = self.should_exit
+        super().handle_exit(signal, frame)
+        if again:
             self.force_exit = True
         else:
-            self.told()
-        super().handle_exit(signal, frame)
+            self.told()      # when all is set: whoever hears it may tell it again at once, in the middle of this
 
 
 def server(app: ASGIApp, drain: float = limits.DRAIN_SECONDS, told: Callable[[], object] = lambda: None) -> Server:
