@@ -382,7 +382,8 @@ typedef struct dsvk_sample_options {
      * those that decode together with it. */
     float frequency_penalty; /* -100 .. 100: taken off a token's logit as often as it was generated; 0: off */
     float presence_penalty;  /* -100 .. 100: taken off once when it was generated; 0: off */
-    uint64_t generated_from; /* where in the timeline that begins which counts as generated; 0: at the end of what is there; further: none yet */
+    uint64_t generated_from; /* where in the timeline that begins which counts as generated; 0: at the end of what is there; further
+                                than that: nothing does yet */
     const dsvk_logit_bias *bias; /* [n_bias]: added to an id's logit, -1000 .. 1000; the last one of an id counts */
     size_t n_bias;
     dsvk_mask_fn mask;   /* NULL: every token may come */

@@ -33,13 +33,13 @@ const uint QUERIES = HEADS * TOKENS;
 const uint LANES = 64;                                 /* that share a slice; a subgroup has at most that many */
 const uint SLICES = 256 / LANES;
 const uint ROWS = LANES * LANE_ROWS;
-const uint SLICE_QUERIES = QUERIES / SLICES;               /* queries whose scores an invocation finishes, for its row */
+const uint SLICE_QUERIES = QUERIES / SLICES;           /* queries whose scores an invocation finishes, for its row */
 const uint QUADS = HEAD_DIM / 4;
 const uint GROUP_LANES = QUADS > 64 ? 128 : 64;        /* at least a subgroup */
 const uint GROUP_QUERIES = QUERIES * GROUP_LANES / 256;
 
 const uint FETCH = 8;                                  /* rows on their way at once in step 3 */
-const uint P_STRIDE = QUERIES + 4;                       /* neighbouring rows in different banks */
+const uint P_STRIDE = QUERIES + 4;                     /* neighbouring rows in different banks */
 
 /* The partial result of a workgroup: sums of p * row [QUERIES][HEAD_DIM], then M [QUERIES] as a float, then sums of p [QUERIES]. */
 const uint CELL_BYTES = QUERIES * (HEAD_DIM + 2) * 4;
@@ -47,8 +47,8 @@ const uint CELL_BYTES = QUERIES * (HEAD_DIM + 2) * 4;
 shared uvec4 source[ROWS];                             /* address of the codes, all the scales */
 shared uint having[ROWS];                              /* which tokens have it: from the low half on, before the high half */
 shared bool tainted;                                   /* a row of the segment is not finite */
-shared float halves[2 * QUERIES * ROWS];                 /* on their way between slices: half of the dot products, */
-shared float quarters[QUERIES * ROWS];                   /* a quarter */
+shared float halves[2 * QUERIES * ROWS];               /* on their way between slices: half of the dot products, */
+shared float quarters[QUERIES * ROWS];                 /* a quarter */
 #define scores halves                                  /* then p of (row, query), rows P_STRIDE apart; then factors of splits */
 shared float part_max[SLICE_QUERIES * 64], part_sum[SLICE_QUERIES * 64]; /* of every subgroup */
 shared int segment_max[QUERIES], total_max[QUERIES];

@@ -23,7 +23,8 @@ const dsvk_device_limits *dsvk_device_get_limits(const dsvk_device *device);
 dsvk_device *dsvk_device_retain(dsvk_device *device); /* balanced by dsvk_device_close */
 /* The sticky failure of a lost device, DSVK_OK before; after DEVLOST every call returns it at once (D08). BUSY inside the log (A16). */
 dsvk_status dsvk_device_status(const dsvk_device *device, dsvk_error *err);
-dsvk_status dsvk_device_own(const dsvk_device *device, dsvk_error *err); /* STATE in a child of the process that opened it (A11) */
+bool dsvk_device_forked(const dsvk_device *device); /* in a child of the process that opened it (A11) */
+dsvk_status dsvk_device_own(const dsvk_device *device, dsvk_error *err); /* STATE there */
 /* Tells the host's log, if there is one. */
 void dsvk_log(const dsvk_device *device, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -200,7 +200,6 @@ dsvk_status dsvk_device_lose(dsvk_device *device, dsvk_error *err, const char *f
 /* Gives a Vulkan object a name that validation messages show; nothing without VK_EXT_debug_utils. */
 void dsvk_set_name(dsvk_device *device, VkObjectType type, uint64_t object, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-bool dsvk_device_forked(const dsvk_device *device); /* in a child of the process that opened it */
 /* Whether the device no longer uses what was submitted up to `value`, after at most `seconds`: it may be destroyed. */
 bool dsvk_at_rest(dsvk_device *device, uint64_t value, uint32_t seconds);
 /* Until the timeline reaches `value`, at most `seconds`; then DEVLOST. */

@@ -123,8 +123,6 @@ void dsvk_scheduler_close(dsvk_scheduler *s) {
 
 /* ---- from any thread; in a forked child the lock may be another's for good ---- */
 
-static bool is_own(const dsvk_scheduler *s) { return dsvk_device_own(s->model->device, NULL) == DSVK_OK; }
-
 static dsvk_status open_sequences(const dsvk_scheduler *s, dsvk_request *r, dsvk_sequence **first, dsvk_sequence **last,
                                   dsvk_error *err) {
     *first = *last = NULL;
@@ -180,7 +178,7 @@ dsvk_status dsvk_scheduler_submit(dsvk_scheduler *s, const dsvk_request_options 
 }
 
 void dsvk_scheduler_cancel(dsvk_scheduler *s, uint64_t request) {
-    if (!s || !is_own(s))
+    if (!s || dsvk_device_forked(s->model->device))
         return;
     pthread_mutex_lock(&s->lock);
     for (dsvk_sequence *q = s->first; q; q = q->next)
@@ -190,7 +188,7 @@ void dsvk_scheduler_cancel(dsvk_scheduler *s, uint64_t request) {
 }
 
 void dsvk_scheduler_pause(dsvk_scheduler *s, uint64_t request, uint32_t paused) {
-    if (!s || !is_own(s))
+    if (!s || dsvk_device_forked(s->model->device))
         return;
     pthread_mutex_lock(&s->lock);
     for (dsvk_sequence *q = s->first; q; q = q->next)

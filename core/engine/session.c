@@ -143,7 +143,7 @@ void dsvk_session_close(dsvk_session *s) {
     const double until = dsvk_now_s() + CLOSE_S;
     atomic_store(&s->closed, true);
     dsvk_session_cancel(s);
-    if (dsvk_device_own(s->model->device, NULL) != DSVK_OK)
+    if (dsvk_device_forked(s->model->device))
         atomic_store(&s->references, 1); /* the calls inside are the parent's */
     while (atomic_load(&s->references) > 1 && !inside(s) && dsvk_now_s() < until)
         nanosleep(&pause, NULL);

@@ -6,11 +6,11 @@
  * they have segments: a row alone has the bits it has in the split step; with segments of 64 and of 128 rows. The counters are 0
  * again after every run.
  * Edges: positions 0 .. 4, window - 1 .. window + 1; windows of 32 and 128; chunks of 200 rows from 0, 5, 127, 128 and 300;
- * several sequences in one step, and few heads whose tokens share a workgroup across them; a ring of window and of window + 3 slots; no idx, some, all, some out of range; 0, 1 and 5
- * entries of ratio 128; pages of 128 tokens, first and last row of a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and
- * 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row; the models' widths; lists of 31, 32, 33, 43
- * and 66 times 64 rows; one recording whose position moves on between its runs; steps of 64 rows and more on matrix units, where the
- * device has them. */
+ * several sequences in one step, and few heads whose tokens share a workgroup across them; a ring of window and of window +
+ * 3 slots; no idx, some, all, some out of range; 0, 1 and 5 entries of ratio 128; pages of 128 tokens, first and last row of
+ * a page; sinks of -1e30, -60, 60, 1e4; 1, 3, 4, 17, 64 and 128 heads of 64, 128, 192, 256 and 512 values; a NaN in one row;
+ * the models' widths; lists of 31, 32, 33, 43 and 66 times 64 rows; one recording whose position moves on between its runs;
+ * steps of 64 rows and more on matrix units, where the device has them. */
 #include "harness.h"
 #include "sparse_attn.h"
 
