@@ -10,6 +10,7 @@ Each prints JSON, and fails when an answer is wrong, a stream is silent or somet
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
 import random
 import re
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -94,6 +96,30 @@ def percentiles(values):
     return {"p50": round(ordered[49], 3), "p99": round(ordered[98], 3)}
 
 
+@contextlib.contextmanager
+def health_watched(port):
+    """Fills a dictionary at the end: how long /health took, asked every quarter of a second on a connection of its own (fault S11)."""
+    seconds, report, over = [], {}, threading.Event()
+
+    def watch():
+        while not over.wait(0.25):
+            began = time.monotonic()
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            connection.close()
+            seconds.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        over.set()
+        thread.join()
+        report["health_s"] = {**percentiles(seconds), "most": round(max(seconds), 3), "asked": len(seconds)} if len(seconds) > 1 else None
+
+
 # ---- many at once ----
 
 async def one_stream(port, prompt, n):
@@ -120,13 +146,14 @@ async def load(args):
         await one_stream(port, "warm", 2)
         before, began = resident(server), time.monotonic()
         asked = [prompts[i % len(prompts)] for i in range(args.streams)]
-        answers = await asyncio.gather(*(one_stream(port, prompt, n) for prompt in asked))
-        seconds = time.monotonic() - began
+        with health_watched(port) as health:
+            answers = await asyncio.gather(*(one_stream(port, prompt, n) for prompt in asked))
+            seconds = time.monotonic() - began
         wrong = [prompt for prompt, (text, _) in zip(asked, answers) if text != expected[prompt]]
         await until_idle(port)
         return {"streams": args.streams, "wrong": len(wrong), "seconds": round(seconds, 1),
                 "tokens_per_s": round(args.streams * n / seconds, 1),
-                "first_token_s": percentiles([first for _, first in answers]), "mib_before": before, "mib_after": resident(server)}
+                "first_token_s": percentiles([first for _, first in answers]), **health, "mib_before": before, "mib_after": resident(server)}
 
 
 # ---- many that wait ----
@@ -155,14 +182,13 @@ async def idle(args):
         while await metric(port, "num_requests_running") + await metric(port, "num_requests_waiting") < args.streams:
             await asyncio.sleep(0.5)
         there, counted, began = resident(server), list(signs), time.monotonic()
-        await asyncio.sleep(args.seconds)
+        with health_watched(port) as health:
+            await asyncio.sleep(args.seconds)
         heard = [now - then for now, then in zip(signs, counted)]
-        asked = time.monotonic()
-        await metric(port, "num_requests_running")
+        watched = time.monotonic() - began
         report = {"streams": args.streams, "silent": sum(n < args.seconds // 10 for n in heard), "fewest_signs": min(heard),
                   "kib_per_stream": round((there - before) * 1024 / args.streams, 1), "mib_before": before, "mib_waiting": there,
-                  "metrics_s_meanwhile": round(time.monotonic() - asked, 3), "watched_s": round(asked - began, 1),
-                  "died": sum(task.done() for task in tasks)}
+                  **health, "watched_s": round(watched, 1), "died": sum(task.done() for task in tasks)}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
