@@ -105,6 +105,8 @@ uint32_t dsvk_device_validation_messages(dsvk_device *device, char *first, size_
 
 /* ---- the timeline ---- */
 
+/* A second at a time: the clock of a wait goes on while the process is stopped (Ctrl-Z, a debugger, a sleeping machine), which uses up
+ * the wait it is in and no more. */
 static VkResult wait_value(dsvk_device *device, uint64_t value, uint32_t seconds) {
     const VkSemaphoreWaitInfo info = {
         .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
@@ -112,7 +114,12 @@ static VkResult wait_value(dsvk_device *device, uint64_t value, uint32_t seconds
         .pSemaphores = &device->timeline,
         .pValues = &value,
     };
-    return device->vk.vkWaitSemaphores(device->handle, &info, seconds * UINT64_C(1000000000));
+    VkResult result;
+    uint32_t waited = 0;
+    do
+        result = device->vk.vkWaitSemaphores(device->handle, &info, seconds > 0 ? UINT64_C(1000000000) : 0);
+    while (result == VK_TIMEOUT && ++waited < seconds);
+    return result;
 }
 
 dsvk_status dsvk_timeline_wait(dsvk_device *device, uint64_t value, uint32_t seconds, dsvk_error *err) {
