@@ -154,9 +154,8 @@ static void test_every_allocation_fails_once(void) {
     dsvk_error err;
     int32_t ids[N];
     size_t n;
-    int64_t live = 0;
     bool through = false;
-    for (int64_t k = -1; !through; k++) { /* without a failure first: what the model keeps for itself is there then */
+    for (int64_t k = 0; !through; k++) {
         struct asked asked = { 0 };
         dsvk_sample_options options = masked(&asked);
         options.bias = bias;
@@ -165,14 +164,12 @@ static void test_every_allocation_fails_once(void) {
         dsvk_session *s = open_at_prefix(model);
         dsvk_alloc_fail_after(k);
         const dsvk_status status = dsvk_session_decode(s, N, &options, ids, &n, &err);
-        through = dsvk_alloc_fail_after(-1) <= k && k >= 0;
+        through = dsvk_alloc_fail_after(-1) <= k;
         CHECK(status == DSVK_OK || status == DSVK_NOMEM, "%s: %s", dsvk_status_name(status), err.message);
-        CHECK((k >= 0 && !through) || (n == N && all_allowed(ids, N)), "%zu tokens", n);
+        CHECK(!through || (n == N && all_allowed(ids, N)), "%zu tokens", n);
         dsvk_session_close(s);
-        live = k < 0 ? dsvk_alloc_live() : live;
     }
-    CHECK(dsvk_alloc_live() == live, "%d are left", (int)(dsvk_alloc_live() - live));
-    dsvk_model_close(model);
+    dsvk_model_close(model); /* run_tests looks for what is left: what a model keeps until then depends on how quick the device was */
 }
 
 static void test_A01_values_out_of_range(void) {
