@@ -41,17 +41,23 @@ void score(uint t, uint first, uint last, uint slice, uint lane, Row row) {
     uvec2 store = add_bytes(Addrs(Seqs(a.seqs).v[row.sequence].pages).v[near / capacity], a.page_offset);
     float sums[MAX_ROWS];
     multiply(t, slice, lane, key_codes(store, near % capacity), key_scales(store, capacity, near % capacity), sums);
-    barrier(); /* part may still be read */
-    [[unroll]] for (uint r = 0u; r < ROWS; r++)
-        part[(r * SLICES + slice) * KEYS + lane] = sums[r];
-    barrier();
-    for (uint r = first + slice; r < last; r += SLICES) {
-        if (key >= visible_keys(Rows(a.rows).v[t + r]))
-            continue;
-        precise float sum = part[r * SLICES * KEYS + lane];
-        [[unroll]] for (uint s = 1u; s < SLICES; s++)
-            sum += part[(r * SLICES + s) * KEYS + lane];
-        store_score(t + r, key, sum * a.scale);
+    if (SLICES > 1u) { /* else what an invocation has is the whole sum, and a software device pays for every barrier */
+        barrier(); /* part may still be read */
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            part[(r * SLICES + slice) * KEYS + lane] = sums[r];
+        barrier();
+        for (uint r = first + slice; r < last; r += SLICES) {
+            if (key >= visible_keys(Rows(a.rows).v[t + r]))
+                continue;
+            precise float sum = part[r * SLICES * KEYS + lane];
+            [[unroll]] for (uint s = 1u; s < SLICES; s++)
+                sum += part[(r * SLICES + s) * KEYS + lane];
+            store_score(t + r, key, sum * a.scale);
+        }
+    } else {
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            if (r >= first && r < last && key < visible_keys(Rows(a.rows).v[t + r]))
+                store_score(t + r, key, sums[r] * a.scale);
     }
 }
 

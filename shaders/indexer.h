@@ -17,7 +17,8 @@
 
 #define INDEXER_WORKGROUP 256   /* invocations: keys times slices of the heads */
 #define INDEXER_SLICES 4        /* so that the keys of a slice fill the widest subgroup */
-#define INDEXER_MAX_ROWS 4      /* rows of a workgroup */
+#define INDEXER_ROWS 4          /* rows of a workgroup */
+#define INDEXER_MAX_ROWS 16     /* the same where heads are few and nothing is shared: a key is fetched and decoded once for all of them */
 #define INDEXER_MATRIX_ROWS 16  /* coopmat */
 /* Keys of its workgroup, in registers: 32 lanes hold two matrices of 16 keys and 128 dimensions in 64 each, where others hold one. */
 #define INDEXER_MATRIX_KEYS(subgroup, index_dim) ((subgroup) == 32u && (index_dim) <= 128u ? 256u : 128u)

@@ -17,6 +17,14 @@ bool dsvk_byte_queries(const dsvk_device *device, const dsvk_row_format *f) {
 
 uint32_t dsvk_indexer_keys(dsvk_cmd *cmd) { return INDEXER_WORKGROUP / slices_of(cmd); }
 
+/* Rows of a workgroup, of which most begin in one sequence. */
+static uint32_t rows_of(const dsvk_indexer_params *p, uint32_t slices) {
+    uint32_t rows = slices == 1 ? INDEXER_MAX_ROWS : INDEXER_ROWS;
+    while (rows > INDEXER_ROWS && (rows * p->n_heads > INDEXER_MAX_PRODUCTS / 2 || p->n < p->n_seqs * rows))
+        rows /= 2;
+    return p->n < p->n_seqs * rows ? 1 : rows;
+}
+
 static bool few_registers(dsvk_cmd *cmd) { return dsvk_device_get_limits(dsvk_cmd_device(cmd))->few_registers; }
 
 /* Whether the kernel on matrix units is meant: as for matrices unless the plain one is faster, for rows that share their keys, and not
@@ -71,7 +79,7 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
     dsvk_matmul_variant variant;
     const bool matrices = by_matrices(cmd, p, &variant);
     const uint32_t slices = slices_of(cmd), subgroup = matrices ? dsvk_matmul_subgroup(dsvk_cmd_device(cmd)) : 0;
-    const uint32_t tile = matrices ? INDEXER_MATRIX_ROWS : p->n >= p->n_seqs * INDEXER_MAX_ROWS ? INDEXER_MAX_ROWS : 1;
+    const uint32_t tile = matrices ? INDEXER_MATRIX_ROWS : rows_of(p, slices);
     const uint32_t keys_each = matrices ? INDEXER_MATRIX_KEYS(subgroup, f->index_dim) : dsvk_indexer_keys(cmd);
     uint32_t heads = INDEXER_MAX_PRODUCTS / tile;
     if (slices == 1 || tile == 1 || few_registers(cmd))

@@ -288,6 +288,8 @@ int main(int argc, char **argv) {
     check(&t, (shape){ 2, 64, 4, false, false }, lengths, rows, 4);
     check(&t, (shape){ 8, 128, 128, true, true }, lengths, (uint32_t[]){ 1, 1, 1, 1 }, 4);
     check(&t, (shape){ 8, 128, 128, true, true }, lengths, (uint32_t[]){ 6, 2, 7, 1 }, 4);
+    for (uint32_t h = 1; h < 5; h++) /* more rows of a workgroup where heads are few, in tiles of one and of several sequences */
+        check(&t, (shape){ h, 128, 128, true, true }, (uint32_t[]){ 60, 130, 1031, 516 }, (uint32_t[]){ 41, 7, 25, 16 }, 4);
     check(&t, (shape){ 64, 128, 4096, true, true }, (uint32_t[]){ 16384 }, (uint32_t[]){ 2 }, 1);
     check(&t, (shape){ 2, 32, 65536, true, false }, (uint32_t[]){ 1048576 }, (uint32_t[]){ 5 }, 1);
 
