@@ -23,7 +23,10 @@ from pathlib import Path
 import numpy as np
 
 import dsvk
+from dsvk.chart import COLOURS, LINE, Axes, document, text
 from dsvk.synthetic import Synthetic, write_config, write_weights
+
+from state import state
 
 HERE = Path(__file__).resolve().parent
 SMALL = dict(hidden_size=64, num_attention_heads=1, head_dim=128, q_lora_rank=64, o_groups=1, o_lora_rank=32, sliding_window=32,
@@ -84,7 +87,7 @@ def fill(args):
     finally:
         shutil.rmtree(directory)
     prompt = np.random.default_rng(1).integers(0, VOCABULARY, args.tokens - 1).tolist()
-    result = dict(kind="fill", device=device.info["name"], driver=device.info["driver"], tokens=args.tokens, chunk=args.chunk,
+    result = dict(kind="fill", **state(), device=device.info["name"], driver=device.info["driver"], tokens=args.tokens, chunk=args.chunk,
                   widths=SMALL if args.small else "flash", ratios=c["compress_ratios"][:-1], steps=[])
     out = folder(args, device)
     with model.session(context=args.tokens) as session:
@@ -123,10 +126,10 @@ def decode(args):
                          loss_measured=1 - rows[0]["extrapolated"] / ms if rows else 0.0, loss_by_bytes=by_bytes["loss"]))
     note = ("layers of Flash's widths, each alone in a model with few experts; pages of random codes; the extrapolation to 43 "
             "layers counts them (SWA as HCA at the first position) and leaves out the head")
-    result = dict(kind="decode", device=device.info["name"], driver=device.info["driver"], experts=args.experts, note=note,
+    result = dict(kind="decode", **state(), device=device.info["name"], driver=device.info["driver"], experts=args.experts, note=note,
                   loss_measured_in=time_of, layers=kinds, flash=rows)
     write_json(out / "context-decode.json", result)
-    (out / "context-decode.svg").write_text(curve(kinds))
+    (out / "context-decode.svg").write_text(curve(kinds, "small" if args.small else "Flash's", device.info["name"]))
     print(f"{'position':>9}{'CSA ms':>9}{'indexer':>9}{'top-k':>8}{'attention':>10}{'HCA ms':>9}{'attention':>10}{'loss':>8}{'by bytes':>10}"
           f"    ms: {time_of}; ops: device time")
     for csa, hca, row in zip(kinds["CSA"], kinds["HCA"], rows):
@@ -159,31 +162,20 @@ def op_ms(row, name):
     return sum(ms for op, ms in row["op_ms_per_token"].items() if op.startswith(name))
 
 
-def curve(kinds):
+def curve(kinds, widths, device):
     """ms per token against the position, as SVG: what changes in each kind of layer."""
-    width, height, left, bottom = 720, 400, 60, 50
-    lines = [("CSA: indexer", "#c33", "CSA", "indexer"), ("CSA: top-k", "#36c", "CSA", "topk"),
-             ("CSA: attention", "#393", "CSA", "sparse_attn"), ("HCA: attention", "#a6a", "HCA", "sparse_attn")]
-    rows = kinds["CSA"]
-    most, far = max(op_ms(row, op) for _, _, kind, op in lines for row in kinds[kind]) * 1.1, rows[-1]["position"]
-
-    def at(position, ms):
-        return f"{left + position / far * (width - left - 20):.1f},{height - bottom - ms / most * (height - bottom - 20):.1f}"
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
-             f'<rect width="{width}" height="{height}" fill="#fff"/>']
-    for i in range(6):
-        x, y = at(0, most * i / 5).split(",")
-        parts += [f'<line x1="{x}" y1="{y}" x2="{width - 20}" y2="{y}" stroke="#ddd"/>',
-                  f'<text x="{left - 6}" y="{y}" text-anchor="end">{most * i / 5:.0f} ms</text>']
-    for row in rows:
-        x, _ = at(row["position"], 0).split(",")
-        label = f"{row['position'] / 1024:.0f}K"
-        parts.append(f'<text x="{x}" y="{height - bottom + 18}" text-anchor="middle">{label}</text>')
-    for i, (name, colour, kind, op) in enumerate(lines):
-        points = " ".join(at(row["position"], op_ms(row, op)) for row in kinds[kind])
-        parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>',
-                  f'<text x="{left + 10}" y="{30 + 16 * i}" fill="{colour}">{name}</text>']
-    return "\n".join([*parts, "</svg>", ""])
+    lines = [("CSA: indexer", "CSA", "indexer"), ("CSA: top-k", "CSA", "topk"), ("CSA: attention", "CSA", "sparse_attn"),
+             ("HCA: attention", "HCA", "sparse_attn")]
+    points = {name: [(row["position"], op_ms(row, op)) for row in kinds[kind] if op_ms(row, op)] for name, kind, op in lines}
+    times = [ms for line in points.values() for _, ms in line]
+    far = [row["position"] for row in kinds["CSA"]]
+    axes = Axes(f"A decoded token by its position, {widths} widths, {device}", "position in tokens", "device time of a layer's ops",
+                (min(far) / 2, max(far) * 2), (min(times) / 2, max(times) * 2), 4, "{:,.0f}".format, lambda ms: f"{ms:g} ms")
+    parts = axes.frame()
+    for i, ((name, line), colour) in enumerate(zip(points.items(), COLOURS)):
+        if line:
+            parts += [axes.line(line, colour), text(axes.left + 10, axes.top + LINE * (i + 1), name, f'fill="{colour}"')]
+    return document(parts, axes.height())
 
 
 # ---- all ----

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 from dsvk.chart import Bars, svg
+from state import state
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    results = [run(options.command, options.frames, int(budget)) for budget in options.budgets.split(",")]
+    results = [state() | run(options.command, options.frames, int(budget)) for budget in options.budgets.split(",")]
     for result in results:
         print(json.dumps({key: value for key, value in result.items() if key != "work_ms"}))
     if options.json:

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 import dsvk
+from state import state
 
 NAMES = ["ROMEO", "JULIET", "KING HENRY", "GLOUCESTER", "MENENIUS", "PAULINA", "LEONTES", "PROSPERO", "BRUTUS", "CAPULET"]
 BODIES = {      # path: what asks for a few tokens
@@ -284,7 +285,7 @@ def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000), hard))
     report = asyncio.run(args.run(args))
-    print(json.dumps({"what": args.what, **report}))
+    print(json.dumps({"what": args.what, **state(), **report}))
     sys.exit(report["wrong"] > 0)
 
 
