@@ -11,7 +11,6 @@ random codes and decodes behind them. `bytes` needs no device. JSON (and the cur
 """
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -213,7 +212,7 @@ def main():
         kind.add_argument("--decode", type=int, default=8, help="tokens decoded at each position")
         kind.add_argument("--experts", type=int, default=8)
         kind.add_argument("--program", default=str(HERE.parent / "build/release/context_decode"))
-        kind.add_argument("--loader", default=os.environ.get("DSVK_LOADER", ""), help="what to start the program with")
+        kind.add_argument("--loader", default="", help="what to start the program with")
     args = parser.parse_args()
     args.run(args)
 
