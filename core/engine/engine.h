@@ -338,9 +338,13 @@ dsvk_status dsvk_session_sample(dsvk_session *session, const dsvk_sample_options
 dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
 /* Settles how steps of many rows are multiplied (matmul_choice.c); UNSUPPORTED when the way that was forced is wrong here. */
 dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
-/* The fastest of list [n] that computes a known product right; the kernels for few rows when none does. */
+/* The fastest of list [n] that computes a known product right; the kernels for few rows when none does. DEVMEM: there was no room to
+ * measure; *best stays, or is the fastest product with plain attention or index scores, whichever were not measured. */
 dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
                                 dsvk_matmul_variant *best, dsvk_error *err);
+/* Which of attention and index scores are to do without the variant's matrix units: those that are faster so, and those that could not
+ * be timed, which is DEVMEM if there was no room for it. */
+dsvk_status dsvk_matmul_plain(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant *variant, dsvk_error *err);
 
 dsvk_model *dsvk_model_retain(dsvk_model *model);
 /* Checks the options (NULL: all defaults) and puts the defaults in. */
