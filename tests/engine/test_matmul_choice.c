@@ -1,6 +1,7 @@
 /* The choice of a way to multiply: forced, guessed, measured, remembered. Edge list: a name that no device has; every way this
- * device has passes the known product; what was measured is what the next opening of the device finds; a file that is cut
- * or names a way the device has not is no file; no device memory to measure in, a kernel of attention that cannot be built and
+ * device has passes the known product; what was measured is what the next opening of the device finds; a file that is cut,
+ * changed, longer or shorter, of another driver or device, or that names a way the device has not, is no file, and it is measured
+ * anew; no device memory to measure in, a kernel of attention that cannot be built and
  * submits that fail: something is chosen all the same, and said. Times are not judged: only that the choice is one of those asked
  * about. */
 #include <stdio.h>
@@ -99,6 +100,59 @@ static void test_measured_and_remembered(void) {
     dsvk_device_close(device);
 }
 
+enum fault { WHOLE, OTHER_BYTES, OTHER_DRIVER, OTHER_DEVICE, OTHER_CACHE, LONGER, SHORTER, FAULTS };
+static const char *const fault_names[] = { "whole", "other bytes under the old hash", "of another driver version", "of another device",
+                                           "of another build of the driver", "of two variants", "a byte short" };
+
+/* The file of what was measured, naming `chosen`, with one thing wrong. */
+static void write_wrong(const dsvk_matmul_variant *list, dsvk_matmul_variant chosen, enum fault fault) {
+    dsvk_device *device = open_device("few");
+    VkPhysicalDeviceProperties *p = &device->physical.properties;
+    const dsvk_matmul_variant two[2] = { chosen, chosen };
+    char path[4096];
+    p->driverVersion += fault == OTHER_DRIVER;
+    p->deviceID += fault == OTHER_DEVICE;
+    p->pipelineCacheUUID[0] += fault == OTHER_CACHE;
+    if (fault == LONGER || fault == SHORTER)
+        dsvk_cache_write(device, "matmul", two, fault == LONGER ? sizeof two : sizeof chosen - 1);
+    else
+        dsvk_device_remember_matmul(device, chosen);
+    if (fault == OTHER_BYTES) { /* of a way the device has as well */
+        FILE *file = dsvk_cache_path(device, "matmul", path, sizeof path) ? fopen(path, "r+b") : NULL;
+        CHECK(file && fseek(file, -(long)sizeof *list, SEEK_END) == 0 && fwrite(&list[1], sizeof *list, 1, file) == 1, "%s", path);
+        if (file)
+            fclose(file);
+    }
+    dsvk_device_close(device);
+}
+
+static void test_wrong_files(void) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    dsvk_error err;
+    dsvk_device *device = open_device("few");
+    const uint32_t n = dsvk_matmul_variants(device, list);
+    const bool measurable = list[1].kind != DSVK_MATMUL_REGISTERS || list[2].kind == DSVK_MATMUL_COLUMNS;
+    dsvk_device_close(device);
+    for (enum fault fault = WHOLE; fault < FAULTS; fault++) {
+        dsvk_cmd *cmd = NULL;
+        write_wrong(list, list[n - 1], fault);
+        device = open_device(NULL);
+        CHECK((dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN) == (fault == WHOLE), "a file %s", fault_names[fault]);
+        if (fault == WHOLE)
+            CHECK(same(dsvk_device_matmul(device), list[n - 1]), "the file is what decides");
+        if (fault != WHOLE && measurable) {
+            CHECK(dsvk_cmd_create(device, &cmd, &err) == DSVK_OK, "%s", err.message);
+            CHECK(dsvk_matmul_choose(device, cmd, &err) == DSVK_OK, "%s", err.message);
+            CHECK(dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN, "measured anew");
+            dsvk_cmd_destroy(cmd);
+            dsvk_device_close(device);
+            device = open_device(NULL);
+            CHECK(dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN, "after one %s there is a whole file", fault_names[fault]);
+        }
+        dsvk_device_close(device);
+    }
+}
+
 /* ---- what goes wrong while measuring ---- */
 
 static char told[4000];
@@ -175,7 +229,7 @@ static void test_attention_that_cannot_be_timed(void) {
 }
 
 int main(int argc, char **argv) {
-    static const struct test tests[] = { TEST(test_forced), TEST(test_measured_and_remembered),
+    static const struct test tests[] = { TEST(test_forced), TEST(test_measured_and_remembered), TEST(test_wrong_files),
                                          TEST(test_no_room_to_measure), TEST(test_attention_that_cannot_be_timed) };
     return run_tests(tests, DSVK_COUNT(tests), argc, argv);
 }
