@@ -226,6 +226,8 @@ const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans
 dsvk_status dsvk_scratch_reserve(dsvk_model *model, uint32_t n, uint32_t positions, dsvk_error *err);
 uint64_t dsvk_scratch_bytes(dsvk_model *model, uint32_t n, uint32_t positions); /* what reserve would allocate */
 void dsvk_scratch_free(dsvk_model *model);
+/* What a row with so many positions, its own among them, adds to what the recording of its step is booked by (ops.h, units). */
+void dsvk_forward_count(const dsvk_config *config, uint32_t positions, uint64_t counts[DSVK_UNITS]);
 /* Embedding and the first reductions; then every layer 0 .. L-1 in order; then the head and the MTP block on chosen rows. */
 void dsvk_forward_begin(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step);
 void dsvk_forward_layer(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer);
