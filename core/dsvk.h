@@ -161,7 +161,9 @@ DSVK_API dsvk_status dsvk_device_memory(dsvk_device *device, char **json, dsvk_e
  * last time, which then counts as often. The report: {"timestamps": bool, "submits", "dispatches",
  * "host_us", "device_us", "ops": [{"name", "part", "calls", "us", "bytes", "flops"}]}. An op has an entry for each part of a model
  * it serves: "SWA", "CSA", "HCA" (layers of that kind), "MTP", "head" (with sampling), or null. Copies and fills are ops too, and
- * each slice of a large dsvk_op is a call. A device has one profile: begin returns DSVK_STATE while it runs, and changes nothing; end
+ * each slice of a large dsvk_op is a call. Bytes and operations are what the op needs at least, not what was counted on the device;
+ * those of attention and of choosing entries follow the positions of the tokens in a replayed decode, and elsewhere take all rows of a
+ * step for as long as its last. A device has one profile: begin returns DSVK_STATE while it runs, and changes nothing; end
  * does where none runs. */
 DSVK_API dsvk_status dsvk_device_profile_begin(dsvk_device *device, dsvk_error *err);
 DSVK_API dsvk_status dsvk_device_profile_end(dsvk_device *device, char **json, dsvk_error *err);

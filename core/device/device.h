@@ -92,6 +92,13 @@ const char *dsvk_purpose_name(dsvk_purpose purpose);                        /* "
 
 typedef struct dsvk_cmd dsvk_cmd;
 
+/* What a dispatch moves and computes for each of some things whose number is not known before it has run: dsvk_cmd_count tells. */
+#define DSVK_UNITS 8u
+typedef struct dsvk_each {
+    uint32_t unit;             /* below DSVK_UNITS; the caller's numbers */
+    double bytes, flops;       /* fractions: where several dispatches share what is counted together */
+} dsvk_each;
+
 typedef struct dsvk_dispatch_info {
     const char *op;            /* the op's name, for profiles ("rms_norm"); kept by pointer: a string literal */
     const char *shader;        /* shaders/<shader>.comp ("rms_norm") */
@@ -104,6 +111,7 @@ typedef struct dsvk_dispatch_info {
     const dsvk_buffer *grid;   /* not NULL: at grid_offset of it stand the workgroups to run, u32 [3], each at most as many as */
     uint64_t grid_offset;      /* in `groups`; written before a dsvk_barrier_grids, read when the dispatch begins */
     uint64_t bytes, flops;     /* what it has to move and compute at least, for profiles and slices; 0: unknown */
+    dsvk_each each[2];         /* comes to that in profiles */
     bool counts_groups;        /* its kernel asks for gl_NumWorkGroups.x or z, so slices are along y alone */
     bool sliced;               /* its pipeline has to be able to begin at any workgroup; dsvk_dispatch decides */
 } dsvk_dispatch_info;
@@ -145,6 +153,10 @@ uint32_t dsvk_cmd_dispatches(const dsvk_cmd *cmd); /* recorded since begin */
 void dsvk_cmd_set_repeatable(dsvk_cmd *cmd, bool repeatable);
 /* A profile has begun or ended since this was recorded: replays of it would not be booked as they should. */
 bool dsvk_cmd_stale(const dsvk_cmd *cmd);
+bool dsvk_cmd_profiled(const dsvk_cmd *cmd); /* it is booked when it is waited for */
+/* How many of each unit (dsvk_each) the last submit worked on, all times together; after it ran, before dsvk_cmd_wait books it.
+ * 0 after begin. */
+void dsvk_cmd_count(dsvk_cmd *cmd, const uint64_t counts[DSVK_UNITS]);
 
 /* Ends the recording and hands it to the queue. Again without begin: waits for the last one and replays it. */
 dsvk_status dsvk_cmd_submit(dsvk_cmd *cmd, dsvk_error *err);

@@ -144,7 +144,7 @@ typedef struct dsvk_profile {
 } dsvk_profile;
 
 void dsvk_profile_submit(dsvk_device *device, uint32_t dispatches, double host_us);
-/* `calls` of an op for a part of a model, each of so many bytes, operations and microseconds. */
+/* `calls` of an op for a part of a model, of so many bytes, operations and microseconds together. */
 void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uint32_t calls, uint64_t bytes, uint64_t flops,
                       double us);
 double dsvk_now_us(void); /* a monotonic clock */

@@ -50,10 +50,10 @@ void dsvk_profile_add(dsvk_device *device, const char *op, const char *part, uin
     dsvk_profile_op *entry = atomic_load(&profile->on) ? find_op(profile, op, part) : NULL;
     if (entry) {
         entry->calls += calls;
-        entry->bytes += calls * bytes;
-        entry->flops += calls * flops;
-        entry->us += calls * us;
-        profile->device_us += calls * us;
+        entry->bytes += bytes;
+        entry->flops += flops;
+        entry->us += us;
+        profile->device_us += us;
     }
     pthread_mutex_unlock(&profile->lock);
 }

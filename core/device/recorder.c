@@ -19,7 +19,8 @@
 /* What the timestamp at the same index ends. */
 typedef struct timed {
     const char *op, *part;
-    uint64_t bytes, flops;
+    uint64_t bytes, flops; /* each time */
+    dsvk_each each[2];
 } timed;
 
 typedef enum cmd_state { BEGUN, ENDED } cmd_state;
@@ -48,6 +49,7 @@ struct dsvk_cmd {
     uint32_t n_pools;
     timed *timings; /* [n_timings] of capacity; [0] is the start */
     uint32_t n_timings, capacity;
+    uint64_t counts[DSVK_UNITS];
     bool cut; /* there was no memory for more of them */
 };
 
@@ -82,6 +84,12 @@ void dsvk_cmd_set_repeatable(dsvk_cmd *cmd, bool repeatable) {
 bool dsvk_cmd_stale(const dsvk_cmd *cmd) {
     return cmd->profiled != atomic_load(&cmd->device->profile.on);
 }
+bool dsvk_cmd_profiled(const dsvk_cmd *cmd) {
+    return cmd->profiled;
+}
+void dsvk_cmd_count(dsvk_cmd *cmd, const uint64_t counts[DSVK_UNITS]) {
+    memcpy(cmd->counts, counts, sizeof cmd->counts);
+}
 
 /* ---- timestamps ---- */
 
@@ -115,7 +123,7 @@ static bool room_for_timing(dsvk_cmd *cmd) {
 }
 
 /* Notes what was recorded, with the next timestamp; a profile that finds no memory is cut short and changes nothing else. */
-static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
+static void stamp(dsvk_cmd *cmd, timed what) {
     const dsvk_vk *vk = &cmd->device->vk;
     const uint32_t pool = cmd->n_timings / QUERIES_PER_POOL, query = cmd->n_timings % QUERIES_PER_POOL;
     if (!room_for_timing(cmd) || (cmd->timed && pool == cmd->n_pools && !add_query_pool(cmd))) {
@@ -126,7 +134,18 @@ static void stamp(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops)
         vk->vkCmdResetQueryPool(cmd->buffer, cmd->queries[pool], 0, QUERIES_PER_POOL);
     if (cmd->timed)
         vk->vkCmdWriteTimestamp2(cmd->buffer, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, cmd->queries[pool], query);
-    cmd->timings[cmd->n_timings++] = (timed){.op = op, .part = cmd->part, .bytes = bytes, .flops = flops};
+    what.part = cmd->part;
+    cmd->timings[cmd->n_timings++] = what;
+}
+
+/* An op of the finished submit, which ran as often as the recording did. */
+static void book(const dsvk_cmd *cmd, const timed *t, double us) {
+    double bytes = (double)t->bytes * cmd->times, flops = (double)t->flops * cmd->times;
+    for (size_t i = 0; i < DSVK_COUNT(t->each); i++) {
+        bytes += t->each[i].bytes * (double)cmd->counts[t->each[i].unit];
+        flops += t->each[i].flops * (double)cmd->counts[t->each[i].unit];
+    }
+    dsvk_profile_add(cmd->device, t->op, t->part, cmd->times, (uint64_t)(bytes + 0.5), (uint64_t)(flops + 0.5), us * cmd->times);
 }
 
 /* Books the finished submit's times; without timestamps the rest. */
@@ -146,7 +165,7 @@ static void collect(dsvk_cmd *cmd) {
             const timed *t = &cmd->timings[first + i];
             const double us = cmd->timed ? (double)((ticks[i] - before) & mask) * us_per_tick : 0.0;
             if (t->op)
-                dsvk_profile_add(device, t->op, t->part, cmd->times, t->bytes, t->flops, us);
+                book(cmd, t, us);
             before = cmd->timed ? ticks[i] : 0;
         }
     }
@@ -172,6 +191,7 @@ static dsvk_status begin(dsvk_cmd *cmd, dsvk_error *err) {
     cmd->bound = VK_NULL_HANDLE;
     cmd->guess_s = 0;
     cmd->dispatches = cmd->n_timings = 0;
+    memset(cmd->counts, 0, sizeof cmd->counts);
     return DSVK_OK;
 }
 
@@ -246,7 +266,7 @@ static bool ready(dsvk_cmd *cmd) {
         cmd->profiled = atomic_load(&cmd->device->profile.on);
         cmd->timed = cmd->profiled && cmd->device->physical.timestamp_bits > 0;
         if (cmd->profiled)
-            stamp(cmd, NULL, 0, 0);
+            stamp(cmd, (timed){0});
     }
     return true;
 }
@@ -255,11 +275,11 @@ static double guess_s(uint64_t bytes, uint64_t flops) {
     return (double)(bytes > flops ? bytes : flops) / GUESS_PER_S;
 }
 
-static void recorded(dsvk_cmd *cmd, const char *op, uint64_t bytes, uint64_t flops) {
+static void recorded(dsvk_cmd *cmd, timed what) {
     cmd->dirty = true;
-    cmd->guess_s += guess_s(bytes, flops);
+    cmd->guess_s += guess_s(what.bytes, what.flops);
     if (cmd->profiled && !cmd->cut)
-        stamp(cmd, op, bytes, flops);
+        stamp(cmd, what);
 }
 
 static bool check_dispatch(dsvk_cmd *cmd, const dsvk_dispatch_info *info) {
@@ -297,7 +317,10 @@ static void record_groups(dsvk_cmd *cmd, const dsvk_dispatch_info *info, VkPipel
     else
         vk->vkCmdDispatchBase(cmd->buffer, base[0], base[1], base[2], count[0], count[1], count[2]);
     cmd->dispatches++;
-    recorded(cmd, info->op, (uint64_t)((double)info->bytes * share), (uint64_t)((double)info->flops * share));
+    timed what = {.op = info->op, .bytes = (uint64_t)((double)info->bytes * share), .flops = (uint64_t)((double)info->flops * share)};
+    for (size_t i = 0; i < DSVK_COUNT(what.each); i++)
+        what.each[i] = (dsvk_each){info->each[i].unit, info->each[i].bytes * share, info->each[i].flops * share};
+    recorded(cmd, what);
 }
 
 /* Runs what stands in the recording, and begins it again. Returns the seconds that took. */
@@ -403,7 +426,7 @@ void dsvk_cmd_copy(dsvk_cmd *cmd, const dsvk_buffer *from, uint64_t from_offset,
         .size = bytes,
     };
     cmd->device->vk.vkCmdCopyBuffer(cmd->buffer, dsvk_buffer_handle(from), dsvk_buffer_handle(to), 1, &region);
-    recorded(cmd, "copy", 2 * bytes, 0);
+    recorded(cmd, (timed){.op = "copy", .bytes = 2 * bytes});
 }
 
 void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64_t bytes, uint32_t word) {
@@ -415,7 +438,7 @@ void dsvk_cmd_fill(dsvk_cmd *cmd, const dsvk_buffer *to, uint64_t offset, uint64
     if (cmd->error.status != DSVK_OK || bytes == 0 || cmd->dry)
         return;
     cmd->device->vk.vkCmdFillBuffer(cmd->buffer, dsvk_buffer_handle(to), to->offset + offset, bytes, word);
-    recorded(cmd, "fill", bytes, 0);
+    recorded(cmd, (timed){.op = "fill", .bytes = bytes});
 }
 
 /* ---- submitting ---- */

@@ -235,6 +235,23 @@ static dsvk_status take_chosen(const dsvk_batch *b, uint32_t tokens, dsvk_error 
     return DSVK_OK;
 }
 
+/* What the recording could not know: where the rows stood, of all tokens that ran. One that has ended stays where it is. */
+static void count_units(const dsvk_batch *b, uint32_t tokens) {
+    const dsvk_model *m = b->sessions[0]->model;
+    const int32_t *ids = m->decode.chosen.host;
+    uint64_t counts[DSVK_UNITS] = { 0 };
+    for (uint32_t i = 0; i < b->running; i++) {
+        uint32_t positions = (uint32_t)b->sessions[i]->n;
+        bool ended = false;
+        for (uint32_t t = 0; t < tokens; t++) {
+            positions += !ended;
+            dsvk_forward_count(&m->config, positions, counts);
+            ended = ended || ends(b, i, ids[t * b->running + i]);
+        }
+    }
+    dsvk_cmd_count(m->decode.step, counts);
+}
+
 static dsvk_status run_submit(dsvk_batch *b, uint32_t tokens, dsvk_error *err) {
     dsvk_model *m = b->sessions[0]->model;
     dsvk_decode *d = &m->decode;
@@ -262,7 +279,10 @@ static dsvk_status run_submit(dsvk_batch *b, uint32_t tokens, dsvk_error *err) {
         b->ticket = 0;
         return status;
     }
-    for (uint32_t i = 0; i < n_list; i++)
+    DSVK_TRY(dsvk_cmd_wait(d->enter, err)); /* all of them are done then */
+    if (dsvk_cmd_profiled(d->step))
+        count_units(b, tokens);
+    for (uint32_t i = 1; i < n_list; i++)
         DSVK_TRY(dsvk_cmd_wait(list[i].cmd, err));
     const double token_seconds = (dsvk_now_s() - began) / tokens;
     dsvk_decode_measured(m, b->running, token_seconds);

@@ -226,6 +226,8 @@ const char *dsvk_layer_kind(uint32_t ratio); /* "SWA", "CSA" or "HCA", for plans
 dsvk_status dsvk_scratch_reserve(dsvk_model *model, uint32_t n, uint32_t positions, dsvk_error *err);
 uint64_t dsvk_scratch_bytes(dsvk_model *model, uint32_t n, uint32_t positions); /* what reserve would allocate */
 void dsvk_scratch_free(dsvk_model *model);
+/* What a row with so many positions, its own among them, adds to what the recording of its step is booked by (ops.h, units). */
+void dsvk_forward_count(const dsvk_config *config, uint32_t positions, uint64_t counts[DSVK_UNITS]);
 /* Embedding and the first reductions; then every layer 0 .. L-1 in order; then the head and the MTP block on chosen rows. */
 void dsvk_forward_begin(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step);
 void dsvk_forward_layer(dsvk_model *model, dsvk_cmd *cmd, const dsvk_step *step, uint32_t layer);
@@ -338,9 +340,13 @@ dsvk_status dsvk_session_sample(dsvk_session *session, const dsvk_sample_options
 dsvk_status dsvk_known_answer(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
 /* Settles how steps of many rows are multiplied (matmul_choice.c); UNSUPPORTED when the way that was forced is wrong here. */
 dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err);
-/* The fastest of list [n] that computes a known product right; the kernels for few rows when none does. */
+/* The fastest of list [n] that computes a known product right; the kernels for few rows when none does. DEVMEM: there was no room to
+ * measure; *best stays, or is the fastest product with plain attention or index scores, whichever were not measured. */
 dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
                                 dsvk_matmul_variant *best, dsvk_error *err);
+/* Which of attention and index scores are to do without the variant's matrix units: those that are faster so, and those that could not
+ * be timed, which is DEVMEM if there was no room for it. */
+dsvk_status dsvk_matmul_plain(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant *variant, dsvk_error *err);
 
 dsvk_model *dsvk_model_retain(dsvk_model *model);
 /* Checks the options (NULL: all defaults) and puts the defaults in. */

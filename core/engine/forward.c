@@ -34,6 +34,15 @@ static uint32_t attended_rows(const dsvk_config *c, uint32_t positions, uint32_t
     return window + (ratio == 4 && visible > c->index_topk ? c->index_topk : visible);
 }
 
+void dsvk_forward_count(const dsvk_config *c, uint32_t positions, uint64_t counts[DSVK_UNITS]) {
+    const uint32_t visible = visible_entries(positions, 4);
+    counts[DSVK_UNIT_SCORED_ROWS] += visible > c->index_topk;
+    counts[DSVK_UNIT_SCORED_KEYS] += visible > c->index_topk ? visible : 0;
+    counts[DSVK_UNIT_SWA_ROWS] += attended_rows(c, positions, 0);
+    counts[DSVK_UNIT_CSA_ROWS] += attended_rows(c, positions, 4);
+    counts[DSVK_UNIT_HCA_ROWS] += attended_rows(c, positions, 128);
+}
+
 /* How many rows have their entries selected together: few enough that their scores fit a fixed area (or one row, if its do not). */
 static uint32_t select_rows(uint32_t n, uint32_t visible) {
     uint64_t each = stride4(visible ? visible : 1) * sizeof(float) + dsvk_topk_list_bytes(1, visible);
@@ -289,6 +298,9 @@ static void queries(const pass *p) {
     dsvk_barrier(p->cmd);
 }
 
+/* Rows whose positions the recording does not know. */
+static uint32_t counted_rows(const pass *p) { return p->step->index_grid ? p->step->n : 0; }
+
 /* 4.7: which compressed entries each row attends to, a group of rows at a time. */
 static void select_entries(const pass *p) {
     const dsvk_config *c = p->c;
@@ -307,6 +319,7 @@ static void select_entries(const pass *p) {
                 .iq_stride = query_stride(p), .weights_stride = compress_stride(p), .scores_stride = stride, .k = c->index_topk,
                 .max_visible = visible, .page_tokens = p->m->layout.page_tokens, .page_offset = p->at->keys_offset,
                 .grid = group == n ? p->step->index_grid : NULL, .grid_offset = p->step->index_grid_offset,
+                .counted = counted_rows(p),
                 .scale = (float)(1.0 / __builtin_sqrt((double)c->index_head_dim * c->index_n_heads)) });
             dsvk_barrier(p->cmd);
             if (p->step->tap)
@@ -315,7 +328,7 @@ static void select_entries(const pass *p) {
         dsvk_topk(p->cmd, &(dsvk_topk_params){
             .rows = row, .scores = p->s->scores, .bins = p->m->bins.addr, .list = p->s->lists,
             .idx = p->s->idx + 4ull * first * c->index_topk, .n = rows, .k = c->index_topk, .scores_stride = stride,
-            .max_visible = visible });
+            .max_visible = visible, .counted = counted_rows(p) });
         dsvk_barrier(p->cmd);
     }
     tap(p, DSVK_TAP_SELECTED, p->s->idx, c->index_topk);
@@ -349,7 +362,7 @@ static void attend(const pass *p) {
         .q_stride = query_stride(p), .step_capacity = n,
         .window = c->sliding_window, .ratio = p->at->ratio, .k = c->index_topk, .ring_offset = p->at->window_offset,
         .ring_capacity = p->m->layout.window_capacity, .page_tokens = p->m->layout.page_tokens,
-        .page_offset = p->at->rows_offset,
+        .page_offset = p->at->rows_offset, .counted = counted_rows(p),
         .n_splits = dsvk_sparse_attn_splits(n, attended_rows(c, p->step->positions, p->at->ratio)),
         .scale = (float)(1.0 / __builtin_sqrt((double)c->head_dim)) };
     dsvk_sparse_attn(p->cmd, &a);

@@ -389,6 +389,37 @@ static dsvk_status time_selection(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmu
     return status;
 }
 
+/* What no model can be opened after; whatever else goes wrong here only means that a time is not known. */
+static bool is_fatal(dsvk_status status) { return status == DSVK_DEVLOST || status == DSVK_NOMEM; }
+
+typedef dsvk_status time_fn(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant variant, bool *plain, dsvk_error *err);
+
+/* Whether to do without matrix units: where that is faster, and where it cannot be found out. A driver that cannot build the kernel
+ * will not do so later; DEVMEM says that another time may tell. */
+static dsvk_status decide(time_fn *time, const char *what, dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant variant, bool *plain,
+                          dsvk_error *err) {
+    dsvk_error error;
+    const dsvk_status status = time(device, cmd, variant, plain, &error);
+    if (status == DSVK_OK)
+        return DSVK_OK;
+    *plain = true;
+    if (!is_fatal(status))
+        dsvk_log(device, "%s: without matrix units, as the times are not known: %s", what, error.message);
+    return is_fatal(status) || status == DSVK_DEVMEM ? dsvk_fail(err, status, "%s", error.message) : DSVK_OK;
+}
+
+dsvk_status dsvk_matmul_plain(dsvk_device *device, dsvk_cmd *cmd, dsvk_matmul_variant *variant, dsvk_error *err) {
+    bool plain_attention = false, plain_indexer = false;
+    dsvk_status status = decide(time_attention, "attention", device, cmd, *variant, &plain_attention, err);
+    if (dsvk_device_byte_products(device) && !is_fatal(status)) {
+        const dsvk_status second = decide(time_selection, "index scores", device, cmd, *variant, &plain_indexer, err);
+        status = second != DSVK_OK ? second : status;
+    }
+    variant->plain_attention = plain_attention;
+    variant->plain_indexer = plain_indexer;
+    return status;
+}
+
 dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_matmul_variant *list, uint32_t n,
                                 dsvk_matmul_variant *best, dsvk_error *err) {
     const uint64_t bytes = dsvk_matrix_bytes(DSVK_TYPE_FP8, TIMED_SIDE, TIMED_SIDE) + 8ull * TIMED_ROWS * TIMED_SIDE;
@@ -408,7 +439,7 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
             else
                 continue;
             least[i] = round < 2 || took < least[i] ? took : least[i];
-            if (status == DSVK_DEVLOST || status == DSVK_DEVMEM || status == DSVK_NOMEM)
+            if (is_fatal(status) || status == DSVK_DEVMEM)
                 break;
             if (status != DSVK_OK || !right[i]) { /* a driver that cannot build this kernel has others */
                 char name[DSVK_MATMUL_NAME];
@@ -418,22 +449,14 @@ dsvk_status dsvk_matmul_fastest(dsvk_device *device, dsvk_cmd *cmd, const dsvk_m
                 right[i] = false;
             }
         }
+    dsvk_buffer_destroy(device, &buffer);
+    DSVK_TRY(status);
     const dsvk_matmul_variant *fastest = NULL;
-    for (uint32_t i = 0; i < n && status == DSVK_OK; i++)
+    for (uint32_t i = 0; i < n; i++)
         if (right[i] && (!fastest || least[i] < least[fastest - list]))
             fastest = &list[i];
     *best = fastest ? *fastest : (dsvk_matmul_variant){ .kind = DSVK_MATMUL_FEW };
-    dsvk_buffer_destroy(device, &buffer);
-    if (status == DSVK_OK && best->kind == DSVK_MATMUL_COOPMAT) {
-        bool plain = false;
-        status = time_attention(device, cmd, *best, &plain, err);
-        best->plain_attention = plain;
-        if (status == DSVK_OK && dsvk_device_byte_products(device)) {
-            status = time_selection(device, cmd, *best, &plain, err);
-            best->plain_indexer = plain;
-        }
-    }
-    return status;
+    return best->kind == DSVK_MATMUL_COOPMAT ? dsvk_matmul_plain(device, cmd, best, err) : DSVK_OK;
 }
 
 dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *err) {
@@ -456,7 +479,15 @@ dsvk_status dsvk_matmul_choose(dsvk_device *device, dsvk_cmd *cmd, dsvk_error *e
         n = list[2].kind == DSVK_MATMUL_COLUMNS ? 3 : 2;
     if (n == 2)
         return DSVK_OK;
-    DSVK_TRY(dsvk_matmul_fastest(device, cmd, list + 1, n - 1, &best, err)); /* list[0] are the kernels for few rows */
+    dsvk_error error;
+    const dsvk_status status = dsvk_matmul_fastest(device, cmd, list + 1, n - 1, &best, &error); /* list[0] are the kernels for few rows */
+    if (is_fatal(status))
+        return dsvk_fail(err, status, "%s", error.message);
+    if (status != DSVK_OK) { /* the next model may find room to measure */
+        dsvk_device_set_matmul(device, best);
+        dsvk_log(device, "matmul \"%s\" is taken without measuring: %s", dsvk_matmul_name(best, name), error.message);
+        return DSVK_OK;
+    }
     dsvk_device_remember_matmul(device, best);
     dsvk_log(device, "matmul \"%s\" is the fastest of %u on this driver", dsvk_matmul_name(best, name), n - 1);
     return DSVK_OK;

@@ -99,7 +99,10 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
         constants[INDEXER_CONSTANT_K] = variant.k;
         constants[INDEXER_CONSTANT_SUBGROUP] = subgroup;
     }
-    const uint64_t keys = (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
+    const uint64_t keys = p->counted ? 0 : (uint64_t)p->n * p->max_visible; /* at most: shorter rows are not known here */
+    const uint64_t query_bytes = p->n_heads * (f->index_dim + 1) * 4ull, key_flops = p->n_heads * (2ull * f->index_dim + 3);
+    const uint64_t key_bytes = dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) + 4;
+    const double share = p->counted ? (double)p->n / p->counted : 0;
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "indexer",
                            .shader = matrices ? "indexer_coopmat" : f->byte_queries ? "indexer_bytes" : "indexer",
@@ -111,8 +114,9 @@ void dsvk_indexer(dsvk_cmd *cmd, const dsvk_indexer_params *p) {
                            .groups = { (uint32_t)dsvk_ceil_div(p->max_visible, keys_each), (uint32_t)dsvk_ceil_div(p->n, tile), 1 },
                            .grid = p->grid,
                            .grid_offset = p->grid_offset,
-                           .bytes = keys * (dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) + 4) +
-                                    (uint64_t)p->n * p->n_heads * (f->index_dim + 1) * 4,
-                           .flops = keys * p->n_heads * (2 * f->index_dim + 3),
+                           .bytes = keys * key_bytes + (p->counted ? 0 : p->n * query_bytes),
+                           .flops = keys * key_flops,
+                           .each = { { DSVK_UNIT_SCORED_KEYS, share * (double)key_bytes, share * (double)key_flops },
+                                     { DSVK_UNIT_SCORED_ROWS, share * (double)query_bytes, 0 } },
                        });
 }

@@ -282,6 +282,15 @@ typedef struct dsvk_ring_store_params {
 } dsvk_ring_store_params;
 void dsvk_ring_store(dsvk_cmd *cmd, const dsvk_ring_store_params *p);
 
+/* Units (dsvk_each) of rows whose positions are not known while they are recorded: these ops take `counted`, the rows of the step
+ * that dsvk_cmd_count will speak of, of which n are theirs. 0: max_visible is the last row's, and all are booked as if they saw as
+ * much. */
+enum {
+    DSVK_UNIT_SCORED_ROWS, /* with more keys than are chosen */
+    DSVK_UNIT_SCORED_KEYS, /* of all these */
+    DSVK_UNIT_SWA_ROWS, DSVK_UNIT_CSA_ROWS, DSVK_UNIT_HCA_ROWS, /* attended to, by the layer's ratio: 0, 4, others */
+};
+
 /* 4.7 scores: scores[t][j] = scale * sum_h weights[t][h] * max(0, iq[t][h] . key_j) for j < (position + 1) / 4. Rows with at most
  * k visible keys need no scores and get none. topk follows: it finds the scores counted in `bins`. */
 typedef struct dsvk_indexer_params {
@@ -298,6 +307,7 @@ typedef struct dsvk_indexer_params {
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
     const dsvk_buffer *grid; /* where the grid stands that dsvk_advance made, or NULL */
     uint64_t grid_offset;
+    uint32_t counted;
     uint32_t page_tokens, page_offset;
     float scale;        /* index_dim^-0.5 * n_heads^-0.5 */
 } dsvk_indexer_params;
@@ -314,6 +324,7 @@ typedef struct dsvk_topk_params {
     dsvk_addr idx;     /* i32 [n, k] out */
     uint32_t n, k, scores_stride;
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
+    uint32_t counted;
 } dsvk_topk_params;
 void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
 uint64_t dsvk_topk_bins_bytes(uint32_t n);
@@ -343,6 +354,7 @@ typedef struct dsvk_sparse_attn_params {
     uint32_t n_splits;     /* at most so many workgroups share the rows of a token; <= 32 */
     uint32_t segment;      /* rows that a workgroup works on together: 64, 128, or 0: what suits the device and n */
     uint32_t entries;      /* other ratios than 4: compressed entries of the last row, for profiles and slices; 0: not known */
+    uint32_t counted;
     float scale;           /* head_dim^-0.5 */
     const dsvk_matmul_variant *variant; /* NULL: the device's; coopmat without plain_attention counts, for DSVK_CHUNK native rows or
                                          * more in one split */

@@ -147,7 +147,10 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
         constants[SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p);
         constants[SPARSE_ATTN_CONSTANT_TOKENS] = tokens;
     }
-    const uint64_t rows = (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : p->entries));
+    const uint64_t rows = p->counted ? 0 : (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : p->entries));
+    const uint64_t row_bytes = dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f), row_flops = 4ull * p->n_heads * f->head_dim;
+    const uint32_t unit = p->ratio == 0 ? DSVK_UNIT_SWA_ROWS : p->ratio == 4 ? DSVK_UNIT_CSA_ROWS : DSVK_UNIT_HCA_ROWS;
+    const double share = p->counted ? (double)p->n / p->counted : 0;
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "sparse_attn",
                            .shader = matrices ? "sparse_attn_coopmat" : "sparse_attn",
@@ -158,9 +161,9 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
                            .args_size = sizeof args,
                            .groups = { (uint32_t)dsvk_ceil_div(p->n_heads, heads), (uint32_t)dsvk_ceil_div(p->n, tokens), p->n_splits },
                            .counts_groups = true,
-                           .bytes = rows * (dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f)) +
-                                    (uint64_t)p->n * p->n_heads * f->head_dim * 8 +
+                           .bytes = rows * row_bytes + (uint64_t)p->n * p->n_heads * f->head_dim * 8 +
                                     2 * dsvk_sparse_attn_scratch(p->n, p->n_splits, p->n_heads, f->head_dim),
-                           .flops = rows * p->n_heads * f->head_dim * 4,
+                           .flops = rows * row_flops,
+                           .each = { { unit, share * (double)row_bytes, share * (double)row_flops } },
                        });
 }

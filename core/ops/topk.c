@@ -30,14 +30,16 @@ void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p) {
         .scores_stride = p->scores_stride, .share = share, .groups = groups
     };
     /* What is listed depends on the scores: at least k of them, written, read twice and their scores too. */
-    const uint64_t scored = p->max_visible > p->k ? p->n : 0;
+    const uint64_t scored = !p->counted && p->max_visible > p->k ? p->n : 0, row_words = 2 * TOPK_BINS + 5 * (uint64_t)p->k;
+    const double by_rows = p->counted ? (double)p->n / p->counted : 0;
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "topk",
                            .shader = "topk",
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { groups, p->n, 1 },
-                           .bytes = scored * ((uint64_t)p->max_visible + groups * TOPK_BINS + 2 * TOPK_BINS + 5 * p->k) * 4 +
-                                    (uint64_t)p->n * p->k * 4,
+                           .bytes = scored * ((uint64_t)p->max_visible + groups * TOPK_BINS + row_words) * 4 + (uint64_t)p->n * p->k * 4,
+                           .each = { { DSVK_UNIT_SCORED_KEYS, by_rows * 4 * (1 + (double)TOPK_BINS / share), 0 },
+                                     { DSVK_UNIT_SCORED_ROWS, by_rows * 4 * (double)row_words, 0 } },
                        });
 }

@@ -2,8 +2,8 @@
  * with the model that ships with the package. How many tokens go into a submit follows from measured time; here the time is
  * given. Edge list: 1, 3, 8 and 64 tokens per submit, more than are wanted; batches of 1, 5 and 32 of different lengths; stops in
  * the middle of a submit, of all rows, more than the device looks for; positions across a compression block, the window, a page
- * and a class of positions; a batch that shrinks; two batches in turns; no memory for the next page; logits that stop being finite;
- * cancelling between submits; no host memory; the validation layer.
+ * and a class of positions, and what a profile books there; a batch that shrinks; two batches in turns; no memory for the next page;
+ * logits that stop being finite; cancelling between submits; no host memory; the validation layer.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +77,73 @@ static json_int_t profile_count(dsvk_device *device, const char *name) {
     json_decref(root);
     dsvk_free(text);
     return count;
+}
+
+/* Of the op, in all parts of the model. */
+static json_int_t op_count(const json_t *report, const char *op, const char *name) {
+    json_int_t sum = 0;
+    size_t i;
+    json_t *entry;
+    json_array_foreach(json_object_get(report, "ops"), i, entry)
+        if (strcmp(json_string_value(json_object_get(entry, "name")), op) == 0)
+            sum += json_integer_value(json_object_get(entry, name));
+    return sum;
+}
+
+/* The profile of decoding N tokens, the first session from `at` on, by `rows` sessions of which the last stands one block further. */
+static json_t *decode_profile(struct pace *p, uint32_t at, uint32_t rows, uint32_t N) {
+    dsvk_session *s[2];
+    int32_t ids[64];
+    size_t n[2];
+    char *text = NULL;
+    dsvk_error err;
+    set_pace(p, 0);
+    for (uint32_t i = 0; i < rows; i++)
+        s[i] = open_at(p, 0, at + 128 * i);
+    set_pace(p, 3);
+    CHECK(dsvk_device_profile_begin(p->model->device, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_decode_batch(s, rows, N, NULL, ids, n, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_device_profile_end(p->model->device, &text, &err) == DSVK_OK, "%s", err.message);
+    for (uint32_t i = 0; i < rows; i++)
+        dsvk_session_close(s[i]);
+    json_t *root = json_loads(text, 0, NULL);
+    dsvk_free(text);
+    return root;
+}
+
+/* A recording serves a class of positions; what it is booked with are the positions that ran. */
+static void test_profile_follows_positions(void) {
+    enum { N = 7 };
+    struct pace p = { 0 };
+    dsvk_model *model = open_paced(&p, NULL);
+    const dsvk_config *c = &model->config;
+    json_int_t attended[4], topk[4];
+    static const uint32_t at[] = { 20, 200, 500, 900 };
+    uint32_t csa = 0;
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        csa += c->compress_ratios[l] == 4;
+    for (uint32_t rows = 1; rows <= 2; rows++)
+        for (uint32_t i = 0; i < DSVK_COUNT(at); i++) {
+            json_t *report = decode_profile(&p, at[i], rows, N);
+            json_int_t keys = 0;
+            for (uint32_t t = 0; t < N * rows; t++) {
+                const uint32_t visible = (at[i] + 128 * (t / N) + t % N + 1) / 4;
+                keys += visible > c->index_topk ? visible : 0;
+            }
+            const json_int_t flops = op_count(report, "indexer", "flops");
+            const json_int_t want = keys * csa * c->index_n_heads * (2 * c->index_head_dim + 3);
+            CHECK(flops == want, "%u rows at %u: %lld operations, not %lld", rows, at[i], (long long)flops, (long long)want);
+            CHECK((op_count(report, "indexer", "bytes") > 0) == (keys > 0), "bytes where there are operations");
+            attended[i] = op_count(report, "sparse_attn", "flops");
+            topk[i] = op_count(report, "topk", "bytes");
+            CHECK(op_count(report, "indexer", "calls") == (json_int_t)csa * N, "it is there all the same");
+            json_decref(report);
+            if (rows == 1 && i == 0)
+                CHECK(topk[0] == (json_int_t)csa * N * c->index_topk * 4, "topk at %u: only what it writes", at[i]);
+            if (i > 0)
+                CHECK(attended[i] > attended[i - 1] && topk[i] > topk[i - 1], "%u rows at %u need more than at %u", rows, at[i], at[i - 1]);
+        }
+    dsvk_model_close(model);
 }
 
 static void test_tokens_per_submit(void) {
@@ -387,6 +454,7 @@ static void test_validation_has_nothing_to_say(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
+        TEST(test_profile_follows_positions),
         TEST(test_tokens_per_submit),
         TEST(test_batches),
         TEST(test_across_a_class),

@@ -1,10 +1,14 @@
 /* The choice of a way to multiply: forced, guessed, measured, remembered. Edge list: a name that no device has; every way this
- * device has passes the known product; what was measured is what the next opening of the device finds; a file that is cut
- * or names a way the device has not is no file. Times are not judged: only that the choice is one of those asked about. */
+ * device has passes the known product; what was measured is what the next opening of the device finds; a file that is cut,
+ * changed, longer or shorter, of another driver or device, or that names a way the device has not, is no file, and it is measured
+ * anew; no device memory to measure in, a kernel of attention that cannot be built and
+ * submits that fail: something is chosen all the same, and said. Times are not judged: only that the choice is one of those asked
+ * about. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "device_internal.h"
 #include "engine.h"
 #include "harness_files.h"
 
@@ -96,7 +100,136 @@ static void test_measured_and_remembered(void) {
     dsvk_device_close(device);
 }
 
+enum fault { WHOLE, OTHER_BYTES, OTHER_DRIVER, OTHER_DEVICE, OTHER_CACHE, LONGER, SHORTER, FAULTS };
+static const char *const fault_names[] = { "whole", "other bytes under the old hash", "of another driver version", "of another device",
+                                           "of another build of the driver", "of two variants", "a byte short" };
+
+/* The file of what was measured, naming `chosen`, with one thing wrong. */
+static void write_wrong(const dsvk_matmul_variant *list, dsvk_matmul_variant chosen, enum fault fault) {
+    dsvk_device *device = open_device("few");
+    VkPhysicalDeviceProperties *p = &device->physical.properties;
+    const dsvk_matmul_variant two[2] = { chosen, chosen };
+    char path[4096];
+    p->driverVersion += fault == OTHER_DRIVER;
+    p->deviceID += fault == OTHER_DEVICE;
+    p->pipelineCacheUUID[0] += fault == OTHER_CACHE;
+    if (fault == LONGER || fault == SHORTER)
+        dsvk_cache_write(device, "matmul", two, fault == LONGER ? sizeof two : sizeof chosen - 1);
+    else
+        dsvk_device_remember_matmul(device, chosen);
+    if (fault == OTHER_BYTES) { /* of a way the device has as well */
+        FILE *file = dsvk_cache_path(device, "matmul", path, sizeof path) ? fopen(path, "r+b") : NULL;
+        CHECK(file && fseek(file, -(long)sizeof *list, SEEK_END) == 0 && fwrite(&list[1], sizeof *list, 1, file) == 1, "%s", path);
+        if (file)
+            fclose(file);
+    }
+    dsvk_device_close(device);
+}
+
+static void test_wrong_files(void) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    dsvk_error err;
+    dsvk_device *device = open_device("few");
+    const uint32_t n = dsvk_matmul_variants(device, list);
+    const bool measurable = list[1].kind != DSVK_MATMUL_REGISTERS || list[2].kind == DSVK_MATMUL_COLUMNS;
+    dsvk_device_close(device);
+    for (enum fault fault = WHOLE; fault < FAULTS; fault++) {
+        dsvk_cmd *cmd = NULL;
+        write_wrong(list, list[n - 1], fault);
+        device = open_device(NULL);
+        CHECK((dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN) == (fault == WHOLE), "a file %s", fault_names[fault]);
+        if (fault == WHOLE)
+            CHECK(same(dsvk_device_matmul(device), list[n - 1]), "the file is what decides");
+        if (fault != WHOLE && measurable) {
+            CHECK(dsvk_cmd_create(device, &cmd, &err) == DSVK_OK, "%s", err.message);
+            CHECK(dsvk_matmul_choose(device, cmd, &err) == DSVK_OK, "%s", err.message);
+            CHECK(dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN, "measured anew");
+            dsvk_cmd_destroy(cmd);
+            dsvk_device_close(device);
+            device = open_device(NULL);
+            CHECK(dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN, "after one %s there is a whole file", fault_names[fault]);
+        }
+        dsvk_device_close(device);
+    }
+}
+
+/* ---- what goes wrong while measuring ---- */
+
+static char told[4000];
+
+static void tell(void *user, const char *line) {
+    (void)user;
+    snprintf(told + strlen(told), sizeof told - strlen(told), "%s\n", line);
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL no_allocation(VkDevice device, const VkMemoryAllocateInfo *info,
+                                                    const VkAllocationCallbacks *callbacks, VkDeviceMemory *memory) {
+    (void)device, (void)info, (void)callbacks, (void)memory;
+    return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+}
+
+/* The first that is asked for cannot be built; then device memory is out. */
+static VKAPI_ATTR VkResult VKAPI_CALL no_pipelines(VkDevice device, VkPipelineCache cache, uint32_t n,
+                                                   const VkComputePipelineCreateInfo *infos, const VkAllocationCallbacks *callbacks,
+                                                   VkPipeline *pipelines) {
+    (void)device, (void)cache, (void)n, (void)infos, (void)callbacks, (void)pipelines;
+    return told[0] ? VK_ERROR_OUT_OF_DEVICE_MEMORY : VK_ERROR_INITIALIZATION_FAILED;
+}
+
+static dsvk_device *open_telling(dsvk_cmd **cmd) {
+    dsvk_device *device = NULL;
+    dsvk_error err;
+    const dsvk_device_options options = { .size = sizeof options, .cache_dir = in("nothing measured"), .log = tell };
+    CHECK(dsvk_device_open(&device, &options, &err) == DSVK_OK, "%s", err.message);
+    CHECK(dsvk_cmd_create(device, cmd, &err) == DSVK_OK, "%s", err.message);
+    told[0] = 0;
+    return device;
+}
+
+static void test_no_room_to_measure(void) {
+    dsvk_matmul_variant list[DSVK_MATMUL_VARIANTS];
+    dsvk_error err;
+    dsvk_cmd *cmd = NULL;
+    dsvk_device *device = open_telling(&cmd);
+    const dsvk_matmul_variant guess = dsvk_device_matmul(device);
+    const PFN_vkAllocateMemory real = device->vk.vkAllocateMemory;
+    dsvk_matmul_variants(device, list);
+    device->vk.vkAllocateMemory = no_allocation;
+    CHECK(dsvk_matmul_choose(device, cmd, &err) == DSVK_OK, "%s", err.message);
+    CHECK(same(dsvk_device_matmul(device), guess) && dsvk_device_matmul_source(device) == DSVK_MATMUL_GUESSED, "the guess stays");
+    if (list[1].kind != DSVK_MATMUL_REGISTERS || list[2].kind == DSVK_MATMUL_COLUMNS) { /* else there is nothing to measure */
+        CHECK(strstr(told, "is taken without measuring: ") && strstr(told, "timed product"), "it says so: %s", told);
+        device->vk.vkAllocateMemory = real;
+        CHECK(dsvk_matmul_choose(device, cmd, &err) == DSVK_OK, "%s", err.message);
+        CHECK(dsvk_device_matmul_source(device) == DSVK_MATMUL_CHOSEN, "the next one measures");
+    }
+    device->vk.vkAllocateMemory = real;
+    dsvk_cmd_destroy(cmd);
+    dsvk_device_close(device);
+}
+
+/* No device is asked for its matrix units: their kernels are not built. */
+static void test_attention_that_cannot_be_timed(void) {
+    dsvk_matmul_variant v = { .kind = DSVK_MATMUL_COOPMAT, .m = 16, .n = 16, .k = 16 };
+    dsvk_error err = { .status = DSVK_OK };
+    dsvk_cmd *cmd = NULL;
+    dsvk_device *device = open_telling(&cmd);
+    const PFN_vkCreateComputePipelines real = device->vk.vkCreateComputePipelines;
+    device->byte_products = true;
+    device->vk.vkCreateComputePipelines = no_pipelines;
+    CHECK_REFUSED(dsvk_matmul_plain(device, cmd, &v, &err), DSVK_DEVMEM, &err, "pipeline of indexer");
+    CHECK(v.kind == DSVK_MATMUL_COOPMAT && v.plain_attention && v.plain_indexer, "the plain ways");
+    CHECK(strstr(told, "attention: without matrix units") && strstr(told, "index scores: without matrix units"), "it says so: %s", told);
+    device->byte_products = false; /* no index scores to decide about, and all that fails can be remembered */
+    told[0] = 0;
+    CHECK(dsvk_matmul_plain(device, cmd, &v, &err) == DSVK_OK && v.plain_attention && !v.plain_indexer, "%s", err.message);
+    device->vk.vkCreateComputePipelines = real;
+    dsvk_cmd_destroy(cmd);
+    dsvk_device_close(device);
+}
+
 int main(int argc, char **argv) {
-    static const struct test tests[] = { TEST(test_forced), TEST(test_measured_and_remembered) };
+    static const struct test tests[] = { TEST(test_forced), TEST(test_measured_and_remembered), TEST(test_wrong_files),
+                                         TEST(test_no_room_to_measure), TEST(test_attention_that_cannot_be_timed) };
     return run_tests(tests, DSVK_COUNT(tests), argc, argv);
 }

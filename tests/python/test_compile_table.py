@@ -3,6 +3,7 @@ import subprocess
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,31 @@ def test_figures_may_be_worse_by_the_margin_only(column, within, beyond):
 def test_kernels_must_be_the_tables():
     assert table.regressions(rows(), {}, 10) == [f"{NAME}: not in the table"]
     assert table.regressions({}, rows(), 10) == [f"{NAME}: only in the table"]
+
+
+def test_families_without_a_shim_are_named(tmp_path):
+    folder = tmp_path / "usr/lib/x86_64-linux-gnu"
+    folder.mkdir(parents=True)
+    for name in ["ld-linux-x86-64.so.2", "libamdgpu_noop_drm_shim.so", "libnouveau_noop_drm_shim.so"]:
+        (folder / name).touch()
+    gpus, left_out = table.gpus_of(tmp_path)
+    assert gpus == table.FAMILIES["amd"][3] + table.FAMILIES["nvidia"][3]
+    assert left_out == ["intel: left out, there is no libintel_noop_drm_shim.so: skl, tgl, dg2, bmg"]
+    (folder / "libintel_noop_drm_shim.so").touch()
+    assert table.gpus_of(tmp_path) == (gpus + table.FAMILIES["intel"][3], [])
+
+
+def test_another_compiler_is_said_and_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "TABLES", tmp_path)
+    report = {"pipelines": [AMD], "validation_messages": 0, "device": {"name": "AMD Radeon", "driver": "radv Mesa 26.1.6"}}
+    better = {**table.rows_of(report), NAME: rows(cycles=1)[NAME]}
+    arguments = SimpleNamespace(update=False, margin=10)
+    for driver, problems, compared in [("radv Mesa 26.1.6", 1, True), ("radv Mesa 26.0.0", 0, False)]:
+        (tmp_path / "navi31.txt").write_text(table.table_text("navi31", "AMD Radeon", driver, better), encoding="utf-8")
+        found, remark, was_compared = table.judge("navi31", report, arguments)
+        assert (len(found), was_compared) == (problems, compared) and ("not compared" in remark) != compared
+    assert table.summary(7, 0, 0, False) == "7 GPUs, 0 failed"
+    assert table.summary(7, 1, 2, False) == "7 GPUs, 1 failed; 2 not compared with their tables: another compiler version"
 
 
 def test_a_gpu_that_cannot_be_opened_fails_with_its_reason(tmp_path):

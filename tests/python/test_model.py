@@ -11,6 +11,8 @@ Limits. d = |engine - reference| on the 32 largest logits of every position (log
 import json
 import os
 import shutil
+from collections import Counter
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -336,24 +338,28 @@ def test_plan_counts_scratch_as_it_grows(folders):
         assert own.memory()["scratch"]["used"] == plan["purposes"]["scratch"]
 
 
-def test_dispatches_of_a_token(models, device):
-    """How many dispatches and submits decoded tokens take, once the model's recording is replayed: the sum over the layers, and
+@pytest.mark.parametrize("prompts", [(10,), (100,), (1030,), (10, 100, 50)], ids=["all unseen", "scored", "next class", "batch"])
+def test_dispatches_of_a_token(models, device, prompts):
+    """How many dispatches and submits decoded tokens take, once the model's recording is replayed: by the kind of layer, and
     sampling, moving on, embedding, the first site and the head. The indexer's are always there, and do nothing while every
-    entry is visible."""
+    entry is visible; several sequences and later positions have no more of them."""
     per_layer = {"SWA": 8, "HCA": 8, "CSA": 10}
     model, n = models("tiny", "native"), 8
-    kinds = [row["kind"] for row in dsvk.plan(model.report["path"])["layers"] if row["kind"] != "MTP"]
-    for prompt in (10, 100):
-        with model.session(context=256) as s:
-            for _ in range(20):              # how many tokens a submit takes follows from measured time
+    kinds = Counter(row["kind"] for row in dsvk.plan(model.report["path"])["layers"] if row["kind"] != "MTP")
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(model.session(context=1280)) for _ in prompts]
+        for _ in range(20):              # how many tokens a submit takes follows from measured time
+            for s, prompt in zip(sessions, prompts):
                 s.sync(tokens(12, 512, prompt).tolist())
-                with device.profile() as profile:
-                    s.decode(n, temperature=0)
-                if profile["submits"] < n:
-                    break
-            assert profile["submits"] < n
-            assert profile["dispatches"] == n * (sum(per_layer[kind] for kind in kinds) + 1 + 1 + 3 + 2)
-            assert sum(op["calls"] for op in profile["ops"] if op["name"] == "advance") == n
+            with device.profile() as profile:
+                model.decode(sessions, n, temperature=0)
+            if profile["submits"] < n:
+                break
+    assert profile["submits"] < n
+    calls = {kind: sum(op["calls"] for op in profile["ops"] if op["part"] == kind) for kind in kinds}
+    assert calls == {kind: n * count * per_layer[kind] for kind, count in kinds.items()}
+    assert profile["dispatches"] == n * (sum(count * per_layer[kind] for kind, count in kinds.items()) + 1 + 1 + 3 + 2)
+    assert sum(op["calls"] for op in profile["ops"] if op["name"] == "advance") == n
 
 
 # ---- bad input that only the engine sees (spec/faults rows) ----
