@@ -326,8 +326,8 @@ def new_file(ending: str) -> Callable[[str], str]:
             return text
         if not text.endswith(ending):
             raise argparse.ArgumentTypeError(f"{text!r}: expected the name of a file that ends in {ending}")
-        folder = os.path.dirname(text) or "."
-        if not os.access(folder, os.W_OK) or os.path.isdir(text):
+        place = text if os.path.exists(text) else os.path.dirname(text) or "."
+        if not os.access(place, os.W_OK) or os.path.isdir(text):
             raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
         return text
     return check
@@ -356,14 +356,12 @@ def bench(args: argparse.Namespace) -> None:
         report = benchmark.run(args.model or "nano", device, args.synthetic, work, sys.stderr.isatty(), say)
     finally:
         say.close()
-    if args.json != "-":
-        out(str(report))
-    for path, text in ((args.json, json.dumps(report, indent=1) + "\n"), (args.plot, report.svg() if args.plot else "")):
-        if path == "-":
-            out(text, end="")
-        elif path:
+    data = json.dumps(report, indent=1) + "\n"
+    for path, text in ((args.json, data), (args.plot, report.svg() if args.plot else "")):
+        if path and path != "-":    # before anything is printed: whoever reads that may have left
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
+    out(data if args.json == "-" else f"{report}\n", end="")
 
 
 # ---- the command line ----

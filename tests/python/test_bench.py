@@ -1,4 +1,5 @@
 """dsvk bench: what the report holds, counts against the profile, synthetic models, bad input. Times are not judged."""
+import argparse
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import xml.etree.ElementTree
 import pytest
 
 import dsvk
-from dsvk import _dsvk, bench
+from dsvk import _dsvk, bench, cli
 from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
 
 COMMAND = [sys.executable, "-m", "dsvk", "bench"]
@@ -114,6 +115,25 @@ def test_the_command(tmp_path):
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
     data = run(*words, "--json", module=[sys.executable, "-m", "dsvk.bench"])
     assert data.returncode == 0 and json.loads(data.stdout)["decode"][0]["context"] == 16, data.stderr
+
+
+def test_results_are_written_whoever_reads(tmp_path):
+    """Into a pipe that is closed at its other end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        words = ("--contexts", 16, "--batches", 1, "--quick", "--json", tmp_path / "a.json", "--plot", tmp_path / "a.svg")
+        process = subprocess.run([*COMMAND, *map(str, words)], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=600)
+    assert process.returncode == 1 and process.stderr == ""
+    assert json.loads((tmp_path / "a.json").read_text())["decode"] and (tmp_path / "a.svg").read_text().endswith("</svg>\n")
+
+
+def test_an_existing_file_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("kept")
+    monkeypatch.setattr(os, "access", lambda place, mode: str(place) != str(path))    # root could write it
+    with pytest.raises(argparse.ArgumentTypeError, match="cannot be written"):
+        cli.new_file(".json")(str(path))
 
 
 @pytest.mark.parametrize("words, message", [
