@@ -13,6 +13,7 @@ long, so that what happens once per call is not among them; submits and host tim
 """
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from .chart import Bars, svg
 from .device import Device, op_figures, op_table, sums_by
 from .model import Model, plan
 from .progress import Progress, Shown
-from .session import Session
+from .session import Session, integer, list_of
 from .synthetic import FAMILIES, Synthetic, write_config, write_weights
 from .tables import html_table, size, text_table
 
@@ -35,6 +36,7 @@ LEAST_RUNS, MOST_RUNS = 3, 8
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
 MOST_TOKENS = 32           # of one timed call: the context is to stay what it is said to be
 COUNTED_TOKENS = 16        # several tokens may share a submit
+MOST_BATCH = 32            # rows of a recorded step, which is what decoding replays
 ROOM = 1024                # tokens a session decodes at most in one context, with room to spare
 
 
@@ -318,29 +320,48 @@ def open_model(model: str, synthetic: Synthetic | None, device: Device, progress
         return Model(folder, device=device, progress=progress), planned
 
 
-def run(model: str = "nano", device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,
+def check_numbers(name: str, value: object, most: int) -> None:
+    numbers = [integer(number) for number in list_of(name, value, "numbers")]
+    if not all(number is not None for number in numbers):
+        raise TypeError(f"{name}: expected integers, got {value!r}")
+    if not numbers or not all(1 <= number <= most for number in numbers if number is not None):
+        raise _dsvk.InvalidError(f"{name}: expected numbers from 1 to {most}, got {value!r}")
+
+
+def check(model: str | None, synthetic: Synthetic | None, work: Workload) -> None:
+    """Before anything is measured: a folder that is no model, and what cannot be run."""
+    if model is not None and synthetic is not None:
+        raise _dsvk.InvalidError("model and synthetic both say what is measured: give one of them")
+    positions = plan(FAMILIES[synthetic.family] if synthetic else model or "nano")["context_tokens"]
+    check_numbers("contexts", work.contexts, positions - ROOM)
+    check_numbers("batches", work.batches, MOST_BATCH)
+    for name in ("seconds", "limit"):
+        value = getattr(work, name)
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{name}: expected a number, got {value!r}")
+        if math.isnan(value) or value < 0:
+            raise _dsvk.InvalidError(f"{name}: expected a number of at least 0, got {value!r}")
+
+
+def run(model: str | None = None, device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,
         work: Workload = Workload(), progress: Progress = None, say: Callable[[str], None] = lambda text: None) -> Report:
-    """Measures a model folder, "nano", or a synthetic model ("flash:layers=4,experts=32"). say is told what is being done."""
+    """Measures a model folder, "nano", which is the default, or a synthetic model ("flash:layers=4,experts=32"). say is told what is
+    being done."""
     if isinstance(synthetic, str):
         synthetic = Synthetic(synthetic)
-    if synthetic is None:
-        plan(model)   # a folder that is none fails before anything is measured
+    check(model, synthetic, work)
     if not isinstance(device, Device):
         device = Device(device)
     say("measuring the device")
     peaks = device.measure()
-    opened, planned = open_model(model, synthetic, device, progress)
+    opened, planned = open_model(model or "nano", synthetic, device, progress)
     with opened:
-        largest = opened.config["max_positions"]
-        for context in work.contexts:
-            if not 1 <= context <= largest - ROOM:
-                raise _dsvk.InvalidError(f"contexts: {context}; this model has {largest} positions, {ROOM} are for decoding")
         bench = Bench(opened, device, work, peaks, say)
         try:
             found = bench.run(layer_counts(planned))
         finally:
             bench.close()
-        return report_of(opened, synthetic.text if synthetic else str(model), found, peaks, planned, synthetic)
+        return report_of(opened, synthetic.text if synthetic else str(model or "nano"), found, peaks, planned, synthetic)
 
 
 if __name__ == "__main__":

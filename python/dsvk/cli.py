@@ -350,10 +350,14 @@ class Saying:
 def bench(args: argparse.Namespace) -> None:
     quick = benchmark.QUICK if args.quick else benchmark.Workload()
     work = benchmark.Workload(args.contexts or quick.contexts, args.batches or quick.batches, quick.seconds, args.limit)
+    try:
+        benchmark.check(args.model, args.synthetic, work)
+    except dsvk.InvalidError as error:
+        args.wrong(str(error))
     say = Saying()
     try:
         device = dsvk.Device(args.device, matmul=args.matmul)
-        report = benchmark.run(args.model or "nano", device, args.synthetic, work, sys.stderr.isatty(), say)
+        report = benchmark.run(args.model, device, args.synthetic, work, sys.stderr.isatty(), say)
     finally:
         say.close()
     data = json.dumps(report, indent=1) + "\n"
@@ -491,13 +495,13 @@ def arguments() -> argparse.ArgumentParser:
                       help="random weights at the widths of flash or pro: flash:layers=4,experts=32, flash:ratios=0/4/128")
     p.add_argument("--contexts", type=whole_numbers, metavar="N,N", help="tokens before decoding (256,1024)")
     p.add_argument("--batches", type=whole_numbers, metavar="N,N", help="sequences decoded together (1,8)")
-    p.add_argument("--limit", type=float, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
+    p.add_argument("--limit", type=seconds, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
     p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")
     p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data: a file, or stdout")
     p.add_argument("--plot", type=new_file(".svg"), metavar="OUT.svg", help="a picture")
     p.add_argument("--matmul", metavar="WAY", help="how prefill multiplies: few, registers, columns, tiled, coopmat (the fastest)")
     add_device(p, "default: the best")
-    p.set_defaults(run=bench)
+    p.set_defaults(run=bench, wrong=p.error)
     return parser
 
 

@@ -146,7 +146,14 @@ def test_an_existing_file_that_cannot_be_written_is_refused(tmp_path, monkeypatc
     (["--synthetic", "flash", "nano"], "not allowed with"),
     (["--contexts", "0"], "expected numbers of at least 1"),
     (["--batches", "1,b"], "expected numbers of at least 1"),
-    (["--limit", "soon"], "invalid float"),
+    (["--limit", "soon"], "expected seconds"),
+    (["--limit", "-1"], "expected seconds"),
+    (["--limit", "nan"], "expected seconds"),
+    (["--batches", "1,600"], "batches: expected numbers from 1 to 32, got (1, 600)"),
+    (["--contexts", "16,65500"], "contexts: expected numbers from 1 to 64512, got (16, 65500)"),
+    (["--synthetic", "flash:layers=2,layers=3"], "layers=2 and layers=3: give one of them"),
+    (["--synthetic", "nano:experts=1000000"], "nano:experts=1000000: n_routed_experts is 1000000, allowed are"),
+    (["--synthetic", "nano:vocab=1"], "nano:vocab=1: "),
     (["--json", "nano"], "'nano': expected the name of a file that ends in .json"),
     (["--plot", "/nowhere/a.svg"], "'/nowhere/a.svg' cannot be written"),
 ])
@@ -157,7 +164,6 @@ def test_wrong_usage(words, message):
 
 @pytest.mark.parametrize("words, message", [
     (["/nowhere"], "/nowhere"),
-    (["nano", "--contexts", "65500"], "contexts: 65500; this model has 65536 positions"),
     (["--device", "no such device"], "no such device"),
     (["--synthetic", "pro"], "GiB of weights"),
     (["--matmul", "slowly"], "slowly"),
@@ -166,6 +172,29 @@ def test_failures_are_one_line(words, message):
     result = run(*words)
     assert result.returncode == 1 and result.stdout == "" and message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options, kind, message", [
+    ({"work": bench.Workload(contexts=())}, dsvk.InvalidError, "contexts: expected numbers from 1 to 64512, got ()"),
+    ({"work": bench.Workload(batches=())}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got ()"),
+    ({"work": bench.Workload(batches=(0,))}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got (0,)"),
+    ({"work": bench.Workload(batches=(33,))}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got (33,)"),
+    ({"work": bench.Workload(batches=(1.5,))}, TypeError, "batches: expected integers, got (1.5,)"),
+    ({"work": bench.Workload(contexts=16)}, TypeError, "contexts: expected numbers, got 16"),
+    ({"work": bench.Workload(limit=float("nan"))}, dsvk.InvalidError, "limit: expected a number of at least 0, got nan"),
+    ({"work": bench.Workload(seconds="2")}, TypeError, "seconds: expected a number, got '2'"),
+    ({"model": "/nowhere", "synthetic": LAYERS}, dsvk.InvalidError, "model and synthetic both say"),
+])
+def test_bad_arguments_are_told_before_anything_is_measured(options, kind, message):
+    with pytest.raises(kind) as caught:
+        bench.run(**options, say=lambda text: pytest.fail(text))
+    assert message in str(caught.value)
+
+
+def test_the_largest_batch_is_that_of_a_scheduler(nano):
+    dsvk.Scheduler(nano, max_running=bench.MOST_BATCH).close()
+    with pytest.raises(dsvk.InvalidError, match=f"allowed are 1 to {bench.MOST_BATCH}"):
+        dsvk.Scheduler(nano, max_running=bench.MOST_BATCH + 1)
 
 
 def interrupted(words, begun, **environment):
