@@ -22,7 +22,7 @@ from typing import Any, Callable
 
 from . import _dsvk
 from .chart import Bars, svg
-from .device import Device, op_figures, op_table, sums_by
+from .device import Device, best_of, op_figures, op_table, sums_by
 from .model import Model, plan
 from .progress import Progress, Shown
 from .session import Session, integer, list_of
@@ -36,6 +36,7 @@ LEAST_RUNS, MOST_RUNS = 3, 8
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
 MOST_TOKENS = 32           # of one timed call: the context is to stay what it is said to be
 COUNTED_TOKENS = 16        # several tokens may share a submit
+CHUNK = 64                 # rows of a step from which on matrix units are used (core/ops/ops.h); decoding has fewer
 MOST_BATCH = 32            # rows of a recorded step, which is what decoding replays
 ROOM = 1024                # tokens a session decodes at most in one context, with room to spare
 
@@ -84,7 +85,6 @@ class Bench:
     model: Model
     device: Device
     work: Workload
-    peaks: dict[str, Any]
     say: Callable[[str], None]
     sessions: list[_dsvk.Session] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Bench:
                     rates.append(self.extend(session, context))
                 else:
                     report = profiled(self.device, lambda: self.extend(session, context))
-        return rates[1], op_figures(report["ops"], 1, self.peaks)
+        return rates[1], op_figures(report["ops"])
 
     def prefill(self, context: int, batch: int) -> list[float]:
         """Brings `batch` sessions to a context; tokens/s of each that was not there yet."""
@@ -157,7 +157,7 @@ class Bench:
         best = min(seconds) / n
         return {"context": context, "batch": batch, "positions": [first, sessions[0].position], "tokens_per_s": batch / best,
                 "step_us": 1e6 * best, **step_counts(short, long, counted, layers),
-                "ops": op_figures(long["ops"], 2 * counted, self.peaks)}
+                "ops": op_figures(long["ops"], 2 * counted)}
 
     def run(self, layers: dict[str, int]) -> dict[str, Any]:
         contexts, batches = sorted(set(self.work.contexts)), sorted(set(self.work.batches))
@@ -222,7 +222,8 @@ class Report(dict[str, Any]):
     """What run() measured. dispatches_per_layer, dispatches_per_token, submits_per_token, host_us_per_token, decode_tokens_per_s
     and ops (one decoded step) are of the first context and the smallest batch, prefill_tokens_per_s is of the last context.
     decode and prefill have every case, prefill_ops is the whole prefill to the first context, skipped what was left out and
-    why, extrapolation the whole model where layers of it were measured; device has the measured peaks."""
+    why, extrapolation the whole model where layers of it were measured; device has the measured peaks, the better of those before
+    and after everything else."""
 
     def case_table(self) -> list[dict[str, Any]]:
         """A row for each context and batch."""
@@ -343,6 +344,11 @@ def check(model: str | None, synthetic: Synthetic | None, work: Workload) -> Non
             raise _dsvk.InvalidError(f"{name}: expected a number of at least 0, got {value!r}")
 
 
+def way_of(device: Device, rows: int) -> str | None:
+    """How steps of so many rows are multiplied, as op_figures takes it."""
+    return device.info["matmul"] if rows >= CHUNK else None
+
+
 def run(model: str | None = None, device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,
         work: Workload = Workload(), progress: Progress = None, say: Callable[[str], None] = lambda text: None) -> Report:
     """Measures a model folder, "nano", which is the default, or a synthetic model ("flash:layers=4,experts=32"). say is told what is
@@ -356,11 +362,16 @@ def run(model: str | None = None, device: Device | str | int | None = None, synt
     peaks = device.measure()
     opened, planned = open_model(model or "nano", synthetic, device, progress)
     with opened:
-        bench = Bench(opened, device, work, peaks, say)
+        bench = Bench(opened, device, work, say)
         try:
             found = bench.run(layer_counts(planned))
         finally:
             bench.close()
+        say("measuring the device once more")
+        peaks = device.peaks = best_of(peaks, device.measure())
+        found["prefill_ops"] = op_figures(found["prefill_ops"], peaks=peaks, way=way_of(device, min(work.contexts)))
+        for case in found["decode"]:
+            case["ops"] = op_figures(case["ops"], peaks=peaks)
         return report_of(opened, synthetic.text if synthetic else str(model or "nano"), found, peaks, planned, synthetic)
 
 

@@ -2,6 +2,7 @@
 import argparse
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 
 import dsvk
 from dsvk import _dsvk, bench, cli
+from dsvk.device import MATRIX_OPS, best_of, op_figures
 from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "dsvk", "bench"]
 SHORT = bench.Workload(contexts=(16, 32), batches=(1, 2), seconds=0.01)
 LAYERS = "nano:ratios=0/4/128,experts=3,vocab=256"
@@ -228,6 +231,47 @@ def test_synthetic_checkpoints_are_whole(text, tmp_path):
     assert dsvk.verify(tmp_path)["bytes"] == size and told[-1][1:] == (size, size)
     assert dsvk.plan(tmp_path)["purposes"]["weights"] > 0
     assert json.loads(FAMILIES[synthetic.family].read_text()) == synthetic.family_config
+
+
+OP = {"part": None, "calls": 1, "us": 1.0, "bytes": 1e3, "flops": 1e3}
+PEAKS = {"copy_bytes_per_s": 1e9, "transfer_bytes_per_s": 1e9, "kernel_bytes_per_s": 1e8, "copy_buffer_bytes": 1 << 28,
+         "f32_flops_per_s": 1e9, "matrix_flops_per_s": 2e9, "matrix_kernel": "coopmat 8x8x16"}
+
+
+@pytest.mark.parametrize("way, names", [
+    (None, set()), ("tiled", set()),
+    ("coopmat 16x16x16", {"matmul", "moe_expert_up", "moe_expert_down", "sparse_attn", "indexer"}),
+    ("coopmat 16x16x16, plain attention", {"matmul", "moe_expert_up", "moe_expert_down", "indexer"}),
+    ("coopmat 16x16x16, plain attention, plain indexer", {"matmul", "moe_expert_up", "moe_expert_down"}),
+])
+def test_a_fraction_of_matrix_units_only_where_they_are_used(way, names):
+    ops = [{"name": name, **OP} for name in (*MATRIX_OPS, "rms_norm", "wo_a", "moe_in")]
+    figures = op_figures(ops, peaks=PEAKS, way=way)
+    assert {op["name"] for op in figures if op["matrix_fraction"] is not None} == names
+    assert {op["matrix_fraction"] for op in figures if op["name"] in names} <= {0.5}
+
+
+def test_the_ops_of_matrix_units_are_those_that_have_a_kernel_for_them():
+    kernels = {path.name.removesuffix("_coopmat.comp") for path in (ROOT / "shaders").glob("*_coopmat.comp")} - {"bench"}
+    assert {kernel for kernel in kernels if any(op.startswith(kernel) for op in MATRIX_OPS)} == kernels
+    assert all(any(op.startswith(kernel) for kernel in kernels) for op in MATRIX_OPS)
+
+
+def test_the_better_of_two_measurements_of_the_device(monkeypatch, device):
+    """The first falls into a busy moment."""
+    busy = {**PEAKS, "copy_bytes_per_s": 1.0, "f32_flops_per_s": 1.0, "matrix_flops_per_s": None, "matrix_kernel": None}
+    quiet = {**busy, "copy_bytes_per_s": 1e15, "f32_flops_per_s": 0.5}
+    told = iter((busy, quiet))
+    monkeypatch.setattr(dsvk.Device, "measure", lambda self: next(told))
+    report = bench.run("nano", device, work=bench.Workload((16,), (1,), 0.01))
+    assert report["device"]["copy_bytes_per_s"] == 1e15 and report["device"]["f32_flops_per_s"] == 1.0
+    for ops in (report["ops"], report["decode"][0]["ops"], report["prefill_ops"]):
+        assert all(op["bandwidth_fraction"] < 1 for op in ops) and any(op["flops_fraction"] > 1 for op in ops)
+
+
+def test_the_best_of_matrix_units_keeps_its_name():
+    other = {**PEAKS, "matrix_flops_per_s": 3e9, "matrix_kernel": "coopmat 16x16x16"}
+    assert best_of(PEAKS, other) == best_of(other, PEAKS) == other
 
 
 def test_measured_peaks(device):
