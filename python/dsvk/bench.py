@@ -32,13 +32,12 @@ from .tables import html_table, size, text_table
 __all__ = ["QUICK", "Report", "Workload", "run"]
 
 KINDS = ("SWA", "CSA", "HCA")
-LEAST_RUNS, MOST_RUNS = 3, 8
+LEAST_RUNS, MOST_RUNS = 3, 32
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
-MOST_TOKENS = 32           # of one timed call: the context is to stay what it is said to be
-COUNTED_TOKENS = 16        # several tokens may share a submit
+MOST_TOKENS = 6            # of one timed call; with one before it that is as many as a session takes back without a new prefill
 CHUNK = 64                 # rows of a step from which on matrix units are used (core/ops/ops.h); decoding has fewer
 MOST_BATCH = 32            # rows of a recorded step, which is what decoding replays
-ROOM = 1024                # tokens a session decodes at most in one context, with room to spare
+ROOM = 1 + MOST_TOKENS     # tokens a session decodes at most behind a context
 
 
 @dataclass
@@ -63,6 +62,12 @@ def profiled(device: Device, work: Callable[[], object]) -> dict[str, Any]:
     return dict(report)
 
 
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dict[str, int]) -> dict[str, Any]:
     """Of profiles of n and of 2 n steps."""
     fewer, more = sums_by("part", short["ops"]), sums_by("part", long["ops"])
@@ -81,7 +86,7 @@ def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dic
 
 @dataclass
 class Bench:
-    """One model, and sessions that grow from context to context."""
+    """One model, and sessions that grow from context to context, and are taken back to it before whatever is measured there."""
     model: Model
     device: Device
     work: Workload
@@ -101,11 +106,18 @@ class Bench:
         session.sync(tokens)
         return (context - before) / (time.perf_counter() - start)
 
-    def decode(self, sessions: list[_dsvk.Session], n: int) -> float:
-        """Appends the most likely n tokens to each; seconds."""
-        start = time.perf_counter()
+    def decode(self, sessions: list[_dsvk.Session], n: int) -> None:
+        """Appends the most likely n tokens to each."""
         _dsvk.decode_batch(sessions, n, [{} for _ in sessions])
-        return time.perf_counter() - start
+
+    def decode_at(self, context: int, sessions: list[_dsvk.Session], n: int,
+                  measure: Callable[[Callable[[], object]], Any]) -> Any:
+        """measure(work), where work is decoding n tokens of each, the first of which is the second behind the context: with the
+        one before it, which is not measured, the library knows again how long a token of so many sessions takes."""
+        for session in sessions:
+            session.sync(session.tokens[:context])
+        self.decode(sessions, 1)
+        return measure(lambda: self.decode(sessions, n))
 
     def position(self, i: int) -> int:
         return self.sessions[i].position if i < len(self.sessions) else 0
@@ -145,17 +157,17 @@ class Bench:
         """One step is one token of each session of the batch."""
         sessions, device = self.sessions[:batch], self.device
         self.say(f"decode at {context} tokens, batch {batch}")
-        first = sessions[0].position
-        once = min(self.decode(sessions, 1) for _ in range(2))   # the first one compiles
+        def at(n: int, measure: Callable[[Callable[[], object]], Any]) -> Any:
+            return self.decode_at(context, sessions, n, measure)
+        once = at(1, timed)   # behind one that compiles
         n = max(1, min(MOST_TOKENS, int(SLICE_SECONDS / once)))
-        counted = min(n, COUNTED_TOKENS)
-        short = profiled(device, lambda: self.decode(sessions, counted))
-        long = profiled(device, lambda: self.decode(sessions, 2 * counted))
+        counted = max(1, n // 2)
+        short, long = (at(steps, lambda work: profiled(device, work)) for steps in (counted, 2 * counted))
         seconds: list[float] = []
         while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < self.work.seconds):
-            seconds.append(self.decode(sessions, n))
+            seconds.append(at(n, timed))
         best = min(seconds) / n
-        return {"context": context, "batch": batch, "positions": [first, sessions[0].position], "tokens_per_s": batch / best,
+        return {"context": context, "batch": batch, "positions": [context + 1, sessions[0].position], "tokens_per_s": batch / best,
                 "step_us": 1e6 * best, **step_counts(short, long, counted, layers),
                 "ops": op_figures(long["ops"], 2 * counted)}
 

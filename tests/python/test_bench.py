@@ -72,6 +72,31 @@ def test_counts_are_the_profiles(of_nano, nano):
     assert {op["part"] for op in long["ops"]} <= {*layers, "head", None}
 
 
+def test_what_is_measured_at_a_context_is_measured_there(of_nano):
+    """Not behind what earlier cases decoded."""
+    for case in of_nano["decode"]:
+        first, last = case["positions"]
+        assert case["context"] < first < last <= case["context"] + bench.ROOM, case["positions"]
+
+
+def flops(device, work):
+    with device.profile() as report:
+        work()
+    return sum(op["flops"] for op in report["ops"])
+
+
+def test_taking_back_is_no_new_prefill(nano):
+    """One step of one token, of a session that decoded as much as a case does."""
+    with nano.session() as session:
+        session.sync(list(range(200)))
+        of_a_token = flops(nano.device, lambda: _dsvk.decode_batch([session], 1, [{}]))
+        session.sync(session.tokens[:200])
+        for _ in range(3):
+            _dsvk.decode_batch([session], bench.ROOM, [{}])
+            assert flops(nano.device, lambda: session.sync(session.tokens[:200])) < 2 * of_a_token
+            assert session.position == 200
+
+
 def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
     assert of_layers["dispatches_per_layer"] == of_nano["dispatches_per_layer"]
     assert of_layers["model"]["layers"] == {"SWA": 1, "CSA": 1, "HCA": 1} and of_layers["model"]["experts"] == 3
@@ -153,7 +178,7 @@ def test_an_existing_file_that_cannot_be_written_is_refused(tmp_path, monkeypatc
     (["--limit", "-1"], "expected seconds"),
     (["--limit", "nan"], "expected seconds"),
     (["--batches", "1,600"], "batches: expected numbers from 1 to 32, got (1, 600)"),
-    (["--contexts", "16,65500"], "contexts: expected numbers from 1 to 64512, got (16, 65500)"),
+    (["--contexts", "16,65530"], "contexts: expected numbers from 1 to 65529, got (16, 65530)"),
     (["--synthetic", "flash:layers=2,layers=3"], "layers=2 and layers=3: give one of them"),
     (["--synthetic", "nano:experts=1000000"], "nano:experts=1000000: n_routed_experts is 1000000, allowed are"),
     (["--synthetic", "nano:vocab=1"], "nano:vocab=1: "),
@@ -178,7 +203,7 @@ def test_failures_are_one_line(words, message):
 
 
 @pytest.mark.parametrize("options, kind, message", [
-    ({"work": bench.Workload(contexts=())}, dsvk.InvalidError, "contexts: expected numbers from 1 to 64512, got ()"),
+    ({"work": bench.Workload(contexts=())}, dsvk.InvalidError, "contexts: expected numbers from 1 to 65529, got ()"),
     ({"work": bench.Workload(batches=())}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got ()"),
     ({"work": bench.Workload(batches=(0,))}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got (0,)"),
     ({"work": bench.Workload(batches=(33,))}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got (33,)"),
