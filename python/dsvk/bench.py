@@ -9,7 +9,8 @@
 
 Rates are the best of several runs, timed on the host with nothing else measured. Where the time goes comes from runs of their
 own in which every dispatch is timed on the device. Dispatches are counted as the difference between such a run and one twice as
-long, so that what happens once per call is not among them; submits and host time are the longer run's averages.
+long, so that what happens once per call is not among them; submits are the longer run's average. Host time is what the calling
+thread takes of a processor, in the runs with nothing else measured.
 """
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ LEAST_RUNS, MOST_RUNS = 3, 32
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
 MOST_TOKENS = 6            # of one timed call; with one before it that is as many as a session takes back without a new prefill
 CHUNK = 64                 # rows of a step from which on matrix units are used (core/ops/ops.h); decoding has fewer
+TRIES = 4                  # of profiles, until two of them counted the same way
 MOST_BATCH = 32            # rows of a recorded step, which is what decoding replays
 ROOM = 1 + MOST_TOKENS     # tokens a session decodes at most behind a context
 
@@ -62,10 +64,23 @@ def profiled(device: Device, work: Callable[[], object]) -> dict[str, Any]:
     return dict(report)
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and those of this thread on a processor."""
+    start, began = time.perf_counter(), time.thread_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.thread_time() - began
+
+
+def number(count: float) -> float:
+    return int(count) if count == int(count) else count
+
+
+def same_way(short: dict[str, Any], long: dict[str, Any], n: int) -> bool:
+    """Whether n and 2 n steps ran alike: all in one submit, or none in another's. A token that took too long for a submit sends the
+    next ones another way."""
+    submits, further = short["submits"], long["submits"] - short["submits"]
+    dispatches: int = long["dispatches"] - short["dispatches"]
+    return dispatches % n == 0 and (submits == long["submits"] == 1 or min(submits, further) >= n)
 
 
 def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dict[str, int]) -> dict[str, Any]:
@@ -75,9 +90,9 @@ def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dic
     def extra(part: str) -> float:
         calls: int = more[part]["calls"] - fewer[part]["calls"]
         return calls / n
-    return {"dispatches": (long["dispatches"] - short["dispatches"]) / n,
-            **{key: long[key] / (2 * n) for key in ("submits", "host_us", "device_us")},
-            "layer_dispatches": {kind: extra(kind) / count for kind, count in layers.items()},
+    return {"dispatches": number((long["dispatches"] - short["dispatches"]) / n), "submits": number(long["submits"] / (2 * n)),
+            "device_us": long["device_us"] / (2 * n),
+            "layer_dispatches": {kind: number(extra(kind) / count) for kind, count in layers.items()},
             "layer_us": {kind: more[kind]["us"] / (2 * n) / count for kind, count in layers.items()},
             "other_us": {part or "begin": sums["us"] / (2 * n) for part, sums in more.items() if part not in layers}}
 
@@ -159,16 +174,21 @@ class Bench:
         self.say(f"decode at {context} tokens, batch {batch}")
         def at(n: int, measure: Callable[[Callable[[], object]], Any]) -> Any:
             return self.decode_at(context, sessions, n, measure)
-        once = at(1, timed)   # behind one that compiles
+        once, _ = at(1, timed)   # behind one that compiles
         n = max(1, min(MOST_TOKENS, int(SLICE_SECONDS / once)))
         counted = max(1, n // 2)
-        short, long = (at(steps, lambda work: profiled(device, work)) for steps in (counted, 2 * counted))
+        for _ in range(TRIES):
+            short, long = (at(steps, lambda work: profiled(device, work)) for steps in (counted, 2 * counted))
+            if same_way(short, long, counted):
+                break
         seconds: list[float] = []
+        host_seconds: list[float] = []
         while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < self.work.seconds):
-            seconds.append(at(n, timed))
+            for times, took in zip((seconds, host_seconds), at(n, timed)):
+                times.append(took)
         best = min(seconds) / n
         return {"context": context, "batch": batch, "positions": [context + 1, sessions[0].position], "tokens_per_s": batch / best,
-                "step_us": 1e6 * best, **step_counts(short, long, counted, layers),
+                "step_us": 1e6 * best, "host_us": 1e6 * min(host_seconds) / n, **step_counts(short, long, counted, layers),
                 "ops": op_figures(long["ops"], 2 * counted)}
 
     def run(self, layers: dict[str, int]) -> dict[str, Any]:
@@ -216,7 +236,7 @@ def extrapolate(synthetic: Synthetic, decode: list[dict[str, Any]], measured: di
         device_us = sum(case["layer_us"][kind] * n for kind, n in counts.items()) + others
         step_us = device_us * case["step_us"] / case["device_us"]
         more = {kind: n - measured[kind] for kind, n in counts.items()}
-        dispatches = case["dispatches"] + sum(case["layer_dispatches"][kind] * n for kind, n in more.items())
+        dispatches = number(case["dispatches"] + sum(case["layer_dispatches"][kind] * n for kind, n in more.items()))
         rows.append({"context": case["context"], "tokens_per_s": 1e6 / step_us, "step_us": step_us,
                      "dispatches_per_token": dispatches})
     return [{"family": synthetic.family, "layers": counts, "weight_bytes": whole["purposes"]["weights"],
@@ -231,8 +251,9 @@ def extrapolate(synthetic: Synthetic, decode: list[dict[str, Any]], measured: di
 # ---- the report ----
 
 class Report(dict[str, Any]):
-    """What run() measured. dispatches_per_layer, dispatches_per_token, submits_per_token, host_us_per_token, decode_tokens_per_s
-    and ops (one decoded step) are of the first context and the smallest batch, prefill_tokens_per_s is of the last context.
+    """What run() measured. dispatches_per_layer (of a step), dispatches_per_token, submits_per_token, host_us_per_token,
+    decode_tokens_per_s and ops (one decoded step) are of the first context and the smallest batch, whose steps are so many tokens;
+    prefill_tokens_per_s is of the last context.
     decode and prefill have every case, prefill_ops is the whole prefill to the first context, skipped what was left out and
     why, extrapolation the whole model where layers of it were measured; device has the measured peaks, the better of those before
     and after everything else."""
@@ -311,7 +332,7 @@ def report_of(model: Model, name: str, found: dict[str, Any], peaks: dict[str, A
                "experts": model.config["n_experts"], "vocabulary": model.vocab_size,
                "weight_bytes": model.report["device_bytes"], "bytes_per_token": planned["bytes_per_token"]},
         dispatches_per_layer={kind.lower(): case["layer_dispatches"].get(kind) for kind in KINDS},
-        dispatches_per_token=case["dispatches"], submits_per_token=case["submits"], host_us_per_token=case["host_us"],
+        **{f"{what}_per_token": number(case[what] / case["batch"]) for what in ("dispatches", "submits", "host_us")},
         decode_tokens_per_s=case["tokens_per_s"], prefill_tokens_per_s=found["prefill"][-1]["tokens_per_s"], ops=case["ops"],
         **found, extrapolation=extrapolate(synthetic, found["decode"], layer_counts(planned)) if synthetic else [])
 

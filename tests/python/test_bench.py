@@ -79,6 +79,44 @@ def test_what_is_measured_at_a_context_is_measured_there(of_nano):
         assert case["context"] < first < last <= case["context"] + bench.ROOM, case["positions"]
 
 
+def test_of_a_token_is_of_a_token_in_a_batch_too(device):
+    report = bench.run("nano", device, work=bench.Workload((16,), (2,), 0.01))
+    case, = report["decode"]
+    for what in ("dispatches", "submits", "host_us"):
+        assert report[f"{what}_per_token"] == case[what] / 2 > 0
+
+
+def test_whole_counts_are_ints(of_nano):
+    assert {type(count) for count in of_nano["dispatches_per_layer"].values()} == {type(of_nano["dispatches_per_token"])} == {int}
+
+
+@pytest.mark.parametrize("short, long, same", [
+    ((1, 150), (1, 297), True),       # submits, dispatches of 3 and of 6 tokens
+    ((3, 150), (6, 297), True),
+    ((12, 150), (25, 300), True),
+    ((1, 150), (6, 297), False),
+    ((12, 150), (1, 297), False),
+    ((2, 150), (4, 297), False),      # one token, then the others
+    ((1, 150), (1, 298), False),
+])
+def test_two_profiles_that_count_the_same_way(short, long, same):
+    assert bench.same_way(*({"submits": submits, "dispatches": dispatches} for submits, dispatches in (short, long)), 3) is same
+
+
+def test_profiles_are_made_again_until_they_count_the_same_way(monkeypatch, device):
+    """The first long one had a token that took too long."""
+    made = []
+
+    def profiled(device, work):
+        with device.profile() as report:
+            work()
+        made.append(dict(report))
+        return {**made[-1], "submits": 2} if len(made) == 3 else made[-1]    # behind the prefill's and a short one
+    monkeypatch.setattr(bench, "profiled", profiled)
+    bench.run("nano", device, work=bench.Workload((16,), (1,), 0.01))
+    assert len(made) >= 5
+
+
 def flops(device, work):
     with device.profile() as report:
         work()
