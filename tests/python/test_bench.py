@@ -135,6 +135,18 @@ def test_taking_back_is_no_new_prefill(nano):
             assert session.position == 200
 
 
+def test_no_more_dispatches_than_wanted(of_nano):
+    """Of a layer of each kind, and of a token of the published models by their layers; what is outside of layers is the same."""
+    assert of_nano["dispatches_per_layer"] == {"swa": 8, "csa": 10, "hca": 8}
+    outside = of_nano["dispatches_per_token"] - in_layers(of_nano, of_nano["model"]["layers"])
+    of_a_token = {family: in_layers(of_nano, bench.layer_counts(dsvk.plan(FAMILIES[family]))) + outside for family in ("flash", "pro")}
+    assert of_a_token == {"flash": 393, "pro": 555}
+
+
+def in_layers(report, counts):
+    return sum(n * report["dispatches_per_layer"][kind.lower()] for kind, n in counts.items())
+
+
 def test_layers_of_a_synthetic_model_are_those_of_the_model(of_nano, of_layers):
     assert of_layers["dispatches_per_layer"] == of_nano["dispatches_per_layer"]
     assert of_layers["model"]["layers"] == {"SWA": 1, "CSA": 1, "HCA": 1} and of_layers["model"]["experts"] == 3
