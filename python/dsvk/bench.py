@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable
@@ -317,17 +318,18 @@ class Report(dict[str, Any]):
         shown = [op for op in self["ops"] if op["us"] >= 0.002 * total]
         shares = [(op["name"], 100 * op["us"] / total) for op in shown]
         bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0.0)) for op in shown]
-        return svg(self.summary(), [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
-                                    Bars("% of a decoded step's time", shares),
-                                    Bars("% of the measured copy bandwidth", bandwidth)])
+        made = textwrap.wrap(f"dsvk {self['version']}: {self['command'] or 'bench.run'}", 110)
+        return svg([*self.summary(), *made], [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
+                                              Bars("% of a decoded step's time", shares),
+                                              Bars("% of the measured copy bandwidth", bandwidth, full=100)])
 
 
 def report_of(model: Model, name: str, found: dict[str, Any], peaks: dict[str, Any], planned: dict[str, Any],
-              synthetic: Synthetic | None) -> Report:
+              synthetic: Synthetic | None, command: str | None) -> Report:
     info, case = model.device.info, found["decode"][0]
     described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup", "matmul")}
     return Report(
-        version=_dsvk.__version__, device={**described, **peaks},
+        version=_dsvk.__version__, command=command, device={**described, **peaks},
         model={"name": name, "synthetic": synthetic is not None, "layers": layer_counts(planned),
                "experts": model.config["n_experts"], "vocabulary": model.vocab_size,
                "weight_bytes": model.report["device_bytes"], "bytes_per_token": planned["bytes_per_token"]},
@@ -383,9 +385,10 @@ def way_of(device: Device, rows: int) -> str | None:
 
 
 def run(model: str | None = None, device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,
-        work: Workload = Workload(), progress: Progress = None, say: Callable[[str], None] = lambda text: None) -> Report:
+        work: Workload = Workload(), progress: Progress = None, say: Callable[[str], None] = lambda text: None,
+        command: str | None = None) -> Report:
     """Measures a model folder, "nano", which is the default, or a synthetic model ("flash:layers=4,experts=32"). say is told what is
-    being done."""
+    being done; command is what the report says it was made with."""
     if isinstance(synthetic, str):
         synthetic = Synthetic(synthetic)
     check(model, synthetic, work)
@@ -405,7 +408,8 @@ def run(model: str | None = None, device: Device | str | int | None = None, synt
         found["prefill_ops"] = op_figures(found["prefill_ops"], peaks=peaks, way=way_of(device, min(work.contexts)))
         for case in found["decode"]:
             case["ops"] = op_figures(case["ops"], peaks=peaks)
-        return report_of(opened, synthetic.text if synthetic else str(model or "nano"), found, peaks, planned, synthetic)
+        return report_of(opened, synthetic.text if synthetic else str(model or "nano"), found, peaks, planned, synthetic,
+                         command)
 
 
 if __name__ == "__main__":

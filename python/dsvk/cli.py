@@ -21,6 +21,7 @@ import ipaddress
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -357,7 +358,7 @@ def bench(args: argparse.Namespace) -> None:
     say = Saying()
     try:
         device = dsvk.Device(args.device, matmul=args.matmul)
-        report = benchmark.run(args.model, device, args.synthetic, work, sys.stderr.isatty(), say)
+        report = benchmark.run(args.model, device, args.synthetic, work, sys.stderr.isatty(), say, args.line)
     finally:
         say.close()
     data = json.dumps(report, indent=1) + "\n"
@@ -509,7 +510,9 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a character the terminal lacks is no reason to stop
-    args = arguments().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = arguments().parse_args(words)
+    args.line = shlex.join(["dsvk", *words])
     try:
         args.run(args)
         return 0

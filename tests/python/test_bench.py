@@ -13,6 +13,7 @@ import pytest
 
 import dsvk
 from dsvk import _dsvk, bench, cli
+from dsvk.chart import BAR, Bars, svg
 from dsvk.device import MATRIX_OPS, best_of, op_figures
 from dsvk.synthetic import FAMILIES, Synthetic, write_config, write_weights
 
@@ -185,12 +186,23 @@ def test_readable(of_nano, of_layers):
         assert "decode, tokens/s" in words and "matmul" in words
 
 
+def test_bars_of_percent_have_the_scale_of_percent():
+    def widths(full):
+        parts = svg([], [Bars("%", [("a", 25.0), ("b", 50.0), ("c", 120.0)], full)]).splitlines()
+        return [float(part.split('width="')[1].split('"')[0]) for part in parts if part.startswith("<rect")]
+    assert widths(100) == [BAR / 4, BAR / 2, BAR]
+    assert widths(None)[2] == BAR
+
+
 def test_the_command(tmp_path):
     words = ("--synthetic", LAYERS, "--contexts", 16, "--batches", 1, "--limit", 5)
     result = run(*words, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.svg")
     assert result.returncode == 0 and "Layers of a decoded step" in result.stdout, result.stderr
-    assert json.loads((tmp_path / "a.json").read_text())["model"]["name"] == LAYERS
-    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["model"]["name"] == LAYERS and report["version"] == dsvk.__version__
+    assert report["command"].startswith(f"dsvk bench --synthetic {LAYERS} --contexts 16 ")
+    picture = (tmp_path / "a.svg").read_text()
+    assert picture.startswith("<svg") and f"dsvk {dsvk.__version__}: dsvk bench --synthetic {LAYERS}" in picture
     data = run(*words, "--json", module=[sys.executable, "-m", "dsvk.bench"])
     assert data.returncode == 0 and json.loads(data.stdout)["decode"][0]["context"] == 16, data.stderr
 
