@@ -128,8 +128,8 @@ class Bench:
 
     def decode_at(self, context: int, sessions: list[_dsvk.Session], n: int,
                   measure: Callable[[Callable[[], object]], Any]) -> Any:
-        """measure(work), where work is decoding n tokens of each, the first of which is the second behind the context: with the
-        one before it, which is not measured, the library knows again how long a token of so many sessions takes."""
+        """measure(work), where work decodes n tokens of each session. They were taken back to the context and decoded one token, after
+        which the library knows how long a token of so many sessions takes."""
         for session in sessions:
             session.sync(session.tokens[:context])
         self.decode(sessions, 1)

@@ -342,6 +342,7 @@ def test_the_ops_of_matrix_units_are_those_that_have_a_kernel_for_them():
     kernels = {path.name.removesuffix("_coopmat.comp") for path in (ROOT / "shaders").glob("*_coopmat.comp")} - {"bench"}
     assert {kernel for kernel in kernels if any(op.startswith(kernel) for op in MATRIX_OPS)} == kernels
     assert all(any(op.startswith(kernel) for kernel in kernels) for op in MATRIX_OPS)
+    assert f"#define DSVK_CHUNK {bench.CHUNK}u" in (ROOT / "core/ops/ops.h").read_text()
 
 
 def test_the_better_of_two_measurements_of_the_device(monkeypatch, device):
