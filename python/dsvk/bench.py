@@ -77,11 +77,11 @@ def number(count: float) -> float:
 
 
 def same_way(short: dict[str, Any], long: dict[str, Any], n: int) -> bool:
-    """Whether n and 2 n steps ran alike: all in one submit, or none in another's. A token that took too long for a submit sends the
-    next ones another way."""
+    """Whether n and 2 n steps ran alike: one or more of them in a submit, or each in one or more. A token that took too long for a
+    submit sends the next ones another way."""
     submits, further = short["submits"], long["submits"] - short["submits"]
     dispatches: int = long["dispatches"] - short["dispatches"]
-    return dispatches % n == 0 and (submits == long["submits"] == 1 or min(submits, further) >= n)
+    return dispatches % n == 0 and (0 <= further <= n >= submits or min(submits, further) >= n)
 
 
 def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dict[str, int]) -> dict[str, Any]:
