@@ -9,33 +9,38 @@
 
 Rates are the best of several runs, timed on the host with nothing else measured. Where the time goes comes from runs of their
 own in which every dispatch is timed on the device. Dispatches are counted as the difference between such a run and one twice as
-long, so that what happens once per call is not among them; submits and host time are the longer run's averages.
+long, so that what happens once per call is not among them; submits are the longer run's average. Host time is what the calling
+thread takes of a processor, in the runs with nothing else measured.
 """
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from . import _dsvk
 from .chart import Bars, svg
-from .device import Device, op_figures, op_table, sums_by
+from .device import Device, best_of, op_figures, op_table, sums_by
 from .model import Model, plan
 from .progress import Progress, Shown
-from .session import Session
+from .session import Session, integer, list_of
 from .synthetic import FAMILIES, Synthetic, write_config, write_weights
 from .tables import html_table, size, text_table
 
 __all__ = ["QUICK", "Report", "Workload", "run"]
 
 KINDS = ("SWA", "CSA", "HCA")
-LEAST_RUNS, MOST_RUNS = 3, 8
+LEAST_RUNS, MOST_RUNS = 3, 32
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
-MOST_TOKENS = 32           # of one timed call: the context is to stay what it is said to be
-COUNTED_TOKENS = 16        # several tokens may share a submit
-ROOM = 1024                # tokens a session decodes at most in one context, with room to spare
+MOST_TOKENS = 6            # of one timed call; with one before it that is as many as a session takes back without a new prefill
+CHUNK = 64                 # rows of a step from which on matrix units are used (core/ops/ops.h); decoding has fewer
+TRIES = 4                  # of profiles, until two of them counted the same way
+MOST_BATCH = 32            # rows of a recorded step, which is what decoding replays
+ROOM = 1 + MOST_TOKENS     # tokens a session decodes at most behind a context
 
 
 @dataclass
@@ -60,6 +65,25 @@ def profiled(device: Device, work: Callable[[], object]) -> dict[str, Any]:
     return dict(report)
 
 
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and those of this thread on a processor."""
+    start, began = time.perf_counter(), time.thread_time()
+    work()
+    return time.perf_counter() - start, time.thread_time() - began
+
+
+def number(count: float) -> float:
+    return int(count) if count == int(count) else count
+
+
+def same_way(short: dict[str, Any], long: dict[str, Any], n: int) -> bool:
+    """Whether n and 2 n steps ran alike: one or more of them in a submit, or each in one or more. A token that took too long for a
+    submit sends the next ones another way."""
+    submits, further = short["submits"], long["submits"] - short["submits"]
+    dispatches: int = long["dispatches"] - short["dispatches"]
+    return dispatches % n == 0 and (0 <= further <= n >= submits or min(submits, further) >= n)
+
+
 def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dict[str, int]) -> dict[str, Any]:
     """Of profiles of n and of 2 n steps."""
     fewer, more = sums_by("part", short["ops"]), sums_by("part", long["ops"])
@@ -67,9 +91,9 @@ def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dic
     def extra(part: str) -> float:
         calls: int = more[part]["calls"] - fewer[part]["calls"]
         return calls / n
-    return {"dispatches": (long["dispatches"] - short["dispatches"]) / n,
-            **{key: long[key] / (2 * n) for key in ("submits", "host_us", "device_us")},
-            "layer_dispatches": {kind: extra(kind) / count for kind, count in layers.items()},
+    return {"dispatches": number((long["dispatches"] - short["dispatches"]) / n), "submits": number(long["submits"] / (2 * n)),
+            "device_us": long["device_us"] / (2 * n),
+            "layer_dispatches": {kind: number(extra(kind) / count) for kind, count in layers.items()},
             "layer_us": {kind: more[kind]["us"] / (2 * n) / count for kind, count in layers.items()},
             "other_us": {part or "begin": sums["us"] / (2 * n) for part, sums in more.items() if part not in layers}}
 
@@ -78,11 +102,10 @@ def step_counts(short: dict[str, Any], long: dict[str, Any], n: int, layers: dic
 
 @dataclass
 class Bench:
-    """One model, and sessions that grow from context to context."""
+    """One model, and sessions that grow from context to context, and are taken back to it before whatever is measured there."""
     model: Model
     device: Device
     work: Workload
-    peaks: dict[str, Any]
     say: Callable[[str], None]
     sessions: list[_dsvk.Session] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
@@ -99,11 +122,18 @@ class Bench:
         session.sync(tokens)
         return (context - before) / (time.perf_counter() - start)
 
-    def decode(self, sessions: list[_dsvk.Session], n: int) -> float:
-        """Appends the most likely n tokens to each; seconds."""
-        start = time.perf_counter()
+    def decode(self, sessions: list[_dsvk.Session], n: int) -> None:
+        """Appends the most likely n tokens to each."""
         _dsvk.decode_batch(sessions, n, [{} for _ in sessions])
-        return time.perf_counter() - start
+
+    def decode_at(self, context: int, sessions: list[_dsvk.Session], n: int,
+                  measure: Callable[[Callable[[], object]], Any]) -> Any:
+        """measure(work), where work decodes n tokens of each session. They were taken back to the context and decoded one token, after
+        which the library knows how long a token of so many sessions takes."""
+        for session in sessions:
+            session.sync(session.tokens[:context])
+        self.decode(sessions, 1)
+        return measure(lambda: self.decode(sessions, n))
 
     def position(self, i: int) -> int:
         return self.sessions[i].position if i < len(self.sessions) else 0
@@ -126,7 +156,7 @@ class Bench:
                     rates.append(self.extend(session, context))
                 else:
                     report = profiled(self.device, lambda: self.extend(session, context))
-        return rates[1], op_figures(report["ops"], 1, self.peaks)
+        return rates[1], op_figures(report["ops"])
 
     def prefill(self, context: int, batch: int) -> list[float]:
         """Brings `batch` sessions to a context; tokens/s of each that was not there yet."""
@@ -143,19 +173,25 @@ class Bench:
         """One step is one token of each session of the batch."""
         sessions, device = self.sessions[:batch], self.device
         self.say(f"decode at {context} tokens, batch {batch}")
-        first = sessions[0].position
-        once = min(self.decode(sessions, 1) for _ in range(2))   # the first one compiles
+
+        def at(n: int, measure: Callable[[Callable[[], object]], Any]) -> Any:
+            return self.decode_at(context, sessions, n, measure)
+        once = min(at(1, timed)[0] for _ in range(2))   # the first one may compile
         n = max(1, min(MOST_TOKENS, int(SLICE_SECONDS / once)))
-        counted = min(n, COUNTED_TOKENS)
-        short = profiled(device, lambda: self.decode(sessions, counted))
-        long = profiled(device, lambda: self.decode(sessions, 2 * counted))
+        counted = max(1, n // 2)
+        for _ in range(TRIES):
+            short, long = (at(steps, lambda work: profiled(device, work)) for steps in (counted, 2 * counted))
+            if same_way(short, long, counted):
+                break
         seconds: list[float] = []
+        host_seconds: list[float] = []
         while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < self.work.seconds):
-            seconds.append(self.decode(sessions, n))
+            for times, took in zip((seconds, host_seconds), at(n, timed)):
+                times.append(took)
         best = min(seconds) / n
-        return {"context": context, "batch": batch, "positions": [first, sessions[0].position], "tokens_per_s": batch / best,
-                "step_us": 1e6 * best, **step_counts(short, long, counted, layers),
-                "ops": op_figures(long["ops"], 2 * counted, self.peaks)}
+        return {"context": context, "batch": batch, "positions": [context + 1, sessions[0].position], "tokens_per_s": batch / best,
+                "step_us": 1e6 * best, "host_us": 1e6 * min(host_seconds) / n, **step_counts(short, long, counted, layers),
+                "ops": op_figures(long["ops"], 2 * counted)}
 
     def run(self, layers: dict[str, int]) -> dict[str, Any]:
         contexts, batches = sorted(set(self.work.contexts)), sorted(set(self.work.batches))
@@ -202,7 +238,7 @@ def extrapolate(synthetic: Synthetic, decode: list[dict[str, Any]], measured: di
         device_us = sum(case["layer_us"][kind] * n for kind, n in counts.items()) + others
         step_us = device_us * case["step_us"] / case["device_us"]
         more = {kind: n - measured[kind] for kind, n in counts.items()}
-        dispatches = case["dispatches"] + sum(case["layer_dispatches"][kind] * n for kind, n in more.items())
+        dispatches = number(case["dispatches"] + sum(case["layer_dispatches"][kind] * n for kind, n in more.items()))
         rows.append({"context": case["context"], "tokens_per_s": 1e6 / step_us, "step_us": step_us,
                      "dispatches_per_token": dispatches})
     return [{"family": synthetic.family, "layers": counts, "weight_bytes": whole["purposes"]["weights"],
@@ -217,10 +253,12 @@ def extrapolate(synthetic: Synthetic, decode: list[dict[str, Any]], measured: di
 # ---- the report ----
 
 class Report(dict[str, Any]):
-    """What run() measured. dispatches_per_layer, dispatches_per_token, submits_per_token, host_us_per_token, decode_tokens_per_s
-    and ops (one decoded step) are of the first context and the smallest batch, prefill_tokens_per_s is of the last context.
+    """What run() measured. dispatches_per_layer (of a step), dispatches_per_token, submits_per_token, host_us_per_token,
+    decode_tokens_per_s and ops (one decoded step) are of the first context and the smallest batch, whose steps are so many tokens;
+    prefill_tokens_per_s is of the last context.
     decode and prefill have every case, prefill_ops is the whole prefill to the first context, skipped what was left out and
-    why, extrapolation the whole model where layers of it were measured; device has the measured peaks."""
+    why, extrapolation the whole model where layers of it were measured; device has the measured peaks, the better of those before
+    and after everything else."""
 
     def case_table(self) -> list[dict[str, Any]]:
         """A row for each context and batch."""
@@ -281,22 +319,23 @@ class Report(dict[str, Any]):
         shown = [op for op in self["ops"] if op["us"] >= 0.002 * total]
         shares = [(op["name"], 100 * op["us"] / total) for op in shown]
         bandwidth = [(op["name"], 100 * (op["bandwidth_fraction"] or 0.0)) for op in shown]
-        return svg(self.summary(), [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
-                                    Bars("% of a decoded step's time", shares),
-                                    Bars("% of the measured copy bandwidth", bandwidth)])
+        made = textwrap.wrap(f"dsvk {self['version']}: {self['command'] or 'bench.run'}", 110)
+        return svg([*self.summary(), *made], [Bars("decode, tokens/s", decode), Bars("prefill, tokens/s", prefill),
+                                              Bars("% of a decoded step's time", shares),
+                                              Bars("% of the measured copy bandwidth", bandwidth, full=100)])
 
 
 def report_of(model: Model, name: str, found: dict[str, Any], peaks: dict[str, Any], planned: dict[str, Any],
-              synthetic: Synthetic | None) -> Report:
+              synthetic: Synthetic | None, command: str | None) -> Report:
     info, case = model.device.info, found["decode"][0]
     described = {key: info[key] for key in ("name", "type", "driver", "api", "subgroup", "matmul")}
     return Report(
-        version=_dsvk.__version__, device={**described, **peaks},
+        version=_dsvk.__version__, command=command, device={**described, **peaks},
         model={"name": name, "synthetic": synthetic is not None, "layers": layer_counts(planned),
                "experts": model.config["n_experts"], "vocabulary": model.vocab_size,
                "weight_bytes": model.report["device_bytes"], "bytes_per_token": planned["bytes_per_token"]},
         dispatches_per_layer={kind.lower(): case["layer_dispatches"].get(kind) for kind in KINDS},
-        dispatches_per_token=case["dispatches"], submits_per_token=case["submits"], host_us_per_token=case["host_us"],
+        **{f"{what}_per_token": number(case[what] / case["batch"]) for what in ("dispatches", "submits", "host_us")},
         decode_tokens_per_s=case["tokens_per_s"], prefill_tokens_per_s=found["prefill"][-1]["tokens_per_s"], ops=case["ops"],
         **found, extrapolation=extrapolate(synthetic, found["decode"], layer_counts(planned)) if synthetic else [])
 
@@ -318,29 +357,60 @@ def open_model(model: str, synthetic: Synthetic | None, device: Device, progress
         return Model(folder, device=device, progress=progress), planned
 
 
-def run(model: str = "nano", device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,
-        work: Workload = Workload(), progress: Progress = None, say: Callable[[str], None] = lambda text: None) -> Report:
-    """Measures a model folder, "nano", or a synthetic model ("flash:layers=4,experts=32"). say is told what is being done."""
+def check_numbers(name: str, value: object, most: int) -> None:
+    numbers = [integer(number) for number in list_of(name, value, "numbers")]
+    if not all(number is not None for number in numbers):
+        raise TypeError(f"{name}: expected integers, got {value!r}")
+    if not numbers or not all(1 <= number <= most for number in numbers if number is not None):
+        raise _dsvk.InvalidError(f"{name}: expected numbers from 1 to {most}, got {value!r}")
+
+
+def check(model: str | None, synthetic: Synthetic | None, work: Workload) -> None:
+    """Before anything is measured: a folder that is no model, and what cannot be run."""
+    if model is not None and synthetic is not None:
+        raise _dsvk.InvalidError("model and synthetic both say what is measured: give one of them")
+    positions = plan(FAMILIES[synthetic.family] if synthetic else model or "nano")["context_tokens"]
+    check_numbers("contexts", work.contexts, positions - ROOM)
+    check_numbers("batches", work.batches, MOST_BATCH)
+    for name in ("seconds", "limit"):
+        value = getattr(work, name)
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{name}: expected a number, got {value!r}")
+        if math.isnan(value) or value < 0:
+            raise _dsvk.InvalidError(f"{name}: expected a number of at least 0, got {value!r}")
+
+
+def way_of(device: Device, rows: int) -> str | None:
+    """How steps of so many rows are multiplied, as op_figures takes it."""
+    return device.info["matmul"] if rows >= CHUNK else None
+
+
+def run(model: str | None = None, device: Device | str | int | None = None, synthetic: str | Synthetic | None = None,
+        work: Workload = Workload(), progress: Progress = None, say: Callable[[str], None] = lambda text: None,
+        command: str | None = None) -> Report:
+    """Measures a model folder, "nano", which is the default, or a synthetic model ("flash:layers=4,experts=32"). say is told what is
+    being done; command is what the report says it was made with."""
     if isinstance(synthetic, str):
         synthetic = Synthetic(synthetic)
-    if synthetic is None:
-        plan(model)   # a folder that is none fails before anything is measured
+    check(model, synthetic, work)
     if not isinstance(device, Device):
         device = Device(device)
     say("measuring the device")
     peaks = device.measure()
-    opened, planned = open_model(model, synthetic, device, progress)
+    opened, planned = open_model(model or "nano", synthetic, device, progress)
     with opened:
-        largest = opened.config["max_positions"]
-        for context in work.contexts:
-            if not 1 <= context <= largest - ROOM:
-                raise _dsvk.InvalidError(f"contexts: {context}; this model has {largest} positions, {ROOM} are for decoding")
-        bench = Bench(opened, device, work, peaks, say)
+        bench = Bench(opened, device, work, say)
         try:
             found = bench.run(layer_counts(planned))
         finally:
             bench.close()
-        return report_of(opened, synthetic.text if synthetic else str(model), found, peaks, planned, synthetic)
+        say("measuring the device once more")
+        peaks = device.peaks = best_of(peaks, device.measure())
+        found["prefill_ops"] = op_figures(found["prefill_ops"], peaks=peaks, way=way_of(device, min(work.contexts)))
+        for case in found["decode"]:
+            case["ops"] = op_figures(case["ops"], peaks=peaks)
+        return report_of(opened, synthetic.text if synthetic else str(model or "nano"), found, peaks, planned, synthetic,
+                         command)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Picture(str):
 class Bars:
     title: str
     rows: Sequence[tuple[str, float]]
+    full: float | None = None    # what a whole bar stands for; None: the largest
 
 
 def number(value: float) -> str:
@@ -43,7 +44,7 @@ def text(x: float, y: float, words: str, extra: str = "") -> str:
 
 
 def svg(heading: list[str], charts: list[Bars]) -> Picture:
-    """Lines of text, then the charts below one another, each to its own scale from zero."""
+    """Lines of text, then the charts below one another, each to its own scale from zero. A bar ends where its scale does."""
     parts: list[str] = []
     y: float = LINE
     for line in heading:
@@ -53,9 +54,9 @@ def svg(heading: list[str], charts: list[Bars]) -> Picture:
         y += LINE
         parts.append(text(10, y, chart.title, 'font-weight="bold"'))
         y += LINE / 2
-        most = max([value for _, value in chart.rows], default=0) or 1
+        most = chart.full or max([value for _, value in chart.rows], default=0) or 1
         for label, value in chart.rows:
-            width = BAR * value / most
+            width = BAR * min(value / most, 1)
             parts.append(text(LABEL - 8, y + 13, label, 'text-anchor="end"'))
             parts.append(f'<rect x="{LABEL}" y="{y + 2:g}" width="{width:.1f}" height="{LINE - 4}" fill="{colour}"/>')
             parts.append(text(LABEL + width + 6, y + 13, number(value)))

@@ -21,6 +21,7 @@ import ipaddress
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -326,8 +327,8 @@ def new_file(ending: str) -> Callable[[str], str]:
             return text
         if not text.endswith(ending):
             raise argparse.ArgumentTypeError(f"{text!r}: expected the name of a file that ends in {ending}")
-        folder = os.path.dirname(text) or "."
-        if not os.access(folder, os.W_OK) or os.path.isdir(text):
+        place = text if os.path.exists(text) else os.path.dirname(text) or "."
+        if not os.access(place, os.W_OK) or os.path.isdir(text):
             raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
         return text
     return check
@@ -350,20 +351,22 @@ class Saying:
 def bench(args: argparse.Namespace) -> None:
     quick = benchmark.QUICK if args.quick else benchmark.Workload()
     work = benchmark.Workload(args.contexts or quick.contexts, args.batches or quick.batches, quick.seconds, args.limit)
+    try:
+        benchmark.check(args.model, args.synthetic, work)
+    except dsvk.InvalidError as error:
+        args.wrong(str(error))
     say = Saying()
     try:
         device = dsvk.Device(args.device, matmul=args.matmul)
-        report = benchmark.run(args.model or "nano", device, args.synthetic, work, sys.stderr.isatty(), say)
+        report = benchmark.run(args.model, device, args.synthetic, work, sys.stderr.isatty(), say, args.line)
     finally:
         say.close()
-    if args.json != "-":
-        out(str(report))
-    for path, text in ((args.json, json.dumps(report, indent=1) + "\n"), (args.plot, report.svg() if args.plot else "")):
-        if path == "-":
-            out(text, end="")
-        elif path:
+    data = json.dumps(report, indent=1) + "\n"
+    for path, text in ((args.json, data), (args.plot, report.svg() if args.plot else "")):
+        if path and path != "-":    # before anything is printed: whoever reads that may have left
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
+    out(data if args.json == "-" else f"{report}\n", end="")
 
 
 # ---- the command line ----
@@ -493,13 +496,13 @@ def arguments() -> argparse.ArgumentParser:
                       help="random weights at the widths of flash or pro: flash:layers=4,experts=32, flash:ratios=0/4/128")
     p.add_argument("--contexts", type=whole_numbers, metavar="N,N", help="tokens before decoding (256,1024)")
     p.add_argument("--batches", type=whole_numbers, metavar="N,N", help="sequences decoded together (1,8)")
-    p.add_argument("--limit", type=float, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
+    p.add_argument("--limit", type=seconds, default=60, metavar="S", help="leave out what takes longer to fill, in seconds (60)")
     p.add_argument("--quick", action="store_true", help="64 tokens, batches of 1 and 4, short runs")
     p.add_argument("--json", type=new_file(".json"), nargs="?", const="-", metavar="OUT.json", help="data: a file, or stdout")
     p.add_argument("--plot", type=new_file(".svg"), metavar="OUT.svg", help="a picture")
     p.add_argument("--matmul", metavar="WAY", help="how prefill multiplies: few, registers, columns, tiled, coopmat (the fastest)")
     add_device(p, "default: the best")
-    p.set_defaults(run=bench)
+    p.set_defaults(run=bench, wrong=p.error)
     return parser
 
 
@@ -507,7 +510,9 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a character the terminal lacks is no reason to stop
-    args = arguments().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = arguments().parse_args(words)
+    args.line = shlex.join(["dsvk", *words])
     try:
         args.run(args)
         return 0

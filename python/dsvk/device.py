@@ -27,15 +27,36 @@ def sums_by(key: str, ops: list[dict[str, Any]]) -> dict[str | None, dict[str, A
     return sums
 
 
-def op_figures(ops: list[dict[str, Any]], per: int = 1, peaks: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """What each op takes for one of `per` steps, the longest first, and what fraction of the measured peaks that is."""
+#: Ops that have a kernel on matrix units, for steps of many rows. The name of a device's way to multiply may take one out.
+MATRIX_OPS = {"matmul": "", "moe_expert_up": "", "moe_expert_down": "", "sparse_attn": "plain attention", "indexer": "plain indexer"}
+
+
+def on_matrix_units(op: str, way: str | None) -> bool:
+    """Whether an op's steps of many rows are multiplied so. way: a device's info["matmul"], None before there is one."""
+    without = MATRIX_OPS.get(op)
+    return without is not None and (way or "").startswith("coopmat") and not (without and without in str(way))
+
+
+def op_figures(ops: list[dict[str, Any]], per: int = 1, peaks: dict[str, Any] | None = None,
+               way: str | None = None) -> list[dict[str, Any]]:
+    """What each op takes for one of `per` steps, the longest first, and what fraction of the measured peaks that is. way: of
+    on_matrix_units; None for steps of few rows, which no matrix unit has a part in."""
     def fraction(sums: dict[str, Any], what: str, peak: str) -> float | None:
         return 1e6 * sums[what] / sums["us"] / peaks[peak] if peaks and peaks[peak] and sums["us"] else None
     rows = [{"name": name, **{key: value / per for key, value in sums.items()},
              "bandwidth_fraction": fraction(sums, "bytes", "copy_bytes_per_s"),
              "flops_fraction": fraction(sums, "flops", "f32_flops_per_s"),
-             "matrix_fraction": fraction(sums, "flops", "matrix_flops_per_s")} for name, sums in sums_by("name", ops).items()]
+             "matrix_fraction": fraction(sums, "flops", "matrix_flops_per_s") if on_matrix_units(str(name), way) else None}
+            for name, sums in sums_by("name", ops).items()]
     return sorted(rows, key=lambda op: -op["us"])
+
+
+def best_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Of peaks measured twice, so that a busy moment is not taken for what a device can do."""
+    best = {key: max(first[key], second[key]) if key.endswith("per_s") and first[key] is not None else first[key] for key in first}
+    if best["matrix_flops_per_s"] != first["matrix_flops_per_s"]:
+        best["matrix_kernel"] = second["matrix_kernel"]
+    return best
 
 
 def op_table(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -58,10 +79,12 @@ class Profile(dict[str, Any]):
     dispatches, host_us, device_us, ops (a list of name, part of the model, calls, us, bytes, flops)."""
 
     peaks: dict[str, Any] | None = None
+    way: str | None = None    # the device's, to multiply
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per op, the longest first; after device.measure() also how near it comes to the device's peaks."""
-        return op_table(op_figures(self.get("ops", []), peaks=self.peaks))
+        """One row per op, the longest first; after device.measure() also how near it comes to the device's peaks. That of matrix
+        units is given for ops that use them in steps of many rows; a profile does not know how many there were."""
+        return op_table(op_figures(self.get("ops", []), peaks=self.peaks, way=self.way))
 
     def plot_roofline(self) -> Picture:
         """Each op by its operations per byte and how many it does a second, below what device.measure() found the device can do: the
@@ -138,6 +161,7 @@ class Device(_dsvk.Device):
             yield report
         finally:
             report.update(self.profile_end())
+            report.way = self.info["matmul"]
 
     def __repr__(self) -> str:
         if self.closed:

@@ -15,6 +15,7 @@ import math
 import os
 import random
 import shutil
+import tempfile
 from array import array
 from pathlib import Path
 from typing import Any, Iterator
@@ -51,8 +52,13 @@ class Synthetic:
         if self.family not in FAMILIES:
             raise _dsvk.InvalidError(f"{self.family!r} is no family of models: {', '.join(FAMILIES)}")
         self.family_config = json.loads(FAMILIES[self.family].read_text(encoding="utf-8"))
-        options = dict(self.option(word) for word in rest.split(",") if word)
+        options: dict[str, str] = {}
+        for name, value in (self.option(word) for word in rest.split(",") if word):
+            if name in options:
+                raise _dsvk.InvalidError(f"{name}={options[name]} and {name}={value}: give one of them")
+            options[name] = value
         self.config = self.cut(options)
+        self.check()
 
     def option(self, word: str) -> tuple[str, str]:
         name, equals, value = word.partition("=")
@@ -77,6 +83,15 @@ class Synthetic:
         return {**whole, "compress_ratios": ratios + [0], "num_hidden_layers": len(ratios), "num_hash_layers": 0,
                 "num_nextn_predict_layers": 0, "n_routed_experts": experts, "vocab_size": vocab,
                 "num_experts_per_tok": min(experts, whole["num_experts_per_tok"])}
+
+    def check(self) -> None:
+        """What the library says of such a configuration, with what was asked for in the place of a file's name."""
+        with tempfile.TemporaryDirectory(prefix="dsvk-synthetic-") as folder:
+            path = write_config(self, folder)
+            try:
+                _dsvk.plan(folder)
+            except (_dsvk.FormatError, _dsvk.UnsupportedError) as error:
+                raise _dsvk.InvalidError(str(error).replace(path, self.text)) from None
 
 
 # ---- names and shapes ----
@@ -197,9 +212,12 @@ class Blocks:
             yield memoryview(block)[:size - at]
 
 
-def write_config(synthetic: Synthetic, directory: str) -> None:
-    with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
+def write_config(synthetic: Synthetic, directory: str) -> str:
+    """Returns its path."""
+    path = os.path.join(directory, "config.json")
+    with open(path, "w", encoding="utf-8") as f:
         json.dump(synthetic.config, f, indent=1)
+    return path
 
 
 def write_weights(synthetic: Synthetic, directory: str, progress: Callback | None = None) -> int:
