@@ -128,7 +128,8 @@ def decode(args):
     result = dict(kind="decode", **state(), device=device.info["name"], driver=device.info["driver"], experts=args.experts, note=note,
                   loss_measured_in=time_of, layers=kinds, flash=rows)
     write_json(out / "context-decode.json", result)
-    (out / "context-decode.svg").write_text(curve(kinds, "small" if args.small else "Flash's", device.info["name"]))
+    widths = "small" if args.small else "Flash's"
+    (out / "context-decode.svg").write_text(curve(kinds, widths, device.info["name"]))
     print(f"{'position':>9}{'CSA ms':>9}{'indexer':>9}{'top-k':>8}{'attention':>10}{'HCA ms':>9}{'attention':>10}{'loss':>8}{'by bytes':>10}"
           f"    ms: {time_of}; ops: device time")
     for csa, hca, row in zip(kinds["CSA"], kinds["HCA"], rows):

@@ -154,7 +154,8 @@ async def load(args):
         await until_idle(port)
         return {"streams": args.streams, "wrong": len(wrong), "seconds": round(seconds, 1),
                 "tokens_per_s": round(args.streams * n / seconds, 1),
-                "first_token_s": percentiles([first for _, first in answers]), **health, "mib_before": before, "mib_after": resident(server)}
+                "first_token_s": percentiles([first for _, first in answers]), **health, "mib_before": before,
+                "mib_after": resident(server)}
 
 
 # ---- many that wait ----
