@@ -36,7 +36,8 @@ __all__ = ["QUICK", "Report", "Workload", "run"]
 KINDS = ("SWA", "CSA", "HCA")
 LEAST_RUNS, MOST_RUNS = 3, 32
 SLICE_SECONDS = 0.25       # of one timed call: long against a clock, short enough for Ctrl-C
-MOST_TOKENS = 6            # of one timed call; with one before it that is as many as a session takes back without a new prefill
+MOST_TOKENS = 32           # of one timed call: the context is to stay what it is said to be
+TAKEN_BACK = 6             # the same where a new prefill takes long: with one before it, as many as a session takes back without one
 CHUNK = 64                 # rows of a step from which on matrix units are used (core/ops/ops.h); decoding has fewer
 TRIES = 4                  # of profiles, until two of them counted the same way
 MOST_BATCH = 32            # rows of a recorded step, which is what decoding replays
@@ -169,15 +170,16 @@ class Bench:
                 rates.append(self.extend(self.sessions[i], context))
         return rates
 
-    def decode_case(self, context: int, batch: int, layers: dict[str, int]) -> dict[str, Any]:
-        """One step is one token of each session of the batch."""
+    def decode_case(self, context: int, batch: int, rate: float, layers: dict[str, int]) -> dict[str, Any]:
+        """One step is one token of each session of the batch. rate: tokens/s of prefill."""
         sessions, device = self.sessions[:batch], self.device
         self.say(f"decode at {context} tokens, batch {batch}")
 
         def at(n: int, measure: Callable[[Callable[[], object]], Any]) -> Any:
             return self.decode_at(context, sessions, n, measure)
         once = min(at(1, timed)[0] for _ in range(2))   # the first one may compile
-        n = max(1, min(MOST_TOKENS, int(SLICE_SECONDS / once)))
+        most = MOST_TOKENS if context * batch / rate < SLICE_SECONDS else TAKEN_BACK
+        n = max(1, min(most, int(SLICE_SECONDS / once)))
         counted = max(1, n // 2)
         for _ in range(TRIES):
             short, long = (at(steps, lambda work: profiled(device, work)) for steps in (counted, 2 * counted))
@@ -206,7 +208,7 @@ class Bench:
             if rates:
                 rate = max(rates)
                 prefill.append({"context": context, "tokens_per_s": rate})
-            decode += [self.decode_case(context, batch, layers) for batch in fitting]
+            decode += [self.decode_case(context, batch, rate, layers) for batch in fitting]
         return {"prefill": prefill, "prefill_ops": prefill_ops, "decode": decode, "skipped": self.skipped}
 
     def close(self) -> None:

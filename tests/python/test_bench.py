@@ -125,7 +125,7 @@ def test_taking_back_is_no_new_prefill(nano):
         of_a_token = flops(nano.device, lambda: _dsvk.decode_batch([session], 1, [{}]))
         session.sync(session.tokens[:200])
         for _ in range(3):
-            _dsvk.decode_batch([session], bench.ROOM, [{}])
+            _dsvk.decode_batch([session], 1 + bench.TAKEN_BACK, [{}])
             assert flops(nano.device, lambda: session.sync(session.tokens[:200])) < 2 * of_a_token
             assert session.position == 200
 
@@ -234,7 +234,7 @@ def test_an_existing_file_that_cannot_be_written_is_refused(tmp_path, monkeypatc
     (["--limit", "-1"], "expected seconds"),
     (["--limit", "nan"], "expected seconds"),
     (["--batches", "1,600"], "batches: expected numbers from 1 to 32, got (1, 600)"),
-    (["--contexts", "16,65530"], "contexts: expected numbers from 1 to 65529, got (16, 65530)"),
+    (["--contexts", "16,65504"], "contexts: expected numbers from 1 to 65503, got (16, 65504)"),
     (["--synthetic", "flash:layers=2,layers=3"], "layers=2 and layers=3: give one of them"),
     (["--synthetic", "nano:experts=1000000"], "nano:experts=1000000: n_routed_experts is 1000000, allowed are"),
     (["--synthetic", "nano:vocab=1"], "nano:vocab=1: "),
@@ -259,7 +259,7 @@ def test_failures_are_one_line(words, message):
 
 
 @pytest.mark.parametrize("options, kind, message", [
-    ({"work": bench.Workload(contexts=())}, dsvk.InvalidError, "contexts: expected numbers from 1 to 65529, got ()"),
+    ({"work": bench.Workload(contexts=())}, dsvk.InvalidError, "contexts: expected numbers from 1 to 65503, got ()"),
     ({"work": bench.Workload(batches=())}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got ()"),
     ({"work": bench.Workload(batches=(0,))}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got (0,)"),
     ({"work": bench.Workload(batches=(33,))}, dsvk.InvalidError, "batches: expected numbers from 1 to 32, got (33,)"),
