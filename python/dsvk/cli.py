@@ -507,21 +507,26 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a character the terminal lacks is no reason to stop
-    words = sys.argv[1:] if argv is None else argv
-    args = arguments().parse_args(words)
-    args.line = shlex.join(["dsvk", *words])
+    streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream in streams:
+        stream.reconfigure(errors="replace")  # a character the terminal lacks is no reason to stop
     try:
+        words = sys.argv[1:] if argv is None else argv
+        args = arguments().parse_args(words)
+        args.line = shlex.join(["dsvk", *words])
         args.run(args)
         return 0
     except KeyboardInterrupt:
         note("dsvk: stopped")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either
         return 1
     except (dsvk.Error, OSError, ValueError, MemoryError) as error:
         note(f"dsvk: {type(error).__name__}: {error}" if not str(error) else f"dsvk: {error}")
         return 1
+    finally:
+        for stream in streams:
+            try:
+                stream.flush()
+            except OSError:      # the reader left, the disk is full: what is left goes nowhere, or Python would end with 120 for it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -119,3 +119,17 @@ def test_a_reader_that_leaves():
     process.stdout.close()
     errors = process.stderr.read()
     assert process.wait(60) == 1 and "Traceback" not in errors and "Broken pipe" not in errors
+
+
+@pytest.mark.parametrize("words, stream, status", [
+    (["devices"], "stdout", 1), (["nonsense"], "stderr", 2), (["generate", "/nowhere", "A"], "stderr", 1)])
+def test_a_reader_that_left_makes_no_other_exit_status(words, stream, status):
+    """Python would say 120 for what it could not write in the end."""
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: write}
+        assert subprocess.run([*COMMAND, *words], env=usual, **streams).returncode == status
+    finally:
+        os.close(write)

@@ -526,10 +526,11 @@ def test_S07_S19_what_waits_for_its_grammar_is_told_that_the_server_ends(nano, m
 
 def test_S19_told_to_end_it_drains_and_says_so_and_told_again_it_ends(nano):
     end = nano.tokenizer.id("<｜end▁of▁sentence｜>")
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}      # stderr keeps what it could not write
 
     def start(*options):
         server = subprocess.Popen([sys.executable, "-m", "dsvk", "serve", "nano", "--port", "0", *options],
-                                  stderr=subprocess.PIPE, text=True)
+                                  stderr=subprocess.PIPE, text=True, env=usual)
         return server, re.match(r"nano at (http://127\.0\.0\.1:\d+)/v1$", server.stderr.readline())[1]
 
     def long(client):
