@@ -230,6 +230,38 @@ def test_a_tool_is_called_and_its_result_sent(page, script, nano):
     assert "Be brief." in prompt and "20 degrees" in prompt and "Look." in prompt and '"weather"' in prompt
 
 
+def test_what_is_written_or_pressed_before_the_model_is_known(page, script):
+    script.say("</think>" + CALL, "</think>Warm.", "</think>Cold.")
+    page.fill("[name=tools]", json.dumps([WEATHER]))
+    ask(page, "Bern?")
+    ended(page)
+    held = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()
+    page.fill(".card textarea", "20 degrees")
+    until(page, "document.querySelector('.card textarea')?.value === '20 degrees'")
+    assert page.inner_text("#context-text") == ""
+    held.pop().continue_()
+    until(page, "document.getElementById('context-text').textContent !== ''")
+    assert page.input_value(".card textarea") == "20 degrees"
+    page.reload()
+    page.fill(".card textarea", "20 degrees")
+    page.click(".cards button[type=submit]")
+    answered_once_known(page, held, 2, "Warm.")
+    page.click("#new")
+    page.reload()
+    ask(page, "Chur?")
+    answered_once_known(page, held, 1, "Cold.")
+
+
+def answered_once_known(page, held, answers, text):
+    until(page, f"document.querySelectorAll('article.assistant').length === {answers}")
+    while held:
+        held.pop().continue_()
+    ended(page, answers)
+    assert page.inner_text("article.assistant >> nth=-1 >> .text") == text and not page.query_selector(".failure")
+
+
 def test_stop_regenerate_edit(page, script, nano):
     script.pause = 0.05
     script.say("</think>" + "Long and longer. " * 50, "</think>Better.", "</think>Other.", "</think>Last.")

@@ -9,6 +9,7 @@ const wide = { list: matchMedia("(min-width: 700px)"), panel: matchMedia("(min-w
 let model = null;
 let talk = null;
 let answering = null;      // of the answer on its way: an AbortController
+let asking = null;         // while a key is asked for: the promise of it
 
 // ---- keys ----
 
@@ -26,16 +27,22 @@ async function withKey(work) {
 
 function askForKey(again) {
   $("key-error").hidden = !again;
-  $("key").showModal();
-  return new Promise((resolve) => {
+  if (!asking) $("key").showModal();
+  return asking ||= new Promise((resolve) => {
     $("key").onclose = () => {
       setKey($("key-value").value, $("key-keep").checked);
       $("key-value").value = "";
+      asking = null;
       resolve();
     };
   });
 }
 $("key").addEventListener("cancel", (event) => event.preventDefault());      // nothing works without one
+
+// The server's model, which is asked for once; what is pressed before it is known waits for it.
+async function known() {
+  return model ||= (await get("/v1/models")).data[0];
+}
 
 // ---- settings ----
 
@@ -283,6 +290,7 @@ async function answer() {
   toEnd();
   try {
     await withKey(async () => {
+      await known();
       for await (const chunk of chat(body(), control.signal)) {
         take(message, chunk, live);
         drawn ||= requestAnimationFrame(draw);
@@ -314,7 +322,7 @@ async function answer() {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("question").value;
-  if (!text.trim() || answering || unanswered() || !model) return;
+  if (!text.trim() || answering || unanswered()) return;
   $("question").value = "";
   grow();
   ask(text);
@@ -409,9 +417,10 @@ async function start() {
   for (const name of ["list", "panel"]) drawer(name, false);
   open_(store.recall("open", null));
   try {
-    model = (await withKey(() => get("/v1/models"))).data[0];
+    await withKey(known);
     drawer("panel", wide.panel.matches);
-    showAll();
+    if (talk.messages.length) showFigures();      // what was written into the conversation meanwhile stays
+    else showAll();
   } catch (error) {
     $("messages").append(failure(error.message, () => location.reload()));
   }
