@@ -2,13 +2,13 @@
  * one row. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define WORKGROUP 256u
-layout(local_size_x = 256) in;
+#include "hyper_conn_pre.h"
+layout(local_size_x = 256, local_size_x_id = PRE_CONSTANT_WORKGROUP) in;
+layout(constant_id = PRE_CONSTANT_WORKGROUP) const uint WORKGROUP = 256u;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "reduce.glsl"
 #include "hyper_conn_mix.h"
-#include "hyper_conn_pre.h"
 
 layout(constant_id = PRE_CONSTANT_N_MIX) const uint N_MIX = 24u;
 layout(constant_id = PRE_CONSTANT_DIM) const uint DIM = 4096u;

@@ -6,6 +6,7 @@
 #define PRE_CONSTANT_N_MIX 0
 #define PRE_CONSTANT_DIM 1
 #define PRE_CONSTANT_PIECES 2 /* partials per chunk of MIX_CHUNK values */
+#define PRE_CONSTANT_WORKGROUP 3
 
 #define PRE_MAX_DIM 16384u /* 16 vec4 per invocation */
 

@@ -2,12 +2,12 @@
  * completes a window; 4 channels per invocation. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define WORKGROUP 128u
-layout(local_size_x = 128) in;
+#include "kv_compress.h"
+layout(local_size_x = 128, local_size_x_id = COMPRESS_CONSTANT_WORKGROUP) in;
+layout(constant_id = COMPRESS_CONSTANT_WORKGROUP) const uint WORKGROUP = 128u;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "reduce.glsl"
-#include "kv_compress.h"
 
 layout(constant_id = COMPRESS_CONSTANT_NATIVE) const bool NATIVE = true;
 layout(constant_id = COMPRESS_CONSTANT_WIDTH) const uint WIDTH = 512u;

@@ -8,6 +8,7 @@
 #define COMPRESS_CONSTANT_ROPE_DIM 2
 #define COMPRESS_CONSTANT_RATIO 3
 #define COMPRESS_CONSTANT_INDEX 4 /* 1: index keys, 0: cache rows */
+#define COMPRESS_CONSTANT_WORKGROUP 5
 
 struct kv_compress_args {
     ADDR rows;  /* dsvk_row [n] */

@@ -25,6 +25,11 @@ float line_block_max(vec4 v, uint lanes) {
     float best = line_max4(v);
     best = max(best, subgroupShuffleXor(best, 1u));
     best = max(best, subgroupShuffleXor(best, 2u));
+    if (eight_neighbours()) {
+        best = max(best, subgroupShuffleXor(best, 4u));
+        if (lanes <= 8u)
+            return best;
+    }
     barrier(); /* line_exchange may still be read by an earlier call */
     if (lane % 4u == 0u)
         line_exchange[lane / 4u].x = best;
@@ -49,20 +54,19 @@ uint line_pack_scales(uint scale, uint lanes) {
 }
 
 /* The 16-bit values of an even invocation and its neighbour as one word: valid in the even one. */
-uint line_pack_pair(uint half_word) {
-    uint lane = gl_LocalInvocationIndex;
-    barrier();
-    line_words[lane] = half_word;
-    barrier();
-    return line_words[lane] | line_words[lane | 1u] << 16;
-}
+uint line_pack_pair(uint half_word) { return half_word | subgroupShuffleXor(half_word, 1u) << 16; }
 
 vec4 line_butterfly(vec4 v, uint stride) {
     uint lane = gl_LocalInvocationIndex;
-    barrier();
-    line_exchange[lane] = v;
-    barrier();
-    vec4 other = line_exchange[lane ^ stride];
+    vec4 other;
+    if (eight_neighbours() && stride < 8u)
+        other = subgroupShuffleXor(v, stride);
+    else {
+        barrier();
+        line_exchange[lane] = v;
+        barrier();
+        other = line_exchange[lane ^ stride];
+    }
     return (lane & stride) == 0u ? v + other : other - v;
 }
 

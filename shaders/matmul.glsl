@@ -1,6 +1,7 @@
 /* One tile of 32 output rows times ROWS rows of x: the body of matmul.comp, moe_expert.comp and the fused ops of small steps.
  *
- * A workgroup is 8 lanes times 32 splits. Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
+ * A workgroup is 8 lanes times 32 splits; fewer where a weight row has fewer words, and the work of idle ones is dear (matmul.c).
+ * Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
  * lane l works on the tile's rows l, l + 8, l + 16, l + 24, so that eight lanes read 128 contiguous bytes four times, the
  * whole group streams the tile front to back, and every value of x in a register serves four output rows. A weight word
  * is read and decoded once for all ROWS rows of x.
@@ -9,15 +10,15 @@
  * rounded before they are added, so that they can come out of a table.
  *
  * Sums: products of one word in order of the input (f32, fused), times the word's scale, added to the split's total in
- * order; then the 32 totals, in groups of four. Nothing of that depends on ROWS, on a row's place, or on the other rows, so
+ * order; then the totals, in groups of four. Nothing of that depends on ROWS, on a row's place, or on the other rows, so
  * a row's result is the same in every batch, bit for bit; `precise` keeps compilers from changing one variant only.
  *
  * The includer calls multiply(), then for every PASS_ROWS rows add_splits() and row_total(). */
 #extension GL_KHR_shader_subgroup_basic : require
 #include "weights.glsl"
 
-#define WORKGROUP 256u
-layout(local_size_x = 256) in;
+layout(local_size_x = 256, local_size_x_id = MATMUL_WORKGROUP) in;
+layout(constant_id = MATMUL_WORKGROUP) const uint WORKGROUP = 256u;
 layout(constant_id = MATMUL_TYPE) const uint TYPE = 0u;
 layout(constant_id = MATMUL_TYPE_B) const uint TYPE_B = 0u;
 layout(constant_id = MATMUL_ROWS) const uint ROWS = 1u;
@@ -27,7 +28,7 @@ layout(constant_id = MATMUL_COLUMNS) const uint COLUMNS = 0u;
 
 const uint MAX_ROWS = 8u;
 const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which bounds shared memory */
-const uint SPLITS = 32u;
+const uint SPLITS = WORKGROUP / 8u;
 
 shared float partial[PASS_ROWS * SPLITS * 32u];
 

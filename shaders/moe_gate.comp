@@ -2,12 +2,12 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "moe_gate.h"
+layout(local_size_x = 256, local_size_x_id = GATE_CONSTANT_WORKGROUP) in;
+layout(constant_id = GATE_CONSTANT_WORKGROUP) const uint WORKGROUP = 256u;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "last.glsl"
 
-#define WORKGROUP 256u
-layout(local_size_x = WORKGROUP) in;
 layout(push_constant, scalar) uniform Args { moe_gate_args a; };
 #define GATE_EXPERTS MOE_MAX_EXPERTS
 #define GATE_LOGITS Floats

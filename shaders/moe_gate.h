@@ -1,8 +1,10 @@
-/* Arguments of shaders/moe_gate.comp. */
+/* Arguments and constants of shaders/moe_gate.comp. */
 #ifndef DSVK_MOE_GATE_H
 #define DSVK_MOE_GATE_H
 
 #include "types.h"
+
+#define GATE_CONSTANT_WORKGROUP 0
 
 #define MOE_MAX_EXPERTS 4096
 #define MOE_MAX_ACTIVE 16

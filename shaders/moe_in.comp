@@ -28,6 +28,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 16) writeonly restrict
 const uint GATE_TILES = (N_EXPERTS + 31u) / 32u, LOGITS_STRIDE = (N_EXPERTS + 3u) & ~3u;
 const uint WORDS = (4u * DIM >> TYPE) / 16u, WORDS_B = (4u * DIM >> TYPE_B) / 16u; /* of a weight row */
 
+const uint LANE_PAIRS = (MOE_IN_MAX_PAIRS + WORKGROUP - 1u) / WORKGROUP;
 shared uint pair_expert[MOE_IN_MAX_PAIRS]; /* of pair row * K + slot */
 shared uint starts[MOE_IN_MAX_PAIRS];      /* 1: a tile begins at this place of the sorted pairs */
 
@@ -37,8 +38,8 @@ void sort_pairs() {
     for (uint i = lane; i < n_pairs; i += WORKGROUP)
         pair_expert[i] = min(SharedWords(a.idx).v[i], N_EXPERTS - 1u);
     barrier();
-    uint place[MOE_IN_MAX_PAIRS / WORKGROUP], in_expert[MOE_IN_MAX_PAIRS / WORKGROUP], count[MOE_IN_MAX_PAIRS / WORKGROUP];
-    [[unroll]] for (uint j = 0u; j < MOE_IN_MAX_PAIRS / WORKGROUP; j++) {
+    uint place[LANE_PAIRS], in_expert[LANE_PAIRS], count[LANE_PAIRS];
+    [[unroll]] for (uint j = 0u; j < LANE_PAIRS; j++) {
         const uint i = lane + j * WORKGROUP;
         place[j] = in_expert[j] = count[j] = 0u;
         if (i < n_pairs) {
@@ -58,7 +59,7 @@ void sort_pairs() {
     uint used = 0u;
     for (uint i = 0u; i < n_pairs; i++)
         used += starts[i];
-    [[unroll]] for (uint j = 0u; j < MOE_IN_MAX_PAIRS / WORKGROUP; j++) {
+    [[unroll]] for (uint j = 0u; j < LANE_PAIRS; j++) {
         const uint i = lane + j * WORKGROUP;
         if (i < n_pairs && in_expert[j] % TILE == 0u) {
             uint tile = 0u;

@@ -70,14 +70,18 @@ void make_parts(uint tile) {
 
 /* Rows first .. first + count - 1 of the tile into tile_y. */
 void add_parts(uint first, uint count, uint tile) {
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, row = first + min(r, count - 1u);
-    float part[K + 1u];
-    [[unroll]] for (uint slot = 0u; slot <= K; slot++)
-        part[slot] = SharedFloats(add_product(a.y, row * (K + 1u) + slot, DIM * 4u)).v[tile * 32u + o];
-    precise float sum = part[0];
-    [[unroll]] for (uint slot = 1u; slot <= K; slot++)
-        sum += part[slot];
-    tile_y[r * 32u + o] = sum;
+    [[unroll]] for (uint pass = 0u; pass < MAX_ROWS; pass += ROWS_AT_A_TIME) {
+        const uint r = pass + gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, row = first + min(r, count - 1u);
+        if (pass > 0u && r >= count)
+            break;
+        float part[K + 1u];
+        [[unroll]] for (uint slot = 0u; slot <= K; slot++)
+            part[slot] = SharedFloats(add_product(a.y, row * (K + 1u) + slot, DIM * 4u)).v[tile * 32u + o];
+        precise float sum = part[0];
+        [[unroll]] for (uint slot = 1u; slot <= K; slot++)
+            sum += part[slot];
+        tile_y[r * 32u + o] = sum;
+    }
 }
 
 void main() {

@@ -3,12 +3,12 @@
  * used per row. Workgroup (g, t) does the heads of row t that its 512 values cover, 4 values per invocation. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define WORKGROUP 128u
-layout(local_size_x = 128) in;
+#include "quant_index.h"
+layout(local_size_x = 128, local_size_x_id = QUANT_INDEX_CONSTANT_WORKGROUP) in;
+layout(constant_id = QUANT_INDEX_CONSTANT_WORKGROUP) const uint WORKGROUP = 128u;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "reduce.glsl"
-#include "quant_index.h"
 
 layout(constant_id = QUANT_INDEX_CONSTANT_NATIVE) const bool NATIVE = true;
 layout(constant_id = QUANT_INDEX_CONSTANT_INDEX_DIM) const uint INDEX_DIM = 128u;

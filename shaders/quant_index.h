@@ -7,6 +7,7 @@
 #define QUANT_INDEX_CONSTANT_INDEX_DIM 1
 #define QUANT_INDEX_CONSTANT_ROPE_DIM 2
 #define QUANT_INDEX_CONSTANT_BYTES 3
+#define QUANT_INDEX_CONSTANT_WORKGROUP 4
 
 struct quant_index_args {
     ADDR rows;  /* dsvk_row [n] */

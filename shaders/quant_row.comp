@@ -3,12 +3,12 @@
  * format nothing is rounded. kv [n, kv_stride]. One workgroup does one row, 4 values per invocation. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define WORKGROUP 128u
-layout(local_size_x = 128) in;
+#include "quant_row.h"
+layout(local_size_x = 128, local_size_x_id = QUANT_ROW_CONSTANT_WORKGROUP) in;
+layout(constant_id = QUANT_ROW_CONSTANT_WORKGROUP) const uint WORKGROUP = 128u;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "reduce.glsl"
-#include "quant_row.h"
 
 layout(constant_id = QUANT_ROW_CONSTANT_NATIVE) const bool NATIVE = true;
 layout(constant_id = QUANT_ROW_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512u;

@@ -6,6 +6,7 @@
 #define QUANT_ROW_CONSTANT_NATIVE 0
 #define QUANT_ROW_CONSTANT_HEAD_DIM 1
 #define QUANT_ROW_CONSTANT_ROPE_DIM 2
+#define QUANT_ROW_CONSTANT_WORKGROUP 3
 
 struct quant_row_args {
     ADDR rows;   /* dsvk_row [n] */

@@ -14,15 +14,26 @@ float reduce_four(uint i) {
     return sum;
 }
 
+/* Whether eight neighbours are always in one subgroup. Asked of processors only, for which a barrier and a value read by every
+ * subgroup are dear; a GPU's kernel needs no second way. */
+bool eight_neighbours() { return SOFTWARE && gl_SubgroupSize >= 8u; }
+
 float reduce_sum(float x) {
     x += subgroupShuffleXor(x, 1u);
     x += subgroupShuffleXor(x, 2u);
+    if (eight_neighbours())
+        x += subgroupShuffleXor(x, 4u);
     barrier(); /* reduce_part may still be read by an earlier call */
     if (gl_LocalInvocationIndex % 4u == 0u)
         reduce_part[gl_LocalInvocationIndex / 4u] = x;
     barrier();
     precise float total = 0.0;
-    if (SOFTWARE)
+    if (eight_neighbours())
+        [[dont_unroll]] for (uint i = 0u; i < WORKGROUP / 4u; i += 4u) {
+            precise float sum = reduce_part[i] + reduce_part[i + 2u];
+            total += sum;
+        }
+    else if (SOFTWARE)
         [[dont_unroll]] for (uint i = 0u; i < WORKGROUP / 4u; i += 4u)
             total += reduce_four(i);
     else

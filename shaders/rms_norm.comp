@@ -2,11 +2,11 @@
  * x [n, x_stride], weight [dim], result [n, dim]. One workgroup normalises one row; the second pass over x hits the cache. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define WORKGROUP 256u
-layout(local_size_x = 256) in;
+#include "rms_norm.h"
+layout(local_size_x = 256, local_size_x_id = RMS_NORM_CONSTANT_WORKGROUP) in;
+layout(constant_id = RMS_NORM_CONSTANT_WORKGROUP) const uint WORKGROUP = 256u;
 #include "memory.glsl"
 #include "reduce.glsl"
-#include "rms_norm.h"
 #define ACTIVATIONS Vec4s
 #include "rms_norm.glsl"
 

@@ -1,7 +1,9 @@
-/* Arguments of rms_norm.comp. */
+/* Arguments and constants of rms_norm.comp. */
 #ifndef DSVK_RMS_NORM_ARGS_H
 #define DSVK_RMS_NORM_ARGS_H
 #include "types.h"
+
+#define RMS_NORM_CONSTANT_WORKGROUP 0
 
 struct rms_norm_args {
     ADDR x;      /* f32 [n, x_stride] */

@@ -3,12 +3,12 @@
  * values per invocation. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#define WORKGROUP 128u
-layout(local_size_x = 128) in;
+#include "rope.h"
+layout(local_size_x = 128, local_size_x_id = ROPE_CONSTANT_WORKGROUP) in;
+layout(constant_id = ROPE_CONSTANT_WORKGROUP) const uint WORKGROUP = 128u;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "reduce.glsl"
-#include "rope.h"
 
 layout(constant_id = ROPE_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 512u;
 layout(constant_id = ROPE_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;

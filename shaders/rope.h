@@ -5,6 +5,7 @@
 
 #define ROPE_CONSTANT_HEAD_DIM 0
 #define ROPE_CONSTANT_ROPE_DIM 1
+#define ROPE_CONSTANT_WORKGROUP 2
 
 struct rope_args {
     ADDR rows;  /* dsvk_row [n] */

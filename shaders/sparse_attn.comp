@@ -18,8 +18,8 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
-layout(local_size_x = 256) in;
 #include "sparse_attn.h"
+layout(local_size_x = 256, local_size_x_id = SPARSE_ATTN_CONSTANT_WORKGROUP) in;
 #include "memory.glsl"
 #include "numbers.glsl"
 #include "last.glsl"
@@ -28,17 +28,18 @@ layout(local_size_x = 256) in;
 
 layout(constant_id = SPARSE_ATTN_CONSTANT_LANE_ROWS) const uint LANE_ROWS = 1; /* rows of an invocation in step 1: 1 or 2 */
 layout(constant_id = SPARSE_ATTN_CONSTANT_TOKENS) const uint TOKENS = 1;       /* more only without splits */
+layout(constant_id = SPARSE_ATTN_CONSTANT_WORKGROUP) const uint WORKGROUP = 256;
 
 const uint QUERIES = HEADS * TOKENS;
 const uint LANES = 64;                                 /* that share a slice; a subgroup has at most that many */
-const uint SLICES = 256 / LANES;
+const uint SLICES = WORKGROUP / LANES;                 /* 4 or 1 */
 const uint ROWS = LANES * LANE_ROWS;
 const uint SLICE_QUERIES = QUERIES / SLICES;           /* queries whose scores an invocation finishes, for its row */
 const uint QUADS = HEAD_DIM / 4;
-const uint GROUP_LANES = QUADS > 64 ? 128 : 64;        /* at least a subgroup */
-const uint GROUP_QUERIES = QUERIES * GROUP_LANES / 256;
+const uint GROUP_LANES = QUADS > 64 ? 128 : QUADS > 32 || SLICES > 1 ? 64 : 32; /* at least a subgroup */
+const uint GROUP_QUERIES = QUERIES * GROUP_LANES / WORKGROUP;
 
-const uint FETCH = 8;                                  /* rows on their way at once in step 3 */
+const uint FETCH = SOFTWARE ? 2 : 8;                    /* rows on their way at once in step 3; a processor compiles less instead */
 const uint P_STRIDE = QUERIES + 4;                     /* neighbouring rows in different banks */
 
 /* The partial result of a workgroup: sums of p * row [QUERIES][HEAD_DIM], then M [QUERIES] as a float, then sums of p [QUERIES]. */
@@ -47,8 +48,8 @@ const uint CELL_BYTES = QUERIES * (HEAD_DIM + 2) * 4;
 shared uvec4 source[ROWS];                             /* address of the codes, all the scales */
 shared uint having[ROWS];                              /* which tokens have it: from the low half on, before the high half */
 shared bool tainted;                                   /* a row of the segment is not finite */
-shared float halves[2 * QUERIES * ROWS];               /* on their way between slices: half of the dot products, */
-shared float quarters[QUERIES * ROWS];                 /* a quarter */
+shared float halves[SLICES > 1 ? 2 * QUERIES * ROWS : ROWS * P_STRIDE]; /* on their way between slices: half of the dot products, */
+shared float quarters[SLICES > 1 ? QUERIES * ROWS : 1];                 /* a quarter */
 #define scores halves                                  /* then p of (row, query), rows P_STRIDE apart; then factors of splits */
 shared float part_max[SLICE_QUERIES * 64], part_sum[SLICE_QUERIES * 64]; /* of every subgroup */
 shared int segment_max[QUERIES], total_max[QUERIES];
@@ -58,7 +59,7 @@ shared float total_sum[QUERIES], factor[QUERIES], denominator[QUERIES];
  * by scores[2 * i + 1], i = split * QUERIES + query. Invocation i follows query i. */
 void merge_stats(uint cell, uint splits) {
     uint lane = gl_LocalInvocationIndex, n = splits * QUERIES;
-    for (uint i = lane; i < n; i += 256u) {
+    for (uint i = lane; i < n; i += WORKGROUP) {
         SharedFloats stats = SharedFloats(add_product(a.partial, cell + i / QUERIES * gl_NumWorkGroups.x, CELL_BYTES));
         scores[2u * i] = stats.v[QUERIES * HEAD_DIM + i % QUERIES];
         scores[2u * i + 1u] = stats.v[QUERIES * (HEAD_DIM + 1u) + i % QUERIES];
@@ -110,11 +111,14 @@ void attend(uint t, uint n) {
 
     for (uint segment = split * share; segment < end; segment++) {
         uint first = segment * ROWS, rows = min(list.count - first, ROWS);
-        if (lane < ROWS) {
-            uint from, end;
-            source[lane] = find_row(list, first + lane, from, end);
-            having[lane] = from | end << 16;
-            tainted = false;
+        [[unroll]] for (uint pass = 0u; pass < ROWS; pass += WORKGROUP) {
+            const uint i = pass + lane;
+            if (i < ROWS) {
+                uint from, end;
+                source[i] = find_row(list, first + i, from, end);
+                having[i] = from | end << 16;
+                tainted = false;
+            }
         }
         barrier();
 
@@ -147,20 +151,22 @@ void attend(uint t, uint n) {
         /* Each slice ends up with the sums over all of them of a quarter of the queries: half of the dot products go to the
          * slice two further, then half of the rest to its neighbour. */
         bool upper = slice >= 2u, odd = (slice & 1u) != 0u;
-        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
-            [[unroll]] for (uint j = 0u; j < 2u * SLICE_QUERIES; j++)
-                halves[(slice * 2u * SLICE_QUERIES + j) * ROWS + k * LANES + r] =
-                    upper ? dots[k][j] : dots[k][2u * SLICE_QUERIES + j];
-        barrier();
-        [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
-            [[unroll]] for (uint j = 0u; j < 2u * SLICE_QUERIES; j++)
-                dots[k][j] = (upper ? dots[k][2u * SLICE_QUERIES + j] : dots[k][j]) +
-                             halves[((slice ^ 2u) * 2u * SLICE_QUERIES + j) * ROWS + k * LANES + r];
-            [[unroll]] for (uint j = 0u; j < SLICE_QUERIES; j++)
-                quarters[(slice * SLICE_QUERIES + j) * ROWS + k * LANES + r] =
-                    odd ? dots[k][j] : dots[k][SLICE_QUERIES + j];
+        if (SLICES > 1u) {
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++)
+                [[unroll]] for (uint j = 0u; j < 2u * SLICE_QUERIES; j++)
+                    halves[(slice * 2u * SLICE_QUERIES + j) * ROWS + k * LANES + r] =
+                        upper ? dots[k][j] : dots[k][(2u * SLICE_QUERIES + j) % QUERIES];
+            barrier();
+            [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
+                [[unroll]] for (uint j = 0u; j < 2u * SLICE_QUERIES; j++)
+                    dots[k][j % QUERIES] = (upper ? dots[k][(2u * SLICE_QUERIES + j) % QUERIES] : dots[k][j % QUERIES]) +
+                                           halves[((slice ^ 2u) * 2u * SLICE_QUERIES + j) * ROWS + k * LANES + r];
+                [[unroll]] for (uint j = 0u; j < SLICE_QUERIES; j++)
+                    quarters[(slice * SLICE_QUERIES + j) * ROWS + k * LANES + r] =
+                        odd ? dots[k][j] : dots[k][(SLICE_QUERIES + j) % QUERIES];
+            }
+            barrier();
         }
-        barrier();
 
         uint tokens[LANE_ROWS];
         float z[LANE_ROWS][SLICE_QUERIES];
@@ -169,8 +175,11 @@ void attend(uint t, uint n) {
         [[unroll]] for (uint j = 0u; j < SLICE_QUERIES; j++) {
             float most = -3e38;
             [[unroll]] for (uint k = 0u; k < LANE_ROWS; k++) {
-                z[k][j] = (odd ? dots[k][SLICE_QUERIES + j] : dots[k][j]) +
-                          quarters[((slice ^ 1u) * SLICE_QUERIES + j) * ROWS + k * LANES + r];
+                if (SLICES > 1u)
+                    z[k][j] = (odd ? dots[k][(SLICE_QUERIES + j) % QUERIES] : dots[k][j]) +
+                              quarters[((slice ^ 1u) * SLICE_QUERIES + j) * ROWS + k * LANES + r];
+                else
+                    z[k][j] = dots[k][j];
                 z[k][j] *= a.scale;
                 most = max(most, has(finish + j, tokens[k]) && is_finite(z[k][j]) ? z[k][j] : -3e38);
                 if (TOKENS > 1u && !is_finite(z[k][j]))

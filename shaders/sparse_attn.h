@@ -9,7 +9,8 @@
 #define SPARSE_ATTN_CONSTANT_HEADS 3 /* heads of a workgroup: 1, 2, 4, 8 or 16; coopmat: a multiple of M up to 32 */
 #define SPARSE_ATTN_CONSTANT_LANE_ROWS 4 /* 1 or 2: segments of 64 or 128 rows */
 #define SPARSE_ATTN_CONSTANT_TOKENS 5 /* of a workgroup; times heads: 4, 8 or 16 */
-#define SPARSE_ATTN_CONSTANTS 6
+#define SPARSE_ATTN_CONSTANT_WORKGROUP 6 /* 256 invocations, or 64 for heads of at most 256 values */
+#define SPARSE_ATTN_CONSTANTS 7
 #define SPARSE_ATTN_CONSTANT_M 4 /* coopmat: rows, columns and inner size of one matrix product */
 #define SPARSE_ATTN_CONSTANT_N 5
 #define SPARSE_ATTN_CONSTANT_K 6

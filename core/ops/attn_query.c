@@ -39,7 +39,9 @@ void dsvk_attn_query(dsvk_cmd *cmd, const dsvk_attn_query_params *p) {
         return;
     const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), jobs = p->ratio == 0 ? 1 : p->ratio == 4 ? 3 : 2;
     uint32_t constants[ATTN_QUERY_CONSTANTS];
-    dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
+    dsvk_matmul_constants(cmd, &p->w, NULL, f->head_dim, rows, EPILOGUE_STORE, constants);
+    if (constants[MATMUL_WORKGROUP] > 128) /* which index heads fill, as they do 128 */
+        constants[MATMUL_WORKGROUP] = 256;
     constants[ATTN_QUERY_CONSTANT_NATIVE] = f->native;
     constants[ATTN_QUERY_CONSTANT_HEAD_DIM] = f->head_dim;
     constants[ATTN_QUERY_CONSTANT_ROPE_DIM] = f->rope_dim;

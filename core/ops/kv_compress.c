@@ -50,7 +50,8 @@ void dsvk_kv_compress(dsvk_cmd *cmd, const dsvk_kv_compress_params *p) {
                                   [COMPRESS_CONSTANT_WIDTH] = width,
                                   [COMPRESS_CONSTANT_ROPE_DIM] = f->rope_dim,
                                   [COMPRESS_CONSTANT_RATIO] = p->ratio,
-                                  [COMPRESS_CONSTANT_INDEX] = p->index};
+                                  [COMPRESS_CONSTANT_INDEX] = p->index,
+                                  [COMPRESS_CONSTANT_WORKGROUP] = dsvk_line_workgroup(cmd, width, 128)};
     const uint64_t entry =
         p->index ? dsvk_key_code_bytes(f) + dsvk_key_scale_bytes(f) : dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f);
     /* Over many steps every row's K and S are read once and one entry in `ratio` rows is written. */

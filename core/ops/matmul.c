@@ -16,19 +16,28 @@ bool dsvk_matmul_subgroup_8(dsvk_cmd *cmd) {
     return limits->subgroup_min == 8 && limits->subgroup_max == 8;
 }
 
-void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants) {
+/* Invocations of a workgroup: 8 have a word of a weight row, one has four values of the line. */
+static uint32_t workgroup(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matrix *w_b, uint32_t line) {
+    const uint32_t words = dsvk_matrix_words(w->type, w->n_in), words_b = w_b ? dsvk_matrix_words(w_b->type, w_b->n_in) : 0;
+    const uint64_t by_words = 8ull * (words > words_b ? words : words_b), busy = by_words > line / 4 ? by_words : line / 4;
+    return dsvk_workgroup(cmd, busy < 256 ? (uint32_t)dsvk_align(busy, 32) : 256, 128, 256);
+}
+
+void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matrix *w_b, uint32_t line, uint32_t rows, uint32_t epilogue,
+                           uint32_t *constants) {
     constants[MATMUL_TYPE] = w->type;
     constants[MATMUL_ROWS] = rows;
     constants[MATMUL_EPILOGUE] = epilogue;
-    constants[MATMUL_TYPE_B] = 0;
+    constants[MATMUL_TYPE_B] = w_b ? w_b->type : 0;
     constants[MATMUL_COLUMNS] = w->columns;
     constants[MATMUL_SUBGROUP_8] = dsvk_matmul_subgroup_8(cmd);
+    constants[MATMUL_WORKGROUP] = workgroup(cmd, w, w_b, line);
 }
 
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {
     *kernel = (dsvk_kernel){ .matmul = "matmul", .moe_expert = "moe_expert", .n_constants = MATMUL_CONSTANTS, .rows = rows,
                              .tiles = 1 };
-    dsvk_matmul_constants(cmd, w, rows, epilogue, kernel->constants);
+    dsvk_matmul_constants(cmd, w, NULL, 0, rows, epilogue, kernel->constants);
 }
 
 bool dsvk_matmul_check(dsvk_cmd *cmd, const char *op, const dsvk_matrix *w) {

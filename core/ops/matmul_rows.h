@@ -16,8 +16,10 @@ typedef struct dsvk_kernel {
 } dsvk_kernel;
 
 uint32_t dsvk_matmul_rows(const dsvk_device *device, uint32_t n); /* rows that share a read of the weights when there are n */
-/* The first MATMUL_CONSTANTS of every kernel made of shaders/matmul.glsl. */
-void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, uint32_t *constants);
+/* The first MATMUL_CONSTANTS of every kernel made of shaders/matmul.glsl. w_b: the second matrix of the dispatch, or NULL; line: values of
+ * the longest line that a whole workgroup works on, 4 in an invocation (0: none). */
+void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matrix *w_b, uint32_t line, uint32_t rows, uint32_t epilogue,
+                           uint32_t *constants);
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel);
 /* The kernel for a step of n rows, by a variant (NULL: the device's), if it is one for many: of `rows` rows of x per workgroup (0: its own choice), whose
  * number of tiles divides `tiles`. False: the kernels for few rows are meant. */

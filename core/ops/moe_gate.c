@@ -29,9 +29,12 @@ void dsvk_moe_gate(dsvk_cmd *cmd, const dsvk_moe_gate_params *p) {
                                         .vocab = p->vocab,
                                         .logits_stride = p->logits_stride,
                                         .route_scale = p->route_scale };
+    const uint32_t constants[] = { [GATE_CONSTANT_WORKGROUP] = dsvk_workgroup(cmd, p->n_experts, 32, 256) };
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "moe_gate",
                            .shader = "moe_gate",
+                           .constants = constants,
+                           .n_constants = DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = { p->n, 1, 1 },

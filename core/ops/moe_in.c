@@ -34,8 +34,7 @@ void dsvk_moe_in(dsvk_cmd *cmd, const dsvk_moe_in_params *p) {
     const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), n_experts = p->gate.n_out;
     const uint32_t tile = dsvk_moe_tile(dsvk_cmd_device(cmd), p->n, p->k, n_experts);
     uint32_t constants[MOE_IN_CONSTANTS];
-    dsvk_matmul_constants(cmd, &p->gate, rows, EPILOGUE_STORE, constants);
-    constants[MATMUL_TYPE_B] = p->up.type;
+    dsvk_matmul_constants(cmd, &p->gate, &p->up, 0, rows, EPILOGUE_STORE, constants);
     constants[MOE_IN_CONSTANT_DIM] = p->gate.n_in;
     constants[MOE_IN_CONSTANT_N_EXPERTS] = n_experts;
     constants[MOE_IN_CONSTANT_K] = p->k;

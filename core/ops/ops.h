@@ -14,6 +14,18 @@
 
 #define DSVK_CHUNK 64u
 
+/* Invocations of a workgroup in which `busy` have something to do. A GPU gets `most`. A processor runs idle ones as it runs the others,
+ * and gets as many as are busy in whole sixteens (shaders/reduce.glsl), from `least` to `most`. Idle ones add zeros: no bit depends on
+ * their number. */
+static inline uint32_t dsvk_workgroup(dsvk_cmd *cmd, uint32_t busy, uint32_t least, uint32_t most) {
+    const uint32_t lanes = (uint32_t)dsvk_align(busy, 16);
+    return !dsvk_device_get_limits(dsvk_cmd_device(cmd))->software || lanes > most ? most : lanes < least ? least : lanes;
+}
+/* Of one that does a line of so many values, 4 in each. */
+static inline uint32_t dsvk_line_workgroup(dsvk_cmd *cmd, uint32_t values, uint32_t most) {
+    return dsvk_workgroup(cmd, (uint32_t)dsvk_ceil_div(values, 4), 32, most);
+}
+
 /* ---- weights as the ops read them ---- */
 
 typedef enum dsvk_weight_type {
@@ -320,7 +332,7 @@ typedef struct dsvk_topk_params {
     dsvk_addr rows;
     dsvk_addr scores;  /* f32 [n, scores_stride] */
     dsvk_addr bins;    /* what the indexer counted there; zeros afterwards */
-    dsvk_addr list;    /* scratch, dsvk_topk_list_bytes(n, max_visible) */
+    dsvk_addr list;    /* scratch, dsvk_topk_list_bytes(n, scores_stride) */
     dsvk_addr idx;     /* i32 [n, k] out */
     uint32_t n, k, scores_stride;
     uint32_t max_visible; /* largest number of visible keys of any row, for the grid */
@@ -328,7 +340,7 @@ typedef struct dsvk_topk_params {
 } dsvk_topk_params;
 void dsvk_topk(dsvk_cmd *cmd, const dsvk_topk_params *p);
 uint64_t dsvk_topk_bins_bytes(uint32_t n);
-uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t max_visible);
+uint64_t dsvk_topk_list_bytes(uint32_t n, uint32_t scores_stride);
 
 /* 4.8 and the inverse RoPE of 4.9. Rows of token t: window positions max(0, pos-window+1) .. pos (positions of this step from
  * `step_store` at index first + (p - start), earlier ones from the ring), then compressed entries: idx[t] (ratio 4), all

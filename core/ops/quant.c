@@ -43,7 +43,8 @@ void dsvk_quant_row(dsvk_cmd *cmd, const dsvk_quant_row_params *p) {
                                         .eps = p->eps};
     const uint32_t constants[] = {[QUANT_ROW_CONSTANT_NATIVE] = f->native,
                                   [QUANT_ROW_CONSTANT_HEAD_DIM] = f->head_dim,
-                                  [QUANT_ROW_CONSTANT_ROPE_DIM] = f->rope_dim};
+                                  [QUANT_ROW_CONSTANT_ROPE_DIM] = f->rope_dim,
+                                  [QUANT_ROW_CONSTANT_WORKGROUP] = dsvk_line_workgroup(cmd, f->head_dim, LINE / 4)};
     if (p->n == 0 || !dsvk_row_format_check(cmd, "quant_row", f))
         return;
     if (p->n > p->capacity || p->kv_stride % 4 != 0 || p->kv_stride < f->head_dim) {
@@ -70,11 +71,13 @@ void dsvk_quant_index(dsvk_cmd *cmd, const dsvk_quant_index_params *p) {
     const dsvk_row_format *f = &p->format;
     const struct quant_index_args args = {
         .rows = p->rows, .table = p->rope, .iq = p->iq, .n_heads = p->n_heads, .iq_stride = p->iq_stride};
+    const uint64_t values = (uint64_t)p->n_heads * f->index_dim;
+    const uint32_t lanes = dsvk_line_workgroup(cmd, values < LINE ? (uint32_t)values : LINE, LINE / 4);
     const uint32_t constants[] = {[QUANT_INDEX_CONSTANT_NATIVE] = f->native,
                                   [QUANT_INDEX_CONSTANT_INDEX_DIM] = f->index_dim,
                                   [QUANT_INDEX_CONSTANT_ROPE_DIM] = f->rope_dim,
-                                  [QUANT_INDEX_CONSTANT_BYTES] = f->byte_queries};
-    const uint64_t values = (uint64_t)p->n_heads * f->index_dim;
+                                  [QUANT_INDEX_CONSTANT_BYTES] = f->byte_queries,
+                                  [QUANT_INDEX_CONSTANT_WORKGROUP] = lanes};
     if (p->n == 0 || !dsvk_key_format_check(cmd, "quant_index", f))
         return;
     if (p->n_heads == 0 || p->iq_stride % 4 != 0 || p->iq_stride < values) {
@@ -90,7 +93,7 @@ void dsvk_quant_index(dsvk_cmd *cmd, const dsvk_quant_index_params *p) {
                            .n_constants = DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
-                           .groups = {(uint32_t)dsvk_ceil_div(values, LINE), p->n, 1},
+                           .groups = {(uint32_t)dsvk_ceil_div(values, 4 * lanes), p->n, 1},
                            .bytes = p->n * values * 8,
                            .flops = p->n * values * 12,
                        });

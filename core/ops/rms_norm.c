@@ -7,6 +7,7 @@ _Static_assert(sizeof(struct rms_norm_args) <= 128, "push constants");
 void dsvk_rms_norm(dsvk_cmd *cmd, const dsvk_rms_norm_params *p) {
     const struct rms_norm_args args = {
         .x = p->x, .weight = p->weight, .result = p->out, .dim = p->dim, .x_stride = p->x_stride, .eps = p->eps};
+    const uint32_t constants[] = {[RMS_NORM_CONSTANT_WORKGROUP] = dsvk_line_workgroup(cmd, p->dim, 256)};
     if (p->n == 0)
         return;
     if (p->dim == 0 || p->dim % 4 != 0 || p->x_stride % 4 != 0 || p->x_stride < p->dim) {
@@ -18,6 +19,8 @@ void dsvk_rms_norm(dsvk_cmd *cmd, const dsvk_rms_norm_params *p) {
     dsvk_dispatch(cmd, &(dsvk_dispatch_info){
                            .op = "rms_norm",
                            .shader = "rms_norm",
+                           .constants = constants,
+                           .n_constants = DSVK_COUNT(constants),
                            .args = &args,
                            .args_size = sizeof args,
                            .groups = {p->n, 1, 1},

@@ -7,7 +7,9 @@ _Static_assert(sizeof(struct rope_args) <= 128, "push constants");
 void dsvk_rope(dsvk_cmd *cmd, const dsvk_rope_params *p) {
     const struct rope_args args = {
         .rows = p->rows, .table = p->rope, .q = p->q, .q_stride = p->q_stride, .eps = p->eps};
-    const uint32_t constants[] = {[ROPE_CONSTANT_HEAD_DIM] = p->head_dim, [ROPE_CONSTANT_ROPE_DIM] = p->rope_dim};
+    const uint32_t constants[] = {[ROPE_CONSTANT_HEAD_DIM] = p->head_dim,
+                                  [ROPE_CONSTANT_ROPE_DIM] = p->rope_dim,
+                                  [ROPE_CONSTANT_WORKGROUP] = dsvk_line_workgroup(cmd, p->head_dim, 128)};
     const uint64_t values = (uint64_t)p->n * p->n_heads * p->head_dim;
     if (p->n == 0)
         return;

@@ -146,6 +146,8 @@ void dsvk_sparse_attn(dsvk_cmd *cmd, const dsvk_sparse_attn_params *p) {
     } else {
         constants[SPARSE_ATTN_CONSTANT_LANE_ROWS] = lane_rows(cmd, p);
         constants[SPARSE_ATTN_CONSTANT_TOKENS] = tokens;
+        constants[SPARSE_ATTN_CONSTANT_WORKGROUP] =
+            dsvk_device_get_limits(dsvk_cmd_device(cmd))->software && f->head_dim <= 256 ? 64 : 256;
     }
     const uint64_t rows = p->counted ? 0 : (uint64_t)p->n * (p->window + (p->ratio == 4 ? p->k : p->entries));
     const uint64_t row_bytes = dsvk_row_code_bytes(f) + dsvk_row_scale_bytes(f), row_flops = 4ull * p->n_heads * f->head_dim;

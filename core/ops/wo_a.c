@@ -21,7 +21,7 @@ void dsvk_wo_a(dsvk_cmd *cmd, const dsvk_wo_a_params *p) {
     }
     const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n), rings = 2u + (p->width > 0) + (p->index_width > 0);
     uint32_t constants[WO_A_CONSTANTS];
-    dsvk_matmul_constants(cmd, &p->w, rows, EPILOGUE_STORE, constants);
+    dsvk_matmul_constants(cmd, &p->w, NULL, 0, rows, EPILOGUE_STORE, constants);
     constants[WO_A_CONSTANT_N_IN] = p->w.n_in;
     constants[WO_A_CONSTANT_GROUP_TILES] = p->group_rows / DSVK_TILE_ROWS;
     constants[WO_A_CONSTANT_CODE_BYTES] = codes;
