@@ -70,7 +70,7 @@ Bin find_bin(uint lane, uvec2 bins, uint left) {
 }
 
 /* Lists this workgroup's indices of keys in or above bin `first` of the first digit, and counts the second digit of those in it. */
-void collect(uint lane, uint t, uint visible, uint first, uvec2 second_bins, uvec2 list) {
+void collect(uint lane, uint t, uint visible, uint first, uvec2 second_bins, uvec2 lists) {
     uvec2 row = add_product(a.scores, t, a.scores_stride * 4u);
     uint begin = gl_WorkGroupID.x * a.share, end = min(begin + a.share, visible), quads = (visible + 3u) / 4u, listed = 0u, all;
     for (uint block = begin; block < end; block += LANES * 4u * FETCH) {
@@ -86,14 +86,14 @@ void collect(uint lane, uint t, uint visible, uint first, uvec2 second_bins, uve
         uint rank = listed + scan(bitCount(members), all);
         for (; members != 0u; members &= members - 1u) {
             uint index = i + findLSB(members), key = order_key(Floats(row).v[index]);
-            SharedWords(list).v[1u + rank++] = index;
+            SharedWords(lists).v[TOPK_MAX_GROUPS + begin + rank++] = index;
             if (key >> 21 == first)
                 atomicAdd(SharedWords(second_bins).v[key >> 10 & TOPK_BINS - 1u], 1u);
         }
         listed += all;
     }
     if (lane == 0u)
-        SharedWords(list).v[0] = listed;
+        SharedWords(lists).v[gl_WorkGroupID.x] = listed;
 }
 
 /* Elements e .. e + LISTED - 1 of the row's list (the last one beyond its end): indices and keys. */
@@ -108,7 +108,7 @@ void load_listed(uint e, uint total, uint groups, uvec2 lists, Floats scores, ou
                 group[j] = next;
         }
     [[unroll]] for (uint j = 0u; j < LISTED; j++)
-        index[j] = SharedWords(lists).v[group[j] * (1u + a.share) + 1u + min(e + j, total - 1u) - starts[group[j]]];
+        index[j] = SharedWords(lists).v[TOPK_MAX_GROUPS + group[j] * a.share + min(e + j, total - 1u) - starts[group[j]]];
     [[unroll]] for (uint j = 0u; j < LISTED; j++)
         key[j] = order_key(scores.v[index[j]]);
 }
@@ -124,7 +124,7 @@ void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, u
     Floats scores = Floats(add_product(a.scores, t, a.scores_stride * 4u));
     uvec2 second_bins = add_bytes(bins, TOPK_BINS * 4u);
     uint total, all;
-    uint before = scan(lane < groups ? SharedWords(lists).v[lane * (1u + a.share)] : 0u, total);
+    uint before = scan(lane < groups ? SharedWords(lists).v[lane] : 0u, total);
     if (lane < groups)
         starts[lane] = before;
     Bin bin = find_bin(lane, second_bins, left);
@@ -189,10 +189,9 @@ void main() {
     if (gl_WorkGroupID.x >= groups) /* the grid is for the longest row there may be */
         return;
     uvec2 bins = add_product(a.bins, t, TOPK_BINS_WORDS * 4u);
-    uvec2 lists = add_product(a.list, t * a.groups, (1u + a.share) * 4u);
+    uvec2 lists = add_product(a.list, t, (TOPK_MAX_GROUPS + a.scores_stride) * 4u);
     Bin first = find_bin(lane, bins, a.k);
-    collect(lane, t, visible, first.index, add_bytes(bins, TOPK_BINS * 4u),
-            add_product(lists, gl_WorkGroupID.x, (1u + a.share) * 4u));
+    collect(lane, t, visible, first.index, add_bytes(bins, TOPK_BINS * 4u), lists);
     if (last_workgroup(add_bytes(bins, 2u * TOPK_BINS * 4u), groups))
         finish(lane, t, groups, first.index, a.k - first.above, bins, lists);
 }

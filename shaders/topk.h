@@ -14,12 +14,12 @@ struct topk_args {
     ADDR rows;   /* dsvk_row [n] */
     ADDR scores; /* f32 [n, scores_stride] */
     ADDR bins;   /* u32 [n, TOPK_BINS_WORDS] */
-    ADDR list;   /* u32 [n, groups, 1 + share] scratch: each workgroup's count and indices in question */
+    ADDR list;   /* u32 [n, TOPK_MAX_GROUPS + scores_stride] scratch: how many indices in question each workgroup lists, then its list
+                    where its scores begin */
     ADDR idx;    /* i32 [n, k] */
     U32 k;
     U32 scores_stride; /* a multiple of 4 */
     U32 share;         /* scores of a workgroup, a multiple of TOPK_SHARE */
-    U32 groups;        /* workgroups of a row, for the list's stride */
 };
 
 #endif

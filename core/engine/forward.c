@@ -45,7 +45,7 @@ void dsvk_forward_count(const dsvk_config *c, uint32_t positions, uint64_t count
 
 /* How many rows have their entries selected together: few enough that their scores fit a fixed area (or one row, if its do not). */
 static uint32_t select_rows(uint32_t n, uint32_t visible) {
-    uint64_t each = stride4(visible ? visible : 1) * sizeof(float) + dsvk_topk_list_bytes(1, visible);
+    uint64_t each = stride4(visible ? visible : 1) * sizeof(float) + dsvk_topk_list_bytes(1, stride4(visible));
     uint64_t fit = SCORE_BYTES / each ? SCORE_BYTES / each : 1;
     uint32_t rows = n < DSVK_SELECT_ROWS ? n : DSVK_SELECT_ROWS;
     return rows < fit ? rows : (uint32_t)fit;
@@ -95,7 +95,7 @@ static uint64_t lay_out_scratch(dsvk_model *m, dsvk_scratch *s, uint64_t n, uint
         { &s->qr, n * c->q_lora_rank * f },
         { &s->q, n * (heads + (uint64_t)c->index_n_heads * c->index_head_dim) * f },
         { &s->scores, (uint64_t)scored * stride4(visible) * f },
-        { &s->lists, dsvk_topk_list_bytes(scored, visible) },
+        { &s->lists, dsvk_topk_list_bytes(scored, stride4(visible)) },
         { &s->idx, n * c->index_topk * sizeof(int32_t) },
         { &s->attn, attention_bytes(c, (uint32_t)n, positions) },
         { &s->o, n * heads * f },

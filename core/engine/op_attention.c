@@ -258,7 +258,7 @@ static void run_topk(op_call *c) {
     const counted at = count_bins(c, n, m, stride, rows);
     if (c->status == DSVK_OK)
         dsvk_topk(c->cmd, &(dsvk_topk_params){ .rows = dsvk_op_upload(c, rows, n * sizeof *rows), .scores = at.scores, .bins = at.bins,
-                                               .list = dsvk_op_scratch(c, dsvk_topk_list_bytes(n, m)), .idx = idx, .n = n, .k = k,
+                                               .list = dsvk_op_scratch(c, dsvk_topk_list_bytes(n, stride)), .idx = idx, .n = n, .k = k,
                                                .scores_stride = stride, .max_visible = m });
     dsvk_free(rows);
 }
