@@ -28,6 +28,7 @@ from dsvk import chat  # noqa: E402
 from dsvk.cli import main  # noqa: E402
 from dsvk.server import Engine, Keeper  # noqa: E402
 from dsvk.server.engine import CUT, printable  # noqa: E402
+from dsvk.server.metrics import Watch  # noqa: E402
 from serving import Script, served  # noqa: E402
 from test_server import HELLO, OFF, create, engine, idle, official, scripted, url  # noqa: E402, F401
 
@@ -680,6 +681,12 @@ def test_prometheus_is_told_under_vllms_names(engine, url):
     assert grown["dsvk:generation_tokens_total",] == 14 and grown["dsvk:request_success_total", "length"] == 2
     assert grown["dsvk:prompt_tokens_total",] == grown["dsvk:prefix_cache_queries_total",] > grown["dsvk:prefix_cache_hits_total",] > 0
     assert grown["dsvk:time_to_first_token_seconds_count",] == grown["dsvk:e2e_request_latency_seconds_count",] == 2
-    assert grown["dsvk:inter_token_latency_seconds_count",] > 0 and grown["dsvk:request_generation_tokens_sum",] == 14
+    assert grown["dsvk:request_generation_tokens_sum",] == 14
     assert after["dsvk:num_requests_running",] == after["dsvk:num_requests_waiting",] == 0
     assert 0 < after["dsvk:kv_cache_usage_perc",] < 1 and ("dsvk:num_preemptions_total",) in after
+
+    watch = Watch(engine.metrics)      # tokens that come together: those of a choice's first step have nothing before them
+    for choice, tokens in ((0, 2), (0, 3), (1, 1), (0, 1)):
+        watch.tokens(choice, tokens)
+    between = "dsvk:inter_token_latency_seconds_count"
+    assert read()[between,] - after[between,] == 4
