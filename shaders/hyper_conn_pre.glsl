@@ -1,4 +1,4 @@
-/* Hyper-connections, spec 4.3, second half, and the RMSNorm behind it (4.2), of one row by a whole workgroup of 256:
+/* Hyper-connections, spec 4.3, second half, and the RMSNorm behind it (4.2), of one row by a whole workgroup:
  *   rs = 1 / sqrt(sum X^2 / (4 DIM) + eps);  mix[m] = rs * sum over chunks of partials[m]
  *   pre = sigmoid(mix[0..3] * scale[0] + base) + hc_eps;  post = 2 sigmoid(mix[4..7] * scale[1] + base)
  *   comb = Sinkhorn(mix[8..23] * scale[2] + base), rows = source streams

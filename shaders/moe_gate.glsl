@@ -1,4 +1,4 @@
-/* Router of one row by a whole workgroup of 256, spec 4.10: s = sqrt(softplus(logit)); the k experts of highest s + bias, ties to
+/* Router of one row by a whole workgroup, spec 4.10: s = sqrt(softplus(logit)); the k experts of highest s + bias, ties to
  * the lower id, or the hash table's row of the token; ids ascending; weight = s / (sum of the chosen s) * route_scale. Scores
  * that are not finite rank below all others, so that k different ids < n_experts always come out.
  * k rounds of "largest key, then lowest id of that key". Include after memory.glsl, numbers.glsl, last.glsl and moe_gate.h, with

@@ -1,6 +1,6 @@
 /* Index queries, spec 4.7, in place: RoPE on the last ROPE_DIM values of each index head, Hadamard over the head (3.7), and in
  * the native format FQ4 (3.6, blocks of 32), as f32 or as byte queries (ops.h). iq [n, iq_stride], n_heads * INDEX_DIM values
- * used per row. Workgroup (g, t) does the heads of row t that its 512 values cover, 4 values per invocation. */
+ * used per row. Workgroup (g, t) does the heads of row t that its values cover, 4 in each invocation. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "quant_index.h"

@@ -9,7 +9,8 @@
  * prompt, of TOKENS tokens, whose lists become one: nearly all rows of neighbours are the same. For a segment
  *   1. an invocation takes one or two rows and every fourth group of 16 dimensions: their dot products with all the
  *      queries, which are read at addresses that a whole subgroup shares,
- *   2. the four slices are added, the maximum over the rows so far gives M and the scores p: 0 for rows that a token has not,
+ *   2. the four slices are added (a workgroup of 64 has one, which is all), the maximum over the rows so far gives M and the scores
+ *      p: 0 for rows that a token has not,
  *   3. an invocation owns 4 columns of GROUP_QUERIES queries and adds p * row over the rows, read once more.
  * The workgroup that ends last of the splits adds them up, in order, and makes the result; the only one does it right away. M is
  * an integer, so rescaling is exact. What is not finite in a row stays with the tokens that have the row. */
@@ -39,7 +40,7 @@ const uint QUADS = HEAD_DIM / 4;
 const uint GROUP_LANES = QUADS > 64 ? 128 : QUADS > 32 || SLICES > 1 ? 64 : 32; /* at least a subgroup */
 const uint GROUP_QUERIES = QUERIES * GROUP_LANES / WORKGROUP;
 
-const uint FETCH = SOFTWARE ? 2 : 8;                    /* rows on their way at once in step 3; a processor compiles less instead */
+const uint FETCH = SLICES > 1 ? 8 : 2;                 /* rows on their way at once in step 3; a processor compiles less instead */
 const uint P_STRIDE = QUERIES + 4;                     /* neighbouring rows in different banks */
 
 /* The partial result of a workgroup: sums of p * row [QUERIES][HEAD_DIM], then M [QUERIES] as a float, then sums of p [QUERIES]. */
