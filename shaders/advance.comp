@@ -33,7 +33,7 @@ bool is_stop(EndRow end, uint id) {
 }
 
 void main() {
-    const uint i = gl_LocalInvocationIndex, step = WordsInOut(a.step).v[0];
+    const uint i = invocation(), step = WordsInOut(a.step).v[0];
     const bool mine = i < a.n;
     RowsInOut rows = RowsInOut(a.rows);
     EndRow end = EndRow(0u, 0u, 1u, 0u);

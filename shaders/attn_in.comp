@@ -31,7 +31,7 @@ void main() {
     else
         multiply(TYPE, a.w, add_bytes(a.w, a.scales), tile, a.words, a.x, x_at, sums);
 
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * 32u + o;
+    const uint r = invocation() / 32u, o = invocation() % 32u, column = tile * 32u + o;
     SharedFloats result = SharedFloats(second ? a.result_b : a.result);
     const uint stride = second ? a.out_stride_b : a.out_stride, columns = second ? a.n_out_b : a.n_out;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {

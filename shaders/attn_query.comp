@@ -48,8 +48,8 @@ void make_entry(uint row, uint job) {
     vec4 x = vec4(0.0);
     Entry entry;
     if (RATIO == 0u || job == 0u) {
-        if (4u * gl_LocalInvocationIndex < HEAD_DIM)
-            x = Vec4s(add_product(a.kv, row, (Q_RANK + HEAD_DIM) * 4u)).v[Q_RANK / 4u + gl_LocalInvocationIndex];
+        if (4u * invocation() < HEAD_DIM)
+            x = Vec4s(add_product(a.kv, row, (Q_RANK + HEAD_DIM) * 4u)).v[Q_RANK / 4u + invocation()];
         entry = Entry(v.kv_norm, Rows(a.rows).v[row].position, a.store, a.n, row);
     } else {
         const uint keys_at = (RATIO == 4u ? 4u : 2u) * HEAD_DIM * 4u; /* behind K and S of the rows */
@@ -64,7 +64,7 @@ void make_entry(uint row, uint job) {
 }
 
 void finish_head(uint first_row, uint rows, uint head) {
-    const uint lane = gl_LocalInvocationIndex;
+    const uint lane = invocation();
     const bool live = 4u * lane < HEAD_DIM;
     for (uint row = first_row; row < first_row + rows; row++) {
         SharedVec4s q = SharedVec4s(add_product(a.q, row, a.n_out * 4u));
@@ -79,9 +79,9 @@ void finish_head(uint first_row, uint rows, uint head) {
 
 /* As many rows at a time as the workgroup has room for. */
 void finish_index_head(uint first_row, uint rows, uint head) {
-    const uint quads = INDEX_DIM / 4u, quad = gl_LocalInvocationIndex % quads;
+    const uint quads = INDEX_DIM / 4u, quad = invocation() % quads;
     for (uint first = 0u; first < rows; first += WORKGROUP / quads) {
-        const uint r = first + gl_LocalInvocationIndex / quads, row = first_row + min(r, rows - 1u);
+        const uint r = first + invocation() / quads, row = first_row + min(r, rows - 1u);
         const uvec2 q = add_bytes(add_product(a.q, row, a.n_out * 4u), (N_HEADS * HEAD_DIM + head * INDEX_DIM) * 4u);
         index_query(q, r < rows, SharedVec4s(q).v[quad], 4u * quad, a.table, Rows(a.rows).v[row].position);
     }
@@ -103,7 +103,7 @@ void main() {
         x_at[r] = min(first_row + r, a.n - 1u) * (Q_RANK / 4u);
     vec4 sums[MAX_ROWS];
     multiply(TYPE, a.w, add_bytes(a.w, a.scales), tile, WORDS, a.qr, x_at, sums);
-    const uint r = gl_LocalInvocationIndex / 32u, column = tile * 32u + gl_LocalInvocationIndex % 32u;
+    const uint r = invocation() / 32u, column = tile * 32u + invocation() % 32u;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         if (r < PASS_ROWS && column < a.n_out && first + r < rows)

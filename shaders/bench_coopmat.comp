@@ -23,7 +23,7 @@ const uint OPERANDS = (M + N) * EIGHTS, SUMS = SUBGROUPS * M * N / 4u; /* uvec4 
 shared uvec4 memory[OPERANDS > SUMS ? OPERANDS : SUMS];
 
 void main() {
-    const uint self = gl_LocalInvocationIndex;
+    const uint self = invocation();
     if (self < OPERANDS)
         memory[self] = self < M * EIGHTS ? Words4(a.a).v[self] : Words4(a.b).v[self - M * EIGHTS];
     barrier();

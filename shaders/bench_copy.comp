@@ -11,7 +11,7 @@ layout(push_constant, scalar) uniform Args { bench_copy_args a; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) writeonly restrict buffer Words4Out { uvec4 v[]; };
 
 void main() {
-    const uint first = gl_WorkGroupID.x * WORKGROUP * DSVK_BENCH_COPY_RUN + gl_LocalInvocationIndex;
+    const uint first = gl_WorkGroupID.x * WORKGROUP * DSVK_BENCH_COPY_RUN + invocation();
     for (uint k = 0u; k < DSVK_BENCH_COPY_RUN; k++) {
         const uint i = first + k * WORKGROUP;
         if (i < a.n)

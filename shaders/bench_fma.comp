@@ -11,7 +11,7 @@ layout(local_size_x = 256) in;
 layout(push_constant, scalar) uniform Args { bench_fma_args a; };
 
 void main() {
-    const uint i = gl_GlobalInvocationID.x;
+    const uint i = gl_WorkGroupID.x * gl_WorkGroupSize.x + invocation();
     const float start = float(i) * 0.00390625;
     vec4 low = vec4(start, start + 1.0, start + 2.0, start + 3.0), high = low + 4.0;
     for (uint round = 0u; round < a.rounds; round++)

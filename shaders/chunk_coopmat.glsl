@@ -53,7 +53,7 @@ vec4 x_values[2u * X_COPIES];
 uint x_place[X_COPIES];      /* where its eights of x begin, in vec4 */
 
 void read_slab(Words w_words, uvec2 scales, uvec2 x, uint tile, uint n_in, uint k) {
-    const uint w_row = gl_LocalInvocationIndex % 32u, first = (k / 8u + gl_LocalInvocationIndex / (32u * TILES)) * WORDS8;
+    const uint w_row = invocation() % 32u, first = (k / 8u + invocation() / (32u * TILES)) * WORDS8;
     [[unroll]] for (uint i = 0u; i < WORDS8; i++)
         w_bits[i] = w_words.v[((first + i) / 4u * 32u + w_row) * 4u + (first + i) % 4u];
     if (TYPE == TYPE_FP4)
@@ -88,7 +88,7 @@ void find_fp4_most(uvec2 scales, uint tile, uint n_in, uint row, uint out_row, u
 
 /* The workgroup's tiles from `tile` on times its rows of x, which begin at address x. words: 16-byte words of a weight row. */
 void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x) {
-    const uint n_in = words * (4u << TYPE), self = gl_LocalInvocationIndex;
+    const uint n_in = words * (4u << TYPE), self = invocation();
     const uint w_row = self % 32u, w_tile = self / 32u % TILES, w_eight = self / (32u * TILES);
     const uint w_out = w_tile * 32u + w_row; /* the row of the staged weights */
     Words w_words = Words(add_product(codes, tile + w_tile, words * 512u));

@@ -20,7 +20,7 @@ const uint WORD_PARTS = TYPE == TYPE_FP4 ? 4u : TYPE == TYPE_FP8 ? 2u : 1u;
 const uint TOGETHER = 4u; /* rows of x whose sums are in registers; the others' wait on the stack */
 
 void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uint n_in, uvec2 x) {
-    const uint lane = SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
+    const uint lane = SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : invocation();
     TileWords tile_codes = TileWords(add_product(codes, tile, words * 512u));
     const float magnitude = e2m1_magnitude(lane), unit = COLUMNS != 0u && TYPE == TYPE_FP4 ? 1.0 : UNIT;
     /* With subgroups of 8, a lane reads one of 4 rows times 2 quads and the others get it from there; with columns they read it
@@ -82,7 +82,7 @@ shared float staged_w[STAGED != 0u ? SLAB * LANES * 4u : 1u];  /* [input][lane][
 shared vec4 staged_x[STAGED != 0u ? ROWS * X_STRIDE : 1u];     /* [row][input / 4] */
 
 void multiply_staged(uvec2 codes, uvec2 scales, uint tile, uint words, uint n_in, uvec2 x) {
-    const uint self = gl_LocalInvocationIndex, workgroup = 128u * TILES;
+    const uint self = invocation(), workgroup = 128u * TILES;
     /* What it copies: a quarter of a weight row's slab, and vec4s of x. */
     const uint w_row = self % 32u, w_tile = self / 32u % TILES, w_first = self / (32u * TILES) * UINTS;
     const uint w_lane = w_tile * 8u + w_row % 8u, w_component = w_row / 8u;
@@ -152,7 +152,7 @@ void multiply(uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x) {
         multiply_staged(codes, scales, tile, words, n_in, x);
     else
         multiply_in_registers(codes, scales, tile, words, n_in, x);
-    const uint first = gl_LocalInvocationIndex / LANES * EACH;
+    const uint first = invocation() / LANES * EACH;
     [[unroll]] for (uint r = 0u; r < EACH; r++)
-        finish(first + r, gl_LocalInvocationIndex % LANES, sums[r]);
+        finish(first + r, invocation() % LANES, sums[r]);
 }

@@ -26,7 +26,7 @@ void main() {
     const EditRow r = EditRows(a.rows).v[gl_WorkGroupID.y];
     FloatsInOut logits = FloatsInOut(add_product(a.logits, r.row, a.vocab * 4u));
     const bool masked = !is_null(r.mask);
-    const uint i = gl_GlobalInvocationID.x, stride = gl_NumWorkGroups.x * EDIT_WORDS;
+    const uint i = gl_WorkGroupID.x * gl_WorkGroupSize.x + invocation(), stride = gl_NumWorkGroups.x * EDIT_WORDS;
     for (uint k = i; k < r.n_list; k += stride) {
         const Addend add = Addends(r.list).v[k];
         const bool allowed = !masked || (Words(r.mask).v[min(add.id, a.vocab - 1u) / 32u] >> (add.id % 32u) & 1u) != 0u;

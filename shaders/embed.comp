@@ -10,7 +10,7 @@ layout(local_size_x = 256) in;
 layout(push_constant, scalar) uniform Args { embed_args a; };
 
 void main() {
-    const uint row = gl_WorkGroupID.y, i = gl_GlobalInvocationID.x;
+    const uint row = gl_WorkGroupID.y, i = gl_WorkGroupID.x * gl_WorkGroupSize.x + invocation();
     if (i >= a.dim / 8u)
         return;
     const uint token = min(Rows(a.rows).v[row].token, a.vocab - 1u);

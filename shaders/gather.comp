@@ -11,7 +11,7 @@ layout(local_size_x = 256) in;
 layout(push_constant, scalar) uniform Args { gather_args a; };
 
 void main() {
-    const uint row = gl_WorkGroupID.y, i = gl_GlobalInvocationID.x;
+    const uint row = gl_WorkGroupID.y, i = gl_WorkGroupID.x * gl_WorkGroupSize.x + invocation();
     if (i >= a.dim / 4u)
         return;
     const uint source = Words(a.source).v[row];

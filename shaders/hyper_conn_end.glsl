@@ -25,7 +25,7 @@ void tile_sum(uint i, uint m, uint quad, const Streams f) {
     float sum = m < N_MIX ? product(f, s) : product(s, s);
     sum += subgroupShuffleXor(sum, 1u);
     sum += subgroupShuffleXor(sum, 2u);
-    if (gl_LocalInvocationIndex % 4u == 0u && m <= N_MIX)
+    if (invocation() % 4u == 0u && m <= N_MIX)
         tile_sums[(i * 2u + quad / 4u) * (N_MIX + 1u) + m] = sum;
 }
 
@@ -48,7 +48,7 @@ Streams mix_weights(uvec2 fn, uint m, uint d4) {
 
 /* Rows first .. first + count - 1 of this tile: streams in place, partials f32 [n][DIM_TILES][N_MIX + 1]. */
 void hyper_conn_end(uint first, uint count, uint tile, uvec2 x, uvec2 post, uvec2 comb, uvec2 fn, uvec2 partials) {
-    const uint lane = gl_LocalInvocationIndex, quad = lane % 8u, d4 = tile * 8u + quad;
+    const uint lane = invocation(), quad = lane % 8u, d4 = tile * 8u + quad;
     [[unroll]] for (uint pass = 0u; pass < MAX_ROWS; pass += ROWS_AT_A_TIME) {
         if (pass > 0u && pass >= count)
             break;

@@ -67,12 +67,12 @@ void store_streams(Streams x, uint row, uint d4) {
 void keep_sum(uint row, uint m, float x) {
     x += subgroupShuffleXor(x, 1u);
     x += subgroupShuffleXor(x, 2u);
-    if (gl_LocalInvocationIndex % 4u == 0u)
-        part[gl_LocalInvocationIndex / 4u * SUMS + row * (N_MIX + 1u) + m] = x;
+    if (invocation() % 4u == 0u)
+        part[invocation() / 4u * SUMS + row * (N_MIX + 1u) + m] = x;
 }
 
 void main() {
-    uint chunk = gl_WorkGroupID.x, first = gl_WorkGroupID.y * ROWS, lane = gl_LocalInvocationIndex;
+    uint chunk = gl_WorkGroupID.x, first = gl_WorkGroupID.y * ROWS, lane = invocation();
     uint d4 = chunk * (MIX_CHUNK / 4u) + lane;
     bool live = d4 < a.dim >> 2;
     const Streams zero = Streams(vec4[4](vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0)));

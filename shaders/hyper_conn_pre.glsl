@@ -72,7 +72,7 @@ void write_coefficients(const Coefficients c, uint row, float rs) {
 
 /* Row `source` of the streams and of partials, f32 [*][pieces][N_MIX + 1], becomes row `row` of result, post and comb. */
 void hyper_conn_pre_row(const Coefficients c, uvec2 partials, uint source, uint row) {
-    const uint lane = gl_LocalInvocationIndex, sums = N_MIX + 1u, last = (DIM * PIECES + MIX_CHUNK - 1u) / MIX_CHUNK - 1u;
+    const uint lane = invocation(), sums = N_MIX + 1u, last = (DIM * PIECES + MIX_CHUNK - 1u) / MIX_CHUNK - 1u;
     REDUCTIONS from = REDUCTIONS(add_product(partials, source, (last + 1u) * sums * 4u));
     float part[SUMS_PER_LANE * PIECES];
     [[unroll]] for (uint i = 0u; i < SUMS_PER_LANE; i++)

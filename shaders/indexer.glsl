@@ -63,7 +63,7 @@ void score(uint t, uint first, uint last, uint slice, uint lane, Row row) {
 
 void main() {
     /* A slice is whole subgroups, and the minimum says so: the queries' addresses are the same in each of them. */
-    uint slice = SLICES == 1u ? 0u : subgroupMin(gl_LocalInvocationIndex / KEYS), lane = gl_LocalInvocationIndex % KEYS;
+    uint slice = SLICES == 1u ? 0u : subgroupMin(invocation() / KEYS), lane = invocation() % KEYS;
     uint t = gl_WorkGroupID.y * ROWS, rows = min(ROWS, a.n - t);
     uint first = 0u;
     do {

@@ -38,7 +38,7 @@ Vec4s compress_token(const Compressor c, const Window w, uint u) {
 
 /* Score of 4 channels of the token at u; tokens of the window before use the first half of the channels. */
 uint compress_channel(const Compressor c, const Window w, uint u) {
-    return gl_LocalInvocationIndex + (OVERLAP && u + RATIO > w.position ? compress_width(c) / 4u : 0u);
+    return invocation() + (OVERLAP && u + RATIO > w.position ? compress_width(c) / 4u : 0u);
 }
 vec4 compress_score(const Compressor c, const Window w, uint u) {
     uint channel = compress_channel(c, w, u), quads = compress_quads(c);
@@ -78,7 +78,7 @@ struct Entry {
 };
 
 void store_key(vec4 v, uvec2 table, const Entry e) {
-    uint d = 4u * gl_LocalInvocationIndex, plain = INDEX_DIM - ROPE_DIM;
+    uint d = 4u * invocation(), plain = INDEX_DIM - ROPE_DIM;
     if (d >= plain && d < INDEX_DIM)
         v = rope_rotate(v, rope_angles(table, e.position, (d - plain) / 2u));
     v = line_hadamard(v, INDEX_DIM);
@@ -116,7 +116,7 @@ Entry compress_entry(uint t, const Compressor c, out vec4 v) {
     Window w = Window(t, me.position, Seqs(c.seqs).v[me.sequence]);
     uint entry = w.position / RATIO, start = entry * RATIO;
     v = vec4(0.0);
-    if (4u * gl_LocalInvocationIndex < compress_width(c))
+    if (4u * invocation() < compress_width(c))
         v = compress_pool(c, w, OVERLAP && entry > 0u ? start - RATIO : start);
     return Entry(c.norm, start, add_bytes(Addrs(w.sequence.pages).v[entry / c.page_capacity], c.page_offset), c.page_capacity,
                  entry % c.page_capacity);

@@ -17,7 +17,7 @@ shared bool last_arrived;
 bool last_workgroup(uvec2 counter, uint arrivals) {
     memoryBarrierBuffer(); /* what this invocation wrote, before the arrival */
     barrier();             /* ... and all of them; an earlier call's answer has been read */
-    if (gl_LocalInvocationIndex == 0u) {
+    if (invocation() == 0u) {
         last_arrived = atomicAdd(Counters(counter).v[0], 1u) + 1u == arrivals;
         if (last_arrived)
             Counters(counter).v[0] = 0u;

@@ -13,7 +13,7 @@ float line_max4(vec4 v) {
 
 /* 4.2 over the first `dim` values; v of the other invocations must be zero. `weight` f32 [dim]. */
 vec4 line_rms_norm(vec4 v, uvec2 weight, uint dim, float eps) {
-    uint lane = gl_LocalInvocationIndex;
+    uint lane = invocation();
     precise float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
     float factor = 1.0 / sqrt(reduce_sum(squares) / float(dim) + eps);
     return 4u * lane < dim ? Vec4s(weight).v[lane] * (v * factor) : vec4(0.0);
@@ -21,7 +21,7 @@ vec4 line_rms_norm(vec4 v, uvec2 weight, uint dim, float eps) {
 
 /* Largest magnitude of the block of `lanes` invocations (a power of two, at least 4) that this one belongs to. */
 float line_block_max(vec4 v, uint lanes) {
-    uint lane = gl_LocalInvocationIndex;
+    uint lane = invocation();
     float best = line_max4(v);
     best = max(best, subgroupShuffleXor(best, 1u));
     best = max(best, subgroupShuffleXor(best, 2u));
@@ -42,7 +42,7 @@ float line_block_max(vec4 v, uint lanes) {
 
 /* Packs the scale bytes of four neighbouring blocks of `lanes` invocations: valid in the first invocation of the four. */
 uint line_pack_scales(uint scale, uint lanes) {
-    uint lane = gl_LocalInvocationIndex;
+    uint lane = invocation();
     barrier();
     line_words[lane] = scale;
     barrier();
@@ -57,7 +57,7 @@ uint line_pack_scales(uint scale, uint lanes) {
 uint line_pack_pair(uint half_word) { return half_word | subgroupShuffleXor(half_word, 1u) << 16; }
 
 vec4 line_butterfly(vec4 v, uint stride) {
-    uint lane = gl_LocalInvocationIndex;
+    uint lane = invocation();
     vec4 other;
     if (eight_neighbours() && stride < 8u)
         other = subgroupShuffleXor(v, stride);

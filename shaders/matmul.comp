@@ -21,7 +21,7 @@ void main() {
     multiply(TYPE, a.w, a.scales, tile, a.words, a.x, x_at, sums);
 
     const uint columns = EPILOGUE == EPILOGUE_STORE ? 32u : 16u; /* of the result that a tile makes */
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * columns + o;
+    const uint r = invocation() / 32u, o = invocation() % 32u, column = tile * columns + o;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         const uint row = first_row + first + r;

@@ -1,10 +1,12 @@
 /* One tile of 32 output rows times ROWS rows of x: the body of matmul.comp, moe_expert.comp and the fused ops of small steps.
  *
- * A workgroup is 8 lanes times 32 splits; fewer where a weight row has fewer words, and the work of idle ones is dear (matmul.c).
- * Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
+ * A workgroup is 8 lanes times 32 splits. Split y takes the 16-byte weight words y, y + 32, ... of the input dimension; in it,
  * lane l works on the tile's rows l, l + 8, l + 16, l + 24, so that eight lanes read 128 contiguous bytes four times, the
  * whole group streams the tile front to back, and every value of x in a register serves four output rows. A weight word
  * is read and decoded once for all ROWS rows of x.
+ *
+ * A processor has four splits: it does one after the other, and pays for every sum that passes through shared memory. Invocations
+ * beyond them, which the includer wants for something else, are idle here.
  *
  * With weights in columns (weights.glsl) a split takes consecutive words instead, which CPUs read ahead best, and products are
  * rounded before they are added, so that they can come out of a table.
@@ -27,15 +29,17 @@ layout(constant_id = MATMUL_SUBGROUP_8) const uint SUBGROUP_8 = 0u;
 layout(constant_id = MATMUL_COLUMNS) const uint COLUMNS = 0u;
 
 const uint MAX_ROWS = 8u;
-const uint PASS_ROWS = ROWS < 4u ? ROWS : 4u; /* rows added up at a time, which bounds shared memory */
-const uint SPLITS = WORKGROUP / 8u;
+const uint SPLITS = SOFTWARE ? 4u : WORKGROUP / 8u;
+/* Rows added up at a time, an invocation for each of their outputs; at most 4, which bounds shared memory. */
+const uint MOST_PASS = WORKGROUP < 128u ? WORKGROUP / 32u : 4u, PASS_ROWS = ROWS < MOST_PASS ? ROWS : MOST_PASS;
 
 shared float partial[PASS_ROWS * SPLITS * 32u];
 
 /* With subgroups of exactly 8 the split is uniform in a subgroup, and saying so makes addresses that are the same for all its lanes
  * scalars. */
-uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : gl_LocalInvocationIndex / 8u; }
-uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : gl_LocalInvocationIndex % 8u; }
+uint split_index() { return SUBGROUP_8 != 0u ? gl_SubgroupID : invocation() / 8u; }
+bool idle() { return 8u * SPLITS < WORKGROUP && split_index() >= SPLITS; }
+uint lane_index() { return SUBGROUP_8 != 0u ? gl_SubgroupInvocationID : invocation() % 8u; }
 
 /* The scales of weight word k for the lane's four output rows. */
 vec4 word_scales(uint type, uvec2 scales, uint tile, uint words, uint k, uint lane) {
@@ -113,7 +117,7 @@ void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2
     precise vec4 total[MAX_ROWS]; /* [row of x], one component per output row */
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         total[r] = vec4(0.0);
-    for (uint k = split_index(); k < words; k += SPLITS) {
+    for (uint k = idle() ? words : split_index(); k < words; k += SPLITS) {
         uvec4 word[4];
         [[unroll]] for (uint j = 0u; j < 4u; j++)
             word[j] = tile_codes.v[k].rows[j].lane[lane];
@@ -148,12 +152,8 @@ uint partial_at(uint r, uint y, uint o) { return (r * SPLITS + y) * 32u + ((o + 
 
 float four_splits(uint r, uint four, uint o) {
     precise float sum = partial[partial_at(r, four, o)];
-    if (SOFTWARE)
-        [[dont_unroll]] for (uint i = 1u; i < 4u; i++)
-            sum += partial[partial_at(r, four + i, o)];
-    else
-        [[unroll]] for (uint i = 1u; i < 4u; i++)
-            sum += partial[partial_at(r, four + i, o)];
+    [[unroll]] for (uint i = 1u; i < 4u; i++)
+        sum += partial[partial_at(r, four + i, o)];
     return sum;
 }
 
@@ -163,31 +163,24 @@ void add_splits(uint first, const vec4 sums[MAX_ROWS]) {
     const uint lane = lane_index(), y = split_index();
     if (first > 0u)
         barrier(); /* the pass before may still be read */
-    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
-        [[unroll]] for (uint j = 0u; j < 4u; j++)
-            partial[partial_at(r, y, lane + 8u * j)] = sums[first + r][j];
-    barrier();
-    if (COLUMNS != 0u) /* there the barrier costs more than what sharing out the sums saves; row_total does them */
-        return;
-    const uint o = gl_LocalInvocationIndex % 32u, four = gl_LocalInvocationIndex / 32u * 4u;
-    if (SOFTWARE)
-        [[dont_unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
-            partial[partial_at(r, four, o)] = four_splits(r, four, o);
-    else
+    if (!idle())
         [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
-            partial[partial_at(r, four, o)] = four_splits(r, four, o);
+            [[unroll]] for (uint j = 0u; j < 4u; j++)
+                partial[partial_at(r, y, lane + 8u * j)] = sums[first + r][j];
+    barrier();
+    if (SOFTWARE)
+        return;
+    const uint o = invocation() % 32u, four = invocation() / 32u * 4u;
+    [[unroll]] for (uint r = 0u; r < PASS_ROWS; r++)
+        partial[partial_at(r, four, o)] = four_splits(r, four, o);
     barrier();
 }
 
-float row_part(uint r, uint four, uint o) { return COLUMNS != 0u ? four_splits(r, four, o) : partial[partial_at(r, four, o)]; }
-
 float row_total(uint r, uint o) {
-    precise float sum = row_part(r, 0u, o);
     if (SOFTWARE)
-        [[dont_unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
-            sum += row_part(r, four, o);
-    else
-        [[unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
-            sum += row_part(r, four, o);
+        return four_splits(r, 0u, o);
+    precise float sum = partial[partial_at(r, 0u, o)];
+    [[unroll]] for (uint four = 4u; four < SPLITS; four += 4u)
+        sum += partial[partial_at(r, four, o)];
     return sum;
 }

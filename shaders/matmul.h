@@ -11,7 +11,7 @@
 #define MATMUL_SUBGROUP_8 3 /* 1: every subgroup has exactly 8 invocations */
 #define MATMUL_TYPE_B 4   /* of a second matrix in the same dispatch; 0 without */
 #define MATMUL_COLUMNS 5  /* 1: weights in columns (weights.glsl); with MATMUL_SUBGROUP_8 */
-#define MATMUL_WORKGROUP 6 /* invocations: 8 times the splits of the input dimension; a multiple of 32 from 128 to 256 */
+#define MATMUL_WORKGROUP 6 /* invocations: a multiple of 32, 256 but on processors */
 #define MATMUL_CONSTANTS 7
 
 #define EPILOGUE_STORE 0

@@ -5,6 +5,7 @@
 #extension GL_EXT_buffer_reference_uvec2 : require
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_basic : require
 #include "device_constants.h"
 
 /* A software driver: code for every lane of every access to shared memory, and barriers that split a kernel into pieces, so loops
@@ -12,6 +13,10 @@
 layout(constant_id = SOFTWARE_CONSTANT) const bool SOFTWARE = false;
 /* An invocation has 128 registers, not 256: what is on its way together has to be less. */
 layout(constant_id = FEW_REGISTERS_CONSTANT) const bool FEW_REGISTERS = false;
+
+/* The invocation's number in its workgroup; subgroups are runs of it. lavapipe divides, lane by lane, to make gl_LocalInvocationIndex
+ * out of what it counts, and again at every use in a loop. */
+uint invocation() { return SOFTWARE ? gl_SubgroupID * gl_SubgroupSize + gl_SubgroupInvocationID : gl_LocalInvocationIndex; }
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly restrict buffer Floats { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly restrict buffer Vec4s { vec4 v[]; };

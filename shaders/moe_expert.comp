@@ -42,7 +42,7 @@ void main() {
     multiply(TYPE, codes, add64(codes, a.scales), tile, a.words, a.x, x_at, sums);
 
     const uint columns = EPILOGUE == EPILOGUE_STORE ? 32u : 16u;
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * columns + o;
+    const uint r = invocation() / 32u, o = invocation() % 32u, column = tile * columns + o;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         if (r < PASS_ROWS && first + r < count && o < columns && column < a.n_out)

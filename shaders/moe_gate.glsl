@@ -70,7 +70,7 @@ void choose_by_token(uint row, const Gate g, uint lane) {
 
 /* Every invocation calls; calls for several rows may follow each other. */
 void route(uint row, const Gate g) {
-    const uint lane = gl_LocalInvocationIndex;
+    const uint lane = invocation();
     GATE_LOGITS logits = GATE_LOGITS(add_product(g.logits, row, g.logits_stride * 4u));
     barrier(); /* what an earlier call left in shared memory has been read */
     if (is_null(g.table))

@@ -34,7 +34,7 @@ shared uint starts[MOE_IN_MAX_PAIRS];      /* 1: a tile begins at this place of 
 
 /* Few pairs: the place of a pair is the number of those that go before it, by (expert, pair). */
 void sort_pairs() {
-    const uint lane = gl_LocalInvocationIndex, n_pairs = a.n * K;
+    const uint lane = invocation(), n_pairs = a.n * K;
     for (uint i = lane; i < n_pairs; i += WORKGROUP)
         pair_expert[i] = min(SharedWords(a.idx).v[i], N_EXPERTS - 1u);
     barrier();
@@ -86,7 +86,7 @@ void main() {
         multiply(TYPE, a.gate, add_bytes(a.gate, a.gate_scales), tile, WORDS, a.x, x_at, sums);
 
     const uint columns = shared_expert ? 16u : 32u; /* of the result that a tile makes */
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, column = tile * columns + o;
+    const uint r = invocation() / 32u, o = invocation() % 32u, column = tile * columns + o;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         const uint row = first_row + first + r;

@@ -59,7 +59,7 @@ void make_parts(uint tile) {
         const uvec2 codes = add64(Addrs(a.experts).v[min(job.x, N_EXPERTS - 1u)], a.offset);
         multiply(TYPE, codes, add_bytes(codes, a.scales), tile, WORDS, a.h, x_at, sums);
     }
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u;
+    const uint r = invocation() / 32u, o = invocation() % 32u;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         [[unroll]] for (uint i = 0u; i < PASS_ROWS; i++) /* constant indices: the array stays in registers */
@@ -71,7 +71,7 @@ void make_parts(uint tile) {
 /* Rows first .. first + count - 1 of the tile into tile_y. */
 void add_parts(uint first, uint count, uint tile) {
     [[unroll]] for (uint pass = 0u; pass < MAX_ROWS; pass += ROWS_AT_A_TIME) {
-        const uint r = pass + gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u, row = first + min(r, count - 1u);
+        const uint r = pass + invocation() / 32u, o = invocation() % 32u, row = first + min(r, count - 1u);
         if (pass > 0u && r >= count)
             break;
         float part[K + 1u];

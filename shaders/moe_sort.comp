@@ -19,7 +19,7 @@ uint expert_of(uint pair) { return min(Words(a.idx).v[pair], a.n_experts - 1u); 
 uint tiles_of(uint pairs) { return (pairs + a.tile - 1u) / a.tile; }
 
 void main() {
-    const uint lane = gl_LocalInvocationIndex;
+    const uint lane = invocation();
     const uint share = (a.n_experts + WORKGROUP - 1u) / WORKGROUP;
     const uint first = min(lane * share, a.n_experts), last = min(first + share, a.n_experts);
 

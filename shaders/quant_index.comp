@@ -23,7 +23,7 @@ layout(constant_id = QUANT_INDEX_CONSTANT_BYTES) const bool BYTES = false;
 layout(push_constant, scalar) uniform Args { quant_index_args a; };
 
 void main() {
-    uint row = gl_WorkGroupID.y, at = gl_WorkGroupID.x * WORKGROUP + gl_LocalInvocationIndex;
+    uint row = gl_WorkGroupID.y, at = gl_WorkGroupID.x * WORKGROUP + invocation();
     bool live = 4u * at < a.n_heads * INDEX_DIM;
     uvec2 iq = add_product(a.iq, row, a.iq_stride * 4u);
     vec4 v = vec4(0.0);

@@ -22,7 +22,7 @@ layout(constant_id = QUANT_ROW_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
 layout(push_constant, scalar) uniform Args { quant_row_args a; };
 
 void main() {
-    uint row = gl_WorkGroupID.x, lane = gl_LocalInvocationIndex;
+    uint row = gl_WorkGroupID.x, lane = invocation();
     vec4 v = vec4(0.0);
     if (4u * lane < HEAD_DIM)
         v = Vec4s(add_product(a.kv, row, a.kv_stride * 4u)).v[lane];

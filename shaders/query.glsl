@@ -4,7 +4,7 @@
 /* Head norm (spec 4.5: over all HEAD_DIM values of a head, no weight) and RoPE on the last ROPE_DIM (4.4). v: the head's values
  * 4 lane .. 4 lane + 3, zeros beyond HEAD_DIM. */
 vec4 head_norm_rope(vec4 v, uvec2 table, uint position, float eps) {
-    uint d = 4u * gl_LocalInvocationIndex, plain = HEAD_DIM - ROPE_DIM;
+    uint d = 4u * invocation(), plain = HEAD_DIM - ROPE_DIM;
     precise float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
     v *= 1.0 / sqrt(reduce_sum(squares) / float(HEAD_DIM) + eps);
     if (d >= plain && d < HEAD_DIM)

@@ -24,8 +24,8 @@ float reduce_sum(float x) {
     if (eight_neighbours())
         x += subgroupShuffleXor(x, 4u);
     barrier(); /* reduce_part may still be read by an earlier call */
-    if (gl_LocalInvocationIndex % 4u == 0u)
-        reduce_part[gl_LocalInvocationIndex / 4u] = x;
+    if (invocation() % 4u == 0u)
+        reduce_part[invocation() / 4u] = x;
     barrier();
     precise float total = 0.0;
     if (eight_neighbours())

@@ -4,7 +4,7 @@
 layout(buffer_reference, scalar, buffer_reference_align = 16) writeonly restrict buffer Words4Out { uvec4 v[]; };
 
 void ring_store_row(uint row, uvec2 rows, uvec2 seqs, const ring_store_item item) {
-    uint lane = gl_LocalInvocationIndex;
+    uint lane = invocation();
     Row me = Rows(rows).v[row];
     Seq sequence = Seqs(seqs).v[me.sequence];
     if (row - sequence.first + item.capacity < sequence.rows)

@@ -2,7 +2,7 @@
  * Include after memory.glsl and reduce.glsl. ACTIVATIONS is the type x is read through: Vec4s, or SharedVec4s (last.glsl) for
  * what the same dispatch has written. */
 void rms_norm_row(uvec2 x_row, uvec2 weight, uvec2 result_row, uint dim, float eps) {
-    uint lane = gl_LocalInvocationIndex, n4 = dim >> 2;
+    uint lane = invocation(), n4 = dim >> 2;
     ACTIVATIONS x = ACTIVATIONS(x_row);
     Vec4sOut result = Vec4sOut(result_row);
     precise float squares = 0.0;

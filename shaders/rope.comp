@@ -23,7 +23,7 @@ layout(constant_id = ROPE_CONSTANT_ROPE_DIM) const uint ROPE_DIM = 64u;
 layout(push_constant, scalar) uniform Args { rope_args a; };
 
 void main() {
-    uint head = gl_WorkGroupID.x, row = gl_WorkGroupID.y, lane = gl_LocalInvocationIndex;
+    uint head = gl_WorkGroupID.x, row = gl_WorkGroupID.y, lane = invocation();
     Vec4sInOut q = Vec4sInOut(add_product(add_product(a.q, row, a.q_stride * 4u), head, HEAD_DIM * 4u));
     bool live = 4u * lane < HEAD_DIM;
     vec4 v = vec4(0.0);

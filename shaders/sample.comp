@@ -120,7 +120,7 @@ uint token_weight(float z, bool by_mass) { return by_mass ? uint(exp_exact(z) * 
 
 /* The first tokens of `from` that reach `fraction` of its mass (by_mass), or the first `count`. */
 Cut select_first(Floats logits, Cut from, bool by_mass, float fraction, uint count, float best, float inverse) {
-    const uint lane = gl_LocalInvocationIndex;
+    const uint lane = invocation();
     uvec2 want = uvec2(count, 0u);
     uint prefix = 0u, in_bin = 0u, each = 1u;
     [[dont_unroll]] for (int shift = 24; shift >= 0; shift -= 8) {
@@ -192,7 +192,7 @@ Cut select_first(Floats logits, Cut from, bool by_mass, float fraction, uint cou
 
 /* The invocation with the largest key, then lowest id, wins: its id in best_id, its key in best_key. */
 void find_best(uint key, uint id) {
-    if (gl_LocalInvocationIndex == 0u) {
+    if (invocation() == 0u) {
         best_key = 0u;
         best_id = 0xffffffffu;
     }
@@ -254,7 +254,7 @@ void race(Floats logits, SampleRow o, Cut cut, float best, float inverse, uint l
 }
 
 void main() {
-    const uint row = gl_WorkGroupID.x, lane = gl_LocalInvocationIndex;
+    const uint row = gl_WorkGroupID.x, lane = invocation();
     Floats logits = Floats(add_product(a.logits, row, a.vocab * 4u));
     const SampleRow o = SampleRows(a.options).v[row];
     find_most_likely(logits, lane);

@@ -59,7 +59,7 @@ shared float total_sum[QUERIES], factor[QUERIES], denominator[QUERIES];
 /* total_max and total_sum of `splits` splits, and what each of them is multiplied by: the sums so far by scores[2 * i], its own
  * by scores[2 * i + 1], i = split * QUERIES + query. Invocation i follows query i. */
 void merge_stats(uint cell, uint splits) {
-    uint lane = gl_LocalInvocationIndex, n = splits * QUERIES;
+    uint lane = invocation(), n = splits * QUERIES;
     for (uint i = lane; i < n; i += WORKGROUP) {
         SharedFloats stats = SharedFloats(add_product(a.partial, cell + i / QUERIES * gl_NumWorkGroups.x, CELL_BYTES));
         scores[2u * i] = stats.v[QUERIES * HEAD_DIM + i % QUERIES];
@@ -87,7 +87,7 @@ bool has(uint query, uint tokens) { return query / HEADS >= (tokens & 0xffffu) &
 
 /* Tokens t .. t + n - 1, which are of one sequence. */
 void attend(uint t, uint n) {
-    uint lane = gl_LocalInvocationIndex, head0 = gl_WorkGroupID.x * HEADS, split = gl_WorkGroupID.z;
+    uint lane = invocation(), head0 = gl_WorkGroupID.x * HEADS, split = gl_WorkGroupID.z;
     List list = list_rows(t, n);
     uint segments = (list.count + ROWS - 1u) / ROWS;
     uint share = (segments + gl_NumWorkGroups.z - 1u) / gl_NumWorkGroups.z, splits = (segments + share - 1u) / share;

@@ -178,7 +178,7 @@ void finish(uint lane, uint t, uint groups, uint first, uint left, uvec2 bins, u
 void main() {
     uint t = gl_WorkGroupID.y;
     uint visible = min((Rows(a.rows).v[t].position + 1u) / 4u, a.scores_stride);
-    uint lane = gl_LocalInvocationIndex; /* which is the scan's order: subgroups are runs of it (reduce.glsl, indexer.comp) */
+    uint lane = invocation(); /* which is the scan's order: subgroups are runs of it (reduce.glsl, indexer.comp) */
     if (visible <= a.k) {
         if (gl_WorkGroupID.x == 0u)
             for (uint i = lane; i < a.k; i += LANES)

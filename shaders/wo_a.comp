@@ -52,7 +52,7 @@ void main() {
         x_at[r] = (min(first_row + r, a.n - 1u) * groups + tile / GROUP_TILES) * (N_IN / 4u);
     vec4 sums[MAX_ROWS];
     multiply(TYPE, a.w, add_bytes(a.w, a.scales), tile, WORDS, a.x, x_at, sums);
-    const uint r = gl_LocalInvocationIndex / 32u, column = tile * 32u + gl_LocalInvocationIndex % 32u;
+    const uint r = invocation() / 32u, column = tile * 32u + invocation() % 32u;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         if (r < PASS_ROWS && column < a.n_out && first_row + first + r < a.n)

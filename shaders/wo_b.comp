@@ -34,7 +34,7 @@ void main() {
         x_at[r] = min(first_row + r, a.n - 1u) * (N_IN / 4u);
     vec4 sums[MAX_ROWS];
     multiply(TYPE, a.w, add_bytes(a.w, a.scales), tile, WORDS, a.x, x_at, sums);
-    const uint r = gl_LocalInvocationIndex / 32u, o = gl_LocalInvocationIndex % 32u;
+    const uint r = invocation() / 32u, o = invocation() % 32u;
     [[unroll]] for (uint first = 0u; first < ROWS; first += PASS_ROWS) {
         add_splits(first, sums);
         if (r < PASS_ROWS)

@@ -16,13 +16,6 @@ bool dsvk_matmul_subgroup_8(dsvk_cmd *cmd) {
     return limits->subgroup_min == 8 && limits->subgroup_max == 8;
 }
 
-/* Invocations of a workgroup: 8 have a word of a weight row, one has four values of the line. */
-static uint32_t workgroup(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matrix *w_b, uint32_t line) {
-    const uint32_t words = dsvk_matrix_words(w->type, w->n_in), words_b = w_b ? dsvk_matrix_words(w_b->type, w_b->n_in) : 0;
-    const uint64_t by_words = 8ull * (words > words_b ? words : words_b), busy = by_words > line / 4 ? by_words : line / 4;
-    return dsvk_workgroup(cmd, busy < 256 ? (uint32_t)dsvk_align(busy, 32) : 256, 128, 256);
-}
-
 void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matrix *w_b, uint32_t line, uint32_t rows, uint32_t epilogue,
                            uint32_t *constants) {
     constants[MATMUL_TYPE] = w->type;
@@ -31,7 +24,7 @@ void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matri
     constants[MATMUL_TYPE_B] = w_b ? w_b->type : 0;
     constants[MATMUL_COLUMNS] = w->columns;
     constants[MATMUL_SUBGROUP_8] = dsvk_matmul_subgroup_8(cmd);
-    constants[MATMUL_WORKGROUP] = workgroup(cmd, w, w_b, line);
+    constants[MATMUL_WORKGROUP] = dsvk_workgroup(cmd, (uint32_t)dsvk_align(line, 128) / 4, 32, 256);
 }
 
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {
