@@ -20,7 +20,7 @@ void dsvk_attn_in(dsvk_cmd *cmd, const dsvk_attn_in_params *p) {
     }
     const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n);
     uint32_t constants[ATTN_IN_CONSTANTS];
-    dsvk_matmul_constants(cmd, &p->w, two ? &p->w_b : &p->w, p->q_rank, rows, EPILOGUE_STORE, constants);
+    dsvk_matmul_constants(cmd, &p->w, two ? &p->w_b : &p->w, 0, rows, EPILOGUE_STORE, constants);
     constants[ATTN_IN_CONSTANT_Q_RANK] = p->q_rank;
     const struct attn_in_args args = { .x = p->x,
                                        .w = p->w.addr,

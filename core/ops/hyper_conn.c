@@ -76,7 +76,7 @@ void dsvk_hyper_conn_pre(dsvk_cmd *cmd, const dsvk_hyper_conn_pre_params *p) {
     const uint32_t constants[] = {[PRE_CONSTANT_N_MIX] = p->n_mix,
                                   [PRE_CONSTANT_DIM] = p->dim,
                                   [PRE_CONSTANT_PIECES] = p->tiles ? MIX_CHUNK / DSVK_TILE_ROWS : 1,
-                                  [PRE_CONSTANT_WORKGROUP] = dsvk_line_workgroup(cmd, p->dim, 256)};
+                                  [PRE_CONSTANT_WORKGROUP] = dsvk_row_workgroup(cmd)};
     if (p->n == 0 || !widths_fit(cmd, "hyper_conn_pre", p->dim, p->n_mix))
         return;
     if (p->n_mix == 24 && (p->post == 0 || p->comb == 0 || p->sinkhorn_iters == 0)) {

@@ -24,7 +24,7 @@ void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matri
     constants[MATMUL_TYPE_B] = w_b ? w_b->type : 0;
     constants[MATMUL_COLUMNS] = w->columns;
     constants[MATMUL_SUBGROUP_8] = dsvk_matmul_subgroup_8(cmd);
-    constants[MATMUL_WORKGROUP] = dsvk_workgroup(cmd, (uint32_t)dsvk_align(line, 128) / 4, 32, 256);
+    constants[MATMUL_WORKGROUP] = line ? dsvk_workgroup(cmd, (uint32_t)dsvk_align(line, 128) / 4, 32, 256) : dsvk_row_workgroup(cmd);
 }
 
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel) {

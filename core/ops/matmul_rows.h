@@ -17,7 +17,7 @@ typedef struct dsvk_kernel {
 
 uint32_t dsvk_matmul_rows(const dsvk_device *device, uint32_t n); /* rows that share a read of the weights when there are n */
 /* The first MATMUL_CONSTANTS of every kernel made of shaders/matmul.glsl. w_b: the second matrix of the dispatch, or NULL; line: values of
- * the longest line that a whole workgroup works on, 4 in an invocation (0: none). */
+ * a line that a workgroup does, 4 in each invocation (0: none). */
 void dsvk_matmul_constants(dsvk_cmd *cmd, const dsvk_matrix *w, const dsvk_matrix *w_b, uint32_t line, uint32_t rows, uint32_t epilogue,
                            uint32_t *constants);
 void dsvk_matmul_kernel(dsvk_cmd *cmd, const dsvk_matrix *w, uint32_t rows, uint32_t epilogue, dsvk_kernel *kernel);

@@ -30,7 +30,7 @@ void dsvk_moe_out(dsvk_cmd *cmd, const dsvk_moe_out_params *p) {
     const uint32_t dim = p->w.n_out, tile = dsvk_moe_tile(dsvk_cmd_device(cmd), p->n, p->k, p->n_experts);
     const uint32_t max_tiles = dsvk_moe_max_tiles(p->n, p->k, p->n_experts, tile);
     uint32_t constants[MOE_OUT_CONSTANTS];
-    dsvk_matmul_constants(cmd, &p->w, &p->shared, dim, tile, EPILOGUE_STORE, constants);
+    dsvk_matmul_constants(cmd, &p->w, &p->shared, 0, tile, EPILOGUE_STORE, constants);
     constants[MOE_OUT_CONSTANT_N_HIDDEN] = p->w.n_in;
     constants[MOE_OUT_CONSTANT_DIM] = dim;
     constants[MOE_OUT_CONSTANT_K] = p->k;

@@ -21,6 +21,8 @@ static inline uint32_t dsvk_workgroup(dsvk_cmd *cmd, uint32_t busy, uint32_t lea
     const uint32_t lanes = (uint32_t)dsvk_align(busy, 16);
     return !dsvk_device_get_limits(dsvk_cmd_device(cmd))->software || lanes > most ? most : lanes < least ? least : lanes;
 }
+/* Of one that goes through a row in turns. All that make one sum have as many, since its order is theirs. */
+static inline uint32_t dsvk_row_workgroup(dsvk_cmd *cmd) { return dsvk_workgroup(cmd, 32, 32, 256); }
 /* Of one that does a line of so many values, 4 in each. */
 static inline uint32_t dsvk_line_workgroup(dsvk_cmd *cmd, uint32_t values, uint32_t most) {
     return dsvk_workgroup(cmd, (uint32_t)dsvk_ceil_div(values, 4), 32, most);

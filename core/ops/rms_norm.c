@@ -7,7 +7,7 @@ _Static_assert(sizeof(struct rms_norm_args) <= 128, "push constants");
 void dsvk_rms_norm(dsvk_cmd *cmd, const dsvk_rms_norm_params *p) {
     const struct rms_norm_args args = {
         .x = p->x, .weight = p->weight, .result = p->out, .dim = p->dim, .x_stride = p->x_stride, .eps = p->eps};
-    const uint32_t constants[] = {[RMS_NORM_CONSTANT_WORKGROUP] = dsvk_line_workgroup(cmd, p->dim, 256)};
+    const uint32_t constants[] = {[RMS_NORM_CONSTANT_WORKGROUP] = dsvk_row_workgroup(cmd)};
     if (p->n == 0)
         return;
     if (p->dim == 0 || p->dim % 4 != 0 || p->x_stride % 4 != 0 || p->x_stride < p->dim) {

@@ -17,7 +17,7 @@ void dsvk_wo_b(dsvk_cmd *cmd, const dsvk_wo_b_params *p) {
     }
     const uint32_t rows = dsvk_matmul_rows(dsvk_cmd_device(cmd), p->n);
     uint32_t constants[WO_B_CONSTANTS];
-    dsvk_matmul_constants(cmd, &p->w, NULL, dim, rows, EPILOGUE_STORE, constants);
+    dsvk_matmul_constants(cmd, &p->w, NULL, 0, rows, EPILOGUE_STORE, constants);
     constants[WO_B_CONSTANT_N_IN] = p->w.n_in;
     constants[WO_B_CONSTANT_DIM] = dim;
     constants[WO_B_CONSTANT_SINKHORN] = p->sinkhorn_iters;
