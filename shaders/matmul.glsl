@@ -101,9 +101,12 @@ void multiply_columns(uint type, Columns tile_codes, uvec2 scales, uint tile, ui
         sums[r] = total[r];
 }
 
-/* sums[r]: this split's share of the lane's four output rows times row r of x. x_at[r]: where row r of x begins, in vec4. */
+/* sums[r]: this split's share of the lane's four output rows times row r of x. x_at[r]: where row r of x begins, in vec4.
+ * Nothing for idle invocations. */
 void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2 x, const uint x_at[MAX_ROWS],
               out vec4 sums[MAX_ROWS]) {
+    if (idle())
+        return;
     const uint lane = lane_index();
     const float unit = type == TYPE_FP8 ? E4M3_UNIT : E2M1_UNIT; /* of decoded codes; not part of the scale, which it could overflow */
     TileWords tile_codes = TileWords(add_product(codes, tile, words * 512u));
@@ -117,7 +120,7 @@ void multiply(uint type, uvec2 codes, uvec2 scales, uint tile, uint words, uvec2
     precise vec4 total[MAX_ROWS]; /* [row of x], one component per output row */
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         total[r] = vec4(0.0);
-    for (uint k = idle() ? words : split_index(); k < words; k += SPLITS) {
+    for (uint k = split_index(); k < words; k += SPLITS) {
         uvec4 word[4];
         [[unroll]] for (uint j = 0u; j < 4u; j++)
             word[j] = tile_codes.v[k].rows[j].lane[lane];

@@ -220,7 +220,7 @@ def test_long_prompts_take_turns(tiny):
 # ---- who begins, who waits, who ends ----
 
 def test_S06_the_queue_is_bounded(tiny):
-    with Run(tiny, max_running=2, max_waiting=3) as run:
+    with Run(tiny, max_running=2, max_waiting=3, burst=1) as run:
         for i in range(5):
             run.submit(prompt(i, 4), 3)
         with pytest.raises(dsvk.BusyError, match="5 sequences run or wait, allowed are 5"):
