@@ -152,7 +152,7 @@ async def load(args):
             seconds = time.monotonic() - began
         wrong = [prompt for prompt, (text, _) in zip(asked, answers) if text != expected[prompt]]
         await until_idle(port)
-        return {"streams": args.streams, "wrong": len(wrong), "seconds": round(seconds, 1),
+        return {"streams": args.streams, "wrong": len(wrong), "seconds": round(seconds, 3),
                 "tokens_per_s": round(args.streams * n / seconds, 1),
                 "first_token_s": percentiles([first for _, first in answers]), **health, "mib_before": before,
                 "mib_after": resident(server)}
