@@ -8,7 +8,6 @@
 
 const uint DIM_TILES = DIM / 32u;
 const uint ROWS_AT_A_TIME = WORKGROUP / 32u, MIXES_AT_A_TIME = WORKGROUP / 8u; /* all, with 256 invocations */
-const bool EVEN_PASSES = MAX_ROWS % ROWS_AT_A_TIME == 0u;
 
 struct Site { uvec2 fn, base, scale, norm; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly restrict buffer Sites { Site v; };
@@ -60,12 +59,10 @@ void hyper_conn_end(uint first, uint count, uint tile, uvec2 x, uvec2 post, uvec
         Floats c = Floats(add_product(comb, row, 64u));
         const float weight = Floats(post).v[row * 4u + k];
         barrier(); /* tile_y is there; all of the rows' streams have been read */
-        const uint at = EVEN_PASSES ? r : min(r, MAX_ROWS - 1u);
-        const vec4 y = vec4(tile_y[at * 32u + 4u * quad], tile_y[at * 32u + 4u * quad + 1u], tile_y[at * 32u + 4u * quad + 2u],
-                            tile_y[at * 32u + 4u * quad + 3u]);
+        const vec4 y = vec4(tile_y[r * 32u + 4u * quad], tile_y[r * 32u + 4u * quad + 1u], tile_y[r * 32u + 4u * quad + 2u],
+                            tile_y[r * 32u + 4u * quad + 3u]);
         const vec4 mixed = post_stream(old, y, weight, vec4(c.v[k], c.v[4u + k], c.v[8u + k], c.v[12u + k]));
-        if (EVEN_PASSES || r < MAX_ROWS)
-            tile_streams[(at * 4u + k) * 8u + quad] = mixed;
+        tile_streams[(r * 4u + k) * 8u + quad] = mixed;
         if (r < count)
             streams.v[k * (DIM / 4u) + d4] = mixed;
     }
