@@ -89,11 +89,14 @@ def test_status(url, nano):
     assert told["memory"]["purposes"]["weights"]["used"] > 0 and told["scheduler"]["running"] == 0
 
 
-def test_S12_the_page_needs_no_key_but_what_it_asks_for_does(nano, script):
+def test_S12_the_page_needs_a_key_and_a_browser_is_told_to_ask_for_it(nano, script):
     with served(Engine(nano, "nano", scheduler=Slow(nano)), keys=["the-key"]) as url:
-        assert {httpx.get(url + path).status_code for path in FILES} == {200}
-        assert [httpx.get(url + path).status_code for path in ("/status", "/page/none.js", "/v1/models")] == [401] * 3
-        assert httpx.get(url + "/status", headers={"x-api-key": "the-key"}).status_code == 200
+        for path in [*FILES, "/status", "/page/none.js"]:
+            refused = [httpx.get(url + path, auth=auth) for auth in (None, ("", "the-keyx"), ("the-key", ""))]
+            assert {answer.status_code for answer in refused} == {401}, path
+            assert {answer.headers["www-authenticate"].split()[0] for answer in refused} == {"Basic" if path in FILES else "Bearer"}
+        for path in [*FILES, "/status", "/v1/models"]:
+            assert {httpx.get(url + path, auth=(name, "the-key")).status_code for name in ("", "anybody")} == {200}, path
 
 
 def chunks(text):
@@ -338,21 +341,22 @@ def test_what_goes_wrong_is_said(page, script):
     page.wrong.clear()
 
 
-def test_a_key_is_asked_for(browser, nano, script):
-    with served(Engine(nano, "nano", scheduler=Slow(nano)), keys=["the-key"]) as url:
-        page = browser.new_page()
-        page.goto(url)
-        for key in ("wrong", "the-key"):
-            page.wait_for_selector("#key[open]")
-            page.fill("#key-value", key)
-            page.press("#key-value", "Enter")
-            if key == "wrong":
-                page.wait_for_selector("#key-error:visible")
-        page.wait_for_selector("text=Conversations stay in this browser")
-        assert page.is_hidden("#key")
-        page.reload()      # remembered as long as the tab is open
-        page.wait_for_selector("text=Conversations stay in this browser")
-        page.context.close()
+def test_a_key_is_asked_for_by_the_browser(browser, nano):
+    slow = Slow(nano)
+    with served(Engine(nano, "nano", scheduler=slow), keys=["the-key"]) as url:
+        for key, shown in (("wrong", "the API key is missing or wrong"), ("the-key", "Conversations stay in this browser")):
+            with browser.new_context(http_credentials={"username": "", "password": key}) as context:      # as typed when it asks
+                page = context.new_page()
+                page.goto(url)
+                page.wait_for_selector(f"text={shown}")
+                if key == "wrong":
+                    continue
+                slow.say("</think>With a key.")
+                ask(page, "Hello?")
+                page.wait_for_selector("text=With a key.")
+                page.route("**/v1/*", lambda route: route.fulfill(status=401, json={"error": {"message": "of another key"}}))
+                page.reload()
+                page.wait_for_selector(".failure >> text=Load this page anew")
 
 
 def test_drawers_by_keyboard_on_a_phone(page):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import ipaddress
@@ -21,7 +22,7 @@ PREFLIGHT = {"access-control-allow-methods": "GET, POST, HEAD", "access-control-
              "access-control-allow-headers": "authorization, *"}
 
 HEALTH = "/health"
-OPEN = {HEALTH, *page.FILES}      # without a key
+BEARER, BASIC = "Bearer", 'Basic realm="dsvk, the API key is the password", charset="UTF-8"'      # how a browser is told to ask for the page's key
 
 
 class Door:
@@ -93,16 +94,25 @@ class Door:
         for origin in request.headers.getlist("origin"):
             if origin.lower() not in own and origin.lower() not in self.origins:
                 return forbidden("origin", f"no page of this one may ask: {origin[:80]!r}")
-        if self.keys and request.url.path not in OPEN and not asks and not self.known(request):
-            return ApiError(401, "authorization: the API key is missing or wrong", type="authentication_error",
-                            code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        if self.keys and request.url.path != HEALTH and not asks and not self.known(request):
+            return ApiError(401, "authorization: the API key is missing or wrong", type="authentication_error", code="invalid_api_key",
+                            headers={"WWW-Authenticate": BASIC if request.url.path in page.FILES else BEARER})
         return None
 
     def known(self, request: Request) -> bool:
         """Every key is compared in full, so that time tells nothing."""
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = [request.headers.get("x-api-key", "")] + ([bearer.strip()] if scheme.lower() == "bearer" else [])
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        read = {"bearer": str.strip, "basic": password}.get(scheme.lower(), lambda _: "")
+        given = [request.headers.get("x-api-key", ""), read(credentials)]
         return sum(hmac.compare_digest(digest(one), key) for one in given for key in self.keys) > 0
+
+
+def password(credentials: str) -> str:
+    """Of RFC 7617, in which a browser gives the key for the page; whatever name is with it. Empty if there is none."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def new_id() -> str:

@@ -1,4 +1,4 @@
-// The server's own API: requests with the key, and a chat as a stream of chunks.
+// The server's own API, and a chat as a stream of chunks. Where a key is needed, the browser has asked for it with the page and sends it.
 
 export class Failure extends Error {
   constructor(status, message) {
@@ -7,26 +7,16 @@ export class Failure extends Error {
   }
 }
 
-let key = sessionStorage.getItem("dsvk.key") || localStorage.getItem("dsvk.key") || "";
-
-export function setKey(value, keep) {
-  key = value;
-  sessionStorage.setItem("dsvk.key", value);
-  if (keep) localStorage.setItem("dsvk.key", value);
-  else localStorage.removeItem("dsvk.key");
-}
-
 async function request(path, options = {}) {
-  const headers = { ...options.headers };
-  if (key) headers.authorization = `Bearer ${key}`;
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers });
+    answer = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failure(0, "The server cannot be reached.");
   }
   if (answer.ok) return answer;
+  if (answer.status === 401) throw new Failure(401, "The server's keys have changed. Load this page anew, and the browser asks for one.");
   const body = await answer.json().catch(() => null);
   throw new Failure(answer.status, body?.error?.message || `The server answered ${answer.status}.`);
 }

@@ -1,5 +1,5 @@
 // The page: what is shown, what is asked, and what happens when something is pressed.
-import { Failure, chat, get, setKey } from "./api.js";
+import { Failure, chat, get } from "./api.js";
 import * as store from "./store.js";
 import { Answer, device, failure, make, question, welcome } from "./view.js";
 
@@ -9,35 +9,6 @@ const wide = { list: matchMedia("(min-width: 700px)"), panel: matchMedia("(min-w
 let model = null;
 let talk = null;
 let answering = null;      // of the answer on its way: an AbortController
-let asking = null;         // while a key is asked for: the promise of it
-
-// ---- keys ----
-
-// What work() gives; when the server wants a key, it is asked for and work() tried again.
-async function withKey(work) {
-  for (let tries = 0; ; tries++) {
-    try {
-      return await work();
-    } catch (error) {
-      if (!(error instanceof Failure) || error.status !== 401) throw error;
-      await askForKey(tries > 0);
-    }
-  }
-}
-
-function askForKey(again) {
-  $("key-error").hidden = !again;
-  if (!asking) $("key").showModal();
-  return asking ||= new Promise((resolve) => {
-    $("key").onclose = () => {
-      setKey($("key-value").value, $("key-keep").checked);
-      $("key-value").value = "";
-      asking = null;
-      resolve();
-    };
-  });
-}
-$("key").addEventListener("cancel", (event) => event.preventDefault());      // nothing works without one
 
 // The server's model, which is asked for once; what is pressed before it is known waits for it.
 async function known() {
@@ -289,13 +260,11 @@ async function answer() {
   draw();
   toEnd();
   try {
-    await withKey(async () => {
-      await known();
-      for await (const chunk of chat(body(), control.signal)) {
-        take(message, chunk, live);
-        drawn ||= requestAnimationFrame(draw);
-      }
-    });
+    await known();
+    for await (const chunk of chat(body(), control.signal)) {
+      take(message, chunk, live);
+      drawn ||= requestAnimationFrame(draw);
+    }
   } catch (error) {
     if (control.signal.aborted) message.figures.finish = "stopped";
     else wrong = error instanceof Failure ? error.message : `${error}`;
@@ -364,7 +333,7 @@ for (const name of ["list", "panel"]) {
 }
 $("backdrop").addEventListener("click", closeDrawers);
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || $("key").open) return;
+  if (event.key !== "Escape") return;
   if (!$("backdrop").hidden) closeDrawers();
   else answering?.abort();
 });
@@ -417,7 +386,7 @@ async function start() {
   for (const name of ["list", "panel"]) drawer(name, false);
   open_(store.recall("open", null));
   try {
-    await withKey(known);
+    await known();
     drawer("panel", wide.panel.matches);
     if (talk.messages.length) showFigures();      // what was written into the conversation meanwhile stays
     else showAll();
