@@ -83,7 +83,8 @@ CANNOT_FORMS = ("Can you {0}?", "Please {0}.", "Could you {0}, please?", "I want
 UNKNOWN = ("Who will win the game on {day}?", "What is {name} thinking?", "Where is my {noun}?", "Where does {name} live?",
            "How old is {name}?", "Who has my {noun}?", "What will {name} do on {day}?", "Why is my {noun} {colour}?",
            "When will {name} come to {place}?", "How much does the {colour} {noun} cost?")
-REFUSAL, IGNORANCE, NO_TOOL = "I am sorry, but I cannot do that.", "I am sorry, but I do not know that.", "I am sorry, but I have no tool for that."
+REFUSAL, IGNORANCE = "I am sorry, but I cannot do that.", "I am sorry, but I do not know that."
+TOOL, NO_TOOL = "I have {0} for that.", "I have no tool for that."      # alike: where the name stands is where it is looked for
 
 
 def invented(rng, capital=False):
@@ -445,11 +446,11 @@ def tool_conversation(rng, split, filler, size):
             messages += tool_less(*ask(rng, split, SHORT[rng.choice(("greet", "fact"))]), mode)
             continue
         missing = [kind for kind in ABILITIES if kind not in offered]
-        if choice < 0.26:                                       # no tool fits
+        if choice < 0.4:                                        # no tool fits
             slots, form = ask(rng, split, wanted, rng.choice(missing))
             if "{tool}" in form:
                 continue
-            messages += tool_less(form.format(**slots), "No tool fits.", NO_TOOL, mode)
+            messages += tool_less(form.format(**slots), NO_TOOL, NO_TOOL, mode)
             continue
         kind = rng.choice(offered)
         slots, form = ask(rng, split, wanted, kind)
@@ -461,7 +462,9 @@ def tool_conversation(rng, split, filler, size):
         call = {"role": "assistant", "content": "", "tool_calls": [{
             "id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}]}
         if mode == "thinking":
-            call["reasoning_content"] = f"The tool {name} fits."
+            call["reasoning_content"] = TOOL.format(name)
+        elif rng.random() < 0.85:                               # else at once, as when a call is forced
+            call["content"] = TOOL.format(name)
         messages += [{"role": "user", "content": question}, call]
         if last and rng.random() < 0.5:
             break

@@ -60,7 +60,7 @@ SPACED = 192            # frequent words that get a token with the space before 
 
 LENGTHS = (256, 1024, 4096)                                 # tokens of a row; chat_corpus sizes 0, 1, 2
 POOL = 8                # conversations to choose from when a row is filled
-SKILL_SHARES = dict(greet=4, fact=6, sum=11, tool=46, json=14, recall=15, decline=4)        # of the examples
+SKILL_SHARES = dict(greet=3, fact=5, sum=9, tool=59, json=9, recall=11, decline=4)        # of the examples
 
 
 def model_config(args):
