@@ -229,11 +229,15 @@ def origin(text: str) -> str:
 
 
 def keys_in(path: str | None) -> list[str]:
-    """The API keys of a file, one a line."""
+    """The API keys of a file, one a line, in ASCII as a header has them."""
     if path is None:
         return []
-    with open(path, encoding="ascii") as file:
-        keys = [line.strip() for line in file if line.strip()]
+    with open(path, "rb") as file:
+        lines = [line.strip() for line in file]
+    for number, line in enumerate(lines, 1):
+        if not line.isascii():
+            raise dsvk.InvalidError(f"--key-file {path}: the key in line {number} has other than ASCII characters")
+    keys = [line.decode() for line in lines if line]
     if not keys:
         raise dsvk.InvalidError(f"--key-file {path}: no key in it")
     return keys

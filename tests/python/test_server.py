@@ -462,6 +462,7 @@ def test_S12_a_key_is_needed_on_every_route_but_health(nano):
 
 def test_S13_others_than_the_loopback_need_keys_or_to_be_told_twice(capsys, tmp_path, monkeypatch):
     (tmp_path / "keys").write_text("\n\n")
+    (tmp_path / "other").write_text("key\n\nSchlüssel\n", encoding="utf-8")
 
     def listen(*address, **options):
         raise OSError("this far")
@@ -470,6 +471,7 @@ def test_S13_others_than_the_loopback_need_keys_or_to_be_told_twice(capsys, tmp_
     for options, words in ((["--host", "0.0.0.0"], "give keys with --key-file"), (["--without-keys"], "this far"),
                            (["--host", "0.0.0.0", "--without-keys"], "this far"), (["--host", "::"], "give keys"),
                            (["--key-file", str(tmp_path / "keys")], "no key in it"),
+                           (["--key-file", str(tmp_path / "other")], "the key in line 3 has other than ASCII"),
                            (["--key-file", str(tmp_path / "none")], "No such file")):
         assert main(["serve", "nano", "--port", "0", *options]) == 1
         assert words in capsys.readouterr().err
