@@ -22,7 +22,7 @@ PREFLIGHT = {"access-control-allow-methods": "GET, POST, HEAD", "access-control-
              "access-control-allow-headers": "authorization, *"}
 
 HEALTH = "/health"
-BEARER, BASIC = "Bearer", 'Basic realm="dsvk, the API key is the password", charset="UTF-8"'      # how a browser is told to ask for the page's key
+BEARER, BASIC = "Bearer", 'Basic realm="dsvk, the API key is the password", charset="UTF-8"'      # by Basic a browser knows to ask
 
 
 class Door:
