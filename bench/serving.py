@@ -118,6 +118,7 @@ def health_watched(port):
     over = spawn.Event()
     process = spawn.Process(target=watch_health, args=(port, over, far), daemon=True)
     process.start()
+    far.close()      # or a process that failed would be waited for
     try:
         yield report
     finally:

@@ -443,14 +443,14 @@ def tool_conversation(rng, split, filler, size):
         last = i == count - 1
         choice = rng.random()
         if choice < 0.08:                                       # something else in between
-            messages += tool_less(*ask(rng, split, SHORT[rng.choice(("greet", "fact"))]), mode)
+            messages += turn(*ask(rng, split, SHORT[rng.choice(("greet", "fact"))]), mode)
             continue
         missing = [kind for kind in ABILITIES if kind not in offered]
         if choice < 0.4:                                        # no tool fits
             slots, form = ask(rng, split, wanted, rng.choice(missing))
             if "{tool}" in form:
                 continue
-            messages += tool_less(form.format(**slots), NO_TOOL, NO_TOOL, mode)
+            messages += turn(form.format(**slots), NO_TOOL, NO_TOOL, mode)
             continue
         kind = rng.choice(offered)
         slots, form = ask(rng, split, wanted, kind)
@@ -479,10 +479,6 @@ def tool_conversation(rng, split, filler, size):
     if not messages or messages[-1]["role"] != "assistant":
         return tool_conversation(rng, split, filler, size)
     return Example("tool", messages, {"thinking_mode": mode, "tools": tools, **effort(rng, mode)})
-
-
-def tool_less(question, thinking, answer, mode):
-    return turn(question, thinking, answer, mode)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,6 @@
 // The server's own API, and a chat as a stream of chunks. Where a key is needed, the browser has asked for it with the page and sends it.
 
-export class Failure extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
+export class Failure extends Error {}      // what the server said, or that it said nothing
 
 async function request(path, options = {}) {
   let answer;
@@ -13,12 +8,12 @@ async function request(path, options = {}) {
     answer = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Failure(0, "The server cannot be reached.");
+    throw new Failure("The server cannot be reached.");
   }
   if (answer.ok) return answer;
-  if (answer.status === 401) throw new Failure(401, "The server's keys have changed. Load this page anew, and the browser asks for one.");
+  if (answer.status === 401) throw new Failure("The server's keys have changed. Load this page anew, and the browser asks for one.");
   const body = await answer.json().catch(() => null);
-  throw new Failure(answer.status, body?.error?.message || `The server answered ${answer.status}.`);
+  throw new Failure(body?.error?.message || `The server answered ${answer.status}.`);
 }
 
 export const get = async (path) => (await request(path)).json();
@@ -32,7 +27,7 @@ export async function* chat(body, signal) {
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) throw new Failure(0, "The connection broke off in the middle of the answer.");
+    if (done) throw new Failure("The connection broke off in the middle of the answer.");
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
@@ -40,7 +35,7 @@ export async function* chat(body, signal) {
       const data = line.slice(6);
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new Failure(200, chunk.error.message);
+      if (chunk.error) throw new Failure(chunk.error.message);
       yield chunk;
     }
   }
