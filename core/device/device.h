@@ -133,6 +133,9 @@ typedef struct dsvk_slices {
     void *user;
 } dsvk_slices;
 void dsvk_cmd_set_slices(dsvk_cmd *cmd, dsvk_slices slices);
+/* Nothing more is recorded, and nothing runs, once *status is not OK: for callers that find what is wrong while they record, where
+ * slices may already run. Kept by pointer. */
+void dsvk_cmd_set_caller(dsvk_cmd *cmd, const dsvk_status *status);
 dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd);
 /* What follows belongs to this part of a model, for profiles ("CSA"), until it is changed; kept by pointer: a string
  * literal. NULL, as at first: to none. */

@@ -33,6 +33,7 @@ struct dsvk_cmd {
     cmd_state state;
     uint64_t ticket; /* timeline value of the last submit; 0: none */
     uint32_t times;  /* how often it runs in that submit */
+    const dsvk_status *caller; /* NULL: nobody's */
     dsvk_slices slices;
     double guess_s;  /* what stands in the recording would take */
     bool dry;
@@ -68,6 +69,9 @@ dsvk_device *dsvk_cmd_device(dsvk_cmd *cmd) {
 }
 void dsvk_cmd_set_dry(dsvk_cmd *cmd, bool dry) {
     cmd->dry = dry;
+}
+void dsvk_cmd_set_caller(dsvk_cmd *cmd, const dsvk_status *status) {
+    cmd->caller = status;
 }
 void dsvk_cmd_set_slices(dsvk_cmd *cmd, dsvk_slices slices) {
     cmd->slices = slices;
@@ -258,6 +262,8 @@ void dsvk_cmd_destroy(dsvk_cmd *cmd) {
 static bool ready(dsvk_cmd *cmd) {
     if (cmd->state != BEGUN)
         dsvk_cmd_fail(cmd, DSVK_STATE, "recording after submit: dsvk_cmd_begin starts a new recording");
+    if (cmd->caller && *cmd->caller != DSVK_OK)
+        dsvk_cmd_fail(cmd, *cmd->caller, "what is being recorded has failed");
     if (cmd->error.status != DSVK_OK)
         return false;
     if (!cmd->touched) {

@@ -274,6 +274,8 @@ static void take_arguments(op_call *c, const dsvk_op_argument *arguments, size_t
             unknown_argument(c, arguments[i].name ? arguments[i].name : "");
         else if (given & 1u << at)
             dsvk_op_fail(c, "%s: it is given twice", arguments[i].name);
+        else if (!is_number(c->op->slots[at].kind) && !arguments[i].tensor && arguments[i].number != 0)
+            dsvk_op_fail(c, "%s: expected a tensor, got the number %.16g", arguments[i].name, arguments[i].number);
         else if (!is_number(c->op->slots[at].kind))
             c->tensors[at] = arguments[i].tensor;
         else if (arguments[i].tensor)
@@ -318,6 +320,7 @@ dsvk_status dsvk_op(dsvk_device *device, const char *name, const dsvk_op_argumen
     DSVK_TRY(dsvk_cmd_create(device, &c.cmd, err));
     dsvk_cmd_set_part(c.cmd, "ops");
     dsvk_cmd_set_slices(c.cmd, c.slices);
+    dsvk_cmd_set_caller(c.cmd, &c.status);
     c.op->run(&c);
     if (c.status == DSVK_OK)
         c.status = dsvk_cmd_run(c.cmd, err);

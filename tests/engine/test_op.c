@@ -81,6 +81,8 @@ static int test_A01_wrong_arguments(dsvk_device *device) {
                   &err) == DSVK_INVALID && strstr(err.message, "topk: k: it is given twice"));
     CHECK(dsvk_op(device, "topk", (dsvk_op_argument[]){ { "scores", x, 0 }, { "scores", NULL, 0 } }, 2, results, NULL, NULL, &err) ==
               DSVK_INVALID && strstr(err.message, "scores: it is given twice"));
+    CHECK(dsvk_op(device, "rms_norm", (dsvk_op_argument[]){ { "x", x, 0 }, { "weight", NULL, 5 } }, 2, results, NULL, NULL, &err) ==
+              DSVK_INVALID && strstr(err.message, "weight: expected a tensor, got the number 5"));
     o.scales = numbers;
     CHECK(dsvk_tensor_open(&w, device, &o, &err) == DSVK_INVALID && strstr(err.message, "values have none, got F32 with scales"));
     o = options_of(DSVK_FORM_VALUES, 2, 64);
@@ -93,6 +95,22 @@ static int test_A01_wrong_arguments(dsvk_device *device) {
     dsvk_free(json);
     dsvk_tensor_close(x);
     dsvk_tensor_close(NULL);
+    return 0;
+}
+
+/* Slices of so much work run while it is recorded: what turns out to be wrong meanwhile must not reach the device. */
+static int test_A01_wrong_in_much_work(dsvk_device *device) {
+    dsvk_tensor_options of_q = options_of(DSVK_FORM_VALUES, 512, 64), of_table = options_of(DSVK_FORM_VALUES, 8, 32);
+    dsvk_tensor *q = NULL, *table = NULL, *results[DSVK_OP_RESULTS];
+    of_q.rank = of_table.rank = 3;
+    of_q.shape[2] = 512;
+    of_table.shape[2] = 2;
+    of_q.data = of_table.data = NULL;
+    CHECK(dsvk_tensor_open(&q, device, &of_q, &err) == DSVK_OK && dsvk_tensor_open(&table, device, &of_table, &err) == DSVK_OK);
+    CHECK(dsvk_op(device, "rope", (dsvk_op_argument[]){ { "q", q, 0 }, { "table", table, 0 } }, 2, results, NULL, NULL, &err) ==
+              DSVK_INVALID && strstr(err.message, "table: it has the angles of 8 positions, 512 are needed"));
+    dsvk_tensor_close(table);
+    dsvk_tensor_close(q);
     return 0;
 }
 
@@ -191,8 +209,9 @@ int main(void) {
         printf("%s\n", err.message);
         return 1;
     }
-    int failed = test_A01_wrong_arguments(device) || test_D10_stopped(device) || test_budget_of_device_memory() ||
-                 test_A06_every_allocation_fails_once(device) || test_A06_every_allocation_of_a_trace_fails_once(device);
+    int failed = test_A01_wrong_arguments(device) || test_A01_wrong_in_much_work(device) || test_D10_stopped(device) ||
+                 test_budget_of_device_memory() || test_A06_every_allocation_fails_once(device) ||
+                 test_A06_every_allocation_of_a_trace_fails_once(device);
     dsvk_device_close(device);
     return failed;
 }
