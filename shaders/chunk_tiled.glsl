@@ -1,5 +1,6 @@
 /* multiply() in f32 arithmetic. Weights are scaled as they are decoded: exact for FP4, one rounding for FP8. Each result is one
- * chain of fused products in the order of the input.
+ * chain of fused products in the order of the input; not staged, a chain of sums of four products, for processors, whose
+ * instructions wait for each other along a chain and whose drivers multiply and add apart.
  *
  * Staged: slabs of 32 inputs of the rows of x and of the decoded tiles go through shared memory, the next slab's reads on
  * their way while one is multiplied; every invocation has 4 output rows times ROWS / 16 rows of x.
@@ -17,6 +18,7 @@ vec4 sums[EACH];                                    /* [row of x], one component
 
 const uint PART_QUADS = TYPE == 0u ? 1u : 2u;                                    /* groups of four inputs decoded at a time */
 const uint WORD_PARTS = TYPE == TYPE_FP4 ? 4u : TYPE == TYPE_FP8 ? 2u : 1u;
+struct RowOfX { Vec4s at; }; /* in an array; one of references themselves is no valid SPIR-V */
 const uint TOGETHER = 4u; /* rows of x whose sums are in registers; the others' wait on the stack */
 
 void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uint n_in, uvec2 x) {
@@ -26,9 +28,9 @@ void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uin
     /* With subgroups of 8, a lane reads one of 4 rows times 2 quads and the others get it from there; with columns they read it
      * themselves, as such drivers read once what all lanes share. */
     const bool shared_x = SUBGROUP_8 != 0u && COLUMNS == 0u;
-    uvec2 row[EACH];
+    RowOfX row[EACH];
     [[unroll]] for (uint r = 0u; r < (shared_x ? EACH / TOGETHER : EACH); r++)
-        row[r] = add_product(x, x_at(shared_x ? r * TOGETHER + lane % TOGETHER : r), 16u);
+        row[r].at = Vec4s(add_product(x, x_at(shared_x ? r * TOGETHER + lane % TOGETHER : r), 16u));
     for (uint k = 0u; k < words; k++) {
         uvec4 word[4];
         vec4 scale = vec4(1.0);
@@ -58,14 +60,16 @@ void multiply_in_registers(uvec2 codes, uvec2 scales, uint tile, uint words, uin
             [[unroll]] for (uint first = 0u; first < EACH; first += TOGETHER) {
                 vec4 mine;
                 if (shared_x)
-                    mine = Vec4s(row[first / TOGETHER]).v[at + lane / TOGETHER % PART_QUADS];
+                    mine = row[first / TOGETHER].at.v[at + lane / TOGETHER % PART_QUADS];
                 [[unroll]] for (uint q = 0u; q < PART_QUADS; q++) {
                     mat4 v;
                     [[unroll]] for (uint r = 0u; r < TOGETHER; r++)
-                        v[r] = shared_x ? subgroupBroadcast(mine, q * TOGETHER + r) : Vec4s(row[first + r]).v[at + q];
-                    [[unroll]] for (uint i = 0u; i < 4u; i++)
-                        [[unroll]] for (uint r = 0u; r < TOGETHER; r++)
-                            sums[first + r] = fma(w[q][i], vec4(v[r][i]), sums[first + r]);
+                        v[r] = shared_x ? subgroupBroadcast(mine, q * TOGETHER + r) : row[first + r].at.v[at + q];
+                    [[unroll]] for (uint r = 0u; r < TOGETHER; r++) {
+                        precise vec4 low = w[q][0] * v[r].x + w[q][1] * v[r].y, high = w[q][2] * v[r].z + w[q][3] * v[r].w;
+                        precise vec4 sum = sums[first + r] + (low + high);
+                        sums[first + r] = sum;
+                    }
                 }
             }
         }

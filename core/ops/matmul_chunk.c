@@ -2,7 +2,9 @@
  * dispatch. Weights are read, and decoded, once for all rows of a workgroup. */
 #include "matmul_rows.h"
 
-#define REGISTER_ROWS 16u   /* beyond, sums no longer gain from sharing a decoded weight (measured on lavapipe) */
+/* Beyond, sums no longer gain from sharing a decoded weight (measured on lavapipe 26.1). */
+#define REGISTER_ROWS 32u
+#define REGISTER_ROWS_BF16 16u
 #define STAGED_ROWS 64u
 #define STAGED_LEAST 16u    /* a row of x per invocation */
 
@@ -33,11 +35,12 @@ bool dsvk_moe_tile_fits(const dsvk_device *device, uint32_t n, uint32_t tile) {
     return tile >= least && tile <= most && (tile & (tile - 1)) == 0 && !(least == 1 && tile == 2);
 }
 
-static void choose_tiled(dsvk_cmd *cmd, dsvk_kernel *kernel, bool registers, uint32_t rows, uint32_t tiles) {
+static void choose_tiled(dsvk_cmd *cmd, dsvk_kernel *kernel, bool registers, dsvk_weight_type type, uint32_t rows, uint32_t tiles) {
+    const uint32_t most = type == DSVK_TYPE_BF16 ? REGISTER_ROWS_BF16 : REGISTER_ROWS;
     kernel->matmul = "matmul_tiled";
     kernel->moe_expert = "moe_expert_tiled";
     kernel->n_constants = CHUNK_TILED_CONSTANTS;
-    kernel->rows = rows ? rows : registers ? REGISTER_ROWS : STAGED_ROWS;
+    kernel->rows = rows ? rows : registers ? most : STAGED_ROWS;
     kernel->tiles = registers || kernel->rows == STAGED_LEAST || tiles % 2 ? 1 : 2;
     kernel->constants[CHUNK_WORKGROUP] = registers ? 8 : 128 * kernel->tiles;
     kernel->constants[CHUNK_STAGED] = !registers;
@@ -69,12 +72,12 @@ bool dsvk_chunk_kernel(dsvk_cmd *cmd, const dsvk_matmul_variant *way, const dsvk
         return false;
     *kernel = (dsvk_kernel){ 0 };
     if (w->columns) {
-        choose_tiled(cmd, kernel, true, rows, tiles);
+        choose_tiled(cmd, kernel, true, w->type, rows, tiles);
         kernel->constants[CHUNK_COLUMNS] = 1;
     } else if (variant.kind == DSVK_MATMUL_COOPMAT && w->type != DSVK_TYPE_F32) { /* a half is too small a part of a float32 weight */
         choose_coopmat(cmd, kernel, variant, rows, tiles);
     } else {
-        choose_tiled(cmd, kernel, variant.kind == DSVK_MATMUL_REGISTERS, rows, tiles);
+        choose_tiled(cmd, kernel, variant.kind == DSVK_MATMUL_REGISTERS, w->type, rows, tiles);
     }
     kernel->constants[CHUNK_TYPE] = w->type;
     kernel->constants[CHUNK_EPILOGUE] = epilogue;
