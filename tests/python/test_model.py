@@ -348,12 +348,12 @@ def test_dispatches_of_a_token(models, device, prompts):
     kinds = Counter(row["kind"] for row in dsvk.plan(model.report["path"])["layers"] if row["kind"] != "MTP")
     with ExitStack() as stack:
         sessions = [stack.enter_context(model.session(context=1280)) for _ in prompts]
-        for _ in range(20):              # how many tokens a submit takes follows from measured time
+        for run in range(20):            # the first makes the recording; how many tokens a submit takes follows from measured time
             for s, prompt in zip(sessions, prompts):
                 s.sync(tokens(12, 512, prompt).tolist())
             with device.profile() as profile:
                 model.decode(sessions, n, temperature=0)
-            if profile["submits"] < n:
+            if run > 0 and profile["submits"] < n:
                 break
     assert profile["submits"] < n
     calls = {kind: sum(op["calls"] for op in profile["ops"] if op["part"] == kind) for kind in kinds}
