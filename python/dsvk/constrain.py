@@ -269,7 +269,7 @@ class Grammars:
     def regex(self, pattern: str, *, place: str = "") -> Constraint:
         """A text that a regular expression matches as a whole, in the syntax of Rust's regex."""
         self.check_text("regex", pattern, place)
-        return Constraint(self.compiled(self._matcher.grammar_from_regex(pattern)), self.words)
+        return Constraint(self.compiled(self._matcher.grammar_from_regex(pattern or "()")), self.words)
 
     def lark(self, grammar: str, *, place: str = "") -> Constraint:
         """A text of a grammar in llguidance's variant of Lark, from its rule `start`."""

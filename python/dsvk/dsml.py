@@ -229,7 +229,7 @@ class Rules:
         syntax, definition = tool.text or ("", "")
         text = f"{name.upper()}_TEXT"
         if syntax == "regex":
-            self.lines.append(f'{text}: /{regex_in_lark(definition)}/ "</"')
+            self.lines.append(f'{text}: /{regex_in_lark(definition or "()")}/ "</"')
         else:
             self.others.append({"name": f"{name}_grammar", "lark_grammar": definition})
             text = self.add(f"{name}_text", f'@{name}_grammar "</"?')      # which its last terminal may have taken: see Ends

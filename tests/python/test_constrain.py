@@ -650,6 +650,34 @@ def test_a_stop_text_cuts_no_call(url, stop):
     assert choice.finish_reason == "tool_calls" and calls_of(choice) and choice.message.content == ""
 
 
+@pytest.mark.parametrize("stop, left", [("你", "x"), ("好y", "x你"), ("y", "x你好")])
+def test_a_stop_text_of_characters_that_are_several_tokens(url, stop, left):
+    """Neither their first bytes, whole or as a stream, in any format."""
+    schema = {"type": "object", "properties": {"a": {"const": "x你好y"}}, "required": ["a"], "additionalProperties": False}
+    [choice] = many(url, 1, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}, stop=[stop],
+                    extra_body=OFF)
+    assert (choice.message.content, choice.finish_reason) == (f'{{"a": "{left}', "stop")
+    message = httpx.post(url + "/v1/messages", timeout=300, json={
+        "model": "nano", "max_tokens": 120, "messages": HELLO, "thinking": {"type": "disabled"}, "stop_sequences": [stop],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}}}).json()
+    assert message["content"][0]["text"] == f'{{"a": "{left}' and message["stop_sequence"] == stop
+
+
+def test_a_tool_without_parameters_has_no_arguments(url):
+    [choice] = many(url, 1, tools=[{"type": "function", "function": {"name": "ping", "description": "d"}}], tool_choice="required",
+                    parallel_tool_calls=False, extra_body=OFF)
+    assert calls_of(choice) == [("ping", {})]
+
+
+def test_an_empty_grammar_is_an_empty_text(url):
+    tool = {"type": "custom", "name": "run", "format": {"type": "grammar", "syntax": "regex", "definition": ""}}
+    answer = httpx.post(url + "/v1/responses", timeout=300, json={"model": "nano", "input": "Run.", "max_output_tokens": 120, "temperature": 0,
+                                                                  "tools": [tool], "tool_choice": "required",
+                                                                  "reasoning": {"effort": "none"}, "parallel_tool_calls": False})
+    assert answer.status_code == 200, answer.text
+    assert [item["input"] for item in answer.json()["output"] if item["type"] == "custom_tool_call"] == [""]
+
+
 def test_the_other_format_has_the_same(url):
     client = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=300, _strict_response_validation=True)
     tools = [{"name": name, "strict": True, "input_schema": LIGHT} for name in ("light", "lamp")]

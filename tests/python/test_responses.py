@@ -195,6 +195,15 @@ def test_the_next_turn_repeats_a_call_as_it_was_sampled(scripted):
     assert scripted.scheduler.prompts[-1][:len(replayed)] == replayed
 
 
+@pytest.mark.parametrize("format", [{"type": "text", "schema": None, "strict": True}, {"type": "json_object", "name": None}])
+def test_what_clients_send_beside_a_format_without_a_schema(scripted, format):
+    scripted.scheduler.say("{}")
+    answer = httpx.post(scripted.url + "/v1/responses", json={"model": "nano", "input": "Hi", "text": {"format": format}, "user": "a\0b",
+                                                              "reasoning": {"effort": "ultra"}})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["reasoning"]["effort"] == "max"      # official clients know no "ultra"
+
+
 def test_log_probabilities_when_they_are_included(nano, url):
     options = {"include": ["message.output_text.logprobs", "reasoning.encrypted_content"], "top_logprobs": 2}
     whole = create(official(url), max_output_tokens=5, temperature=0, **OFF, **options)

@@ -147,6 +147,8 @@ class Choice:
         self.decoder = engine.tokenizer.decoder()
         self.text_length = self.ids_length = 0      # characters: of text told, of the ids told
         self.ids: list[int] = []
+        self.held: list[int] = []       # the last ids, while they end within a character: a stop text may begin with it
+        self.held_text = ""
         self.call_ids: list[str] = []
         self.told: dict[str, list[str]] = {"reasoning": [], "content": []}
         self.logprobs: dict[str, list[Logprob]] = {}
@@ -182,8 +184,20 @@ class Choice:
         if event.logprobs is not None and place in ("reasoning", "content") and id != self.engine.think_end:
             self.logprobs.setdefault(place, []).append(logprob(event, i, self.ids_length))
         self.ids_length += len(text)
+        self.held.append(id)
+        self.held_text += text
         beyond = self.ids_length - self.text_length      # the last id may reach into a stop text
-        return self.read(self.parser.feed(text[:-beyond]) if beyond > 0 else self.parser.push(self.engine.tokenizer, id))
+        if beyond > 0:
+            pieces = self.read(self.parser.feed(self.held_text[:-beyond]))
+        elif len(self.held_text.encode()) < len(self.engine.tokenizer.decode_bytes(self.held)):
+            return []
+        else:
+            pieces = self.parsed()
+        self.held, self.held_text = [], ""
+        return pieces
+
+    def parsed(self) -> list[Piece]:
+        return self.read([event for id in self.held for event in self.parser.push(self.engine.tokenizer, id)])
 
     def read(self, events: list[chat.Event]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -213,7 +227,8 @@ class Choice:
 
     def finish(self, event: dsvk.Event) -> list[Piece]:
         finish = reason(event, self.said)
-        pieces = self.read(self.parser.finish())
+        pieces = self.parsed() if event.stop_text < 0 else []
+        pieces += self.read(self.parser.finish())
         if self.ended:
             return pieces
         if finish == "stop" and self.call_ids:

@@ -10,6 +10,8 @@ from dsvk.dsml import Tool
 from .engine import Compile, Engine
 from .errors import bad
 
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}      # of a tool without parameters: held to where that can be
+
 
 def constraint_for(engine: Engine, tools: Sequence[Tool], *, choice: str = "auto", names: Collection[str] | None = None,
                    parallel: bool = True, schema: dict[str, Any] | None = None, inside: bool = False, begun: str = "",
@@ -25,7 +27,7 @@ def constraint_for(engine: Engine, tools: Sequence[Tool], *, choice: str = "auto
     callable_tools = [] if choice == "none" else [tool for tool in tools if names is None or tool.name in names]
     if not callable_tools and schema is None:
         return None
-    held = [tool.place for tool in callable_tools if tool.schema is not None or tool.text is not None]
+    held = [tool.place for tool in callable_tools if tool.text is not None or (tool.schema is not None and tool.schema is not NO_ARGUMENTS)]
 
     def compiled() -> Constraint | None:
         try:
@@ -47,4 +49,4 @@ def constraint_for(engine: Engine, tools: Sequence[Tool], *, choice: str = "auto
 
 def tool(name: str, parameters: dict[str, Any] | None, strict: bool, place: str) -> Tool:
     """A function for constraint_for. place: what errors call its parameters. Without parameters there are no arguments."""
-    return Tool(name, (parameters or {"type": "object", "properties": {}}) if strict else None, place=place)
+    return Tool(name, (parameters or {**NO_ARGUMENTS}) if strict else NO_ARGUMENTS if parameters is None else None, place=place)

@@ -215,14 +215,15 @@ class Engine:
         if longest >= self.context:
             raise overflow(longest + 1, self.context, job.prompt_field)
         running = Running(self.scheduler)
+        user = job.user.encode("unicode_escape").decode()      # any text, also one with a NUL
         try:
             for prompt in job.prompts:
                 running.append(running.scheduler.submit(
                     prompt, min(job.max_tokens or self.most_tokens, self.most_tokens), choices=job.choices, stop=job.stop,
                     stop_after=self.think_end if job.inside and job.stop else 0,
                     stop_before=self.dsml if job.chat and job.stop else 0, logprobs=job.logprobs,
-                    prompt_logprobs=job.score_prompt, constraint=constraint, backlog=BACKLOG, owner=job.user,
-                    cache_key=job.user if self.isolate else "", **job.sampling))
+                    prompt_logprobs=job.score_prompt, constraint=constraint, backlog=BACKLOG, owner=user,
+                    cache_key=user if self.isolate else "", **job.sampling))
             return running
         except dsvk.Error as error:
             running.cancel()

@@ -107,11 +107,11 @@ def refuse(r: ResponsesRequest) -> None:
 def chat_body(body: dict[str, Any], r: ResponsesRequest) -> dict[str, Any]:
     """The request as one of the chat format; its messages follow."""
     format = (body.get("text") or {}).get("format") or {"type": "text"}
-    schema = {name: value for name, value in format.items() if name != "type"}
+    schema = {name: value for name, value in format.items() if name != "type"} if format["type"] == "json_schema" else None
     return {**{name: body.get(name) for name in Sampled.model_fields}, "messages": [{"role": "user", "content": ""}],
             "tools": [tool.function() for tool in r._offered], "tool_choice": r.tool_choice,
             "parallel_tool_calls": r.parallel_tool_calls, "reasoning_effort": r.reasoning.effort,
-            "response_format": {"type": format["type"], **({"json_schema": schema} if schema else {})},
+            "response_format": {"type": format["type"], **({} if schema is None else {"json_schema": schema})},
             "logprobs": LOGPROBS in r.include, "top_logprobs": r.top_logprobs if LOGPROBS in r.include else None,
             "max_tokens": r.max_output_tokens, "user_id": r.user_id, "user": r.user}
 
@@ -225,7 +225,8 @@ class Reply(stream.Reply):
         self.asked = {
             "instructions": r.instructions, "max_output_tokens": r.max_output_tokens, "parallel_tool_calls": r.parallel_tool_calls,
             "previous_response_id": None,
-            "reasoning": {"effort": effort if thinking else "none", "summary": text_or(None, r.reasoning.summary)},
+            "reasoning": {"effort": "none" if not thinking else "max" if effort == "ultra" else effort,
+                          "summary": text_or(None, r.reasoning.summary)},
             "store": False, "temperature": r.temperature, "top_p": r.top_p, "top_logprobs": r.top_logprobs,
             "text": {"format": format or {"type": "text"}, "verbosity": text_or("medium", r.text.verbosity)},
             "tool_choice": r._body.get("tool_choice") or "auto", "tools": r._body.get("tools") or [],
