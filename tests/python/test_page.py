@@ -341,6 +341,74 @@ def test_what_goes_wrong_is_said(page, script):
     page.wrong.clear()
 
 
+def test_an_answer_that_breaks_off_is_asked_for_again(page, script):
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Half"}, "finish_reason": None}]}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream",
+                                                                      body=f"data: {json.dumps(chunk)}\n\n"))
+    ask(page, "Hello?")
+    page.wait_for_selector(".failure >> text=broke off")
+    assert page.inner_text("article.assistant .text") == "Half"
+    page.unroute("**/v1/chat/completions")
+    script.say("</think>Whole.")
+    page.click("text=Try again")
+    page.wait_for_selector("text=Whole.")
+    ended(page)
+    assert page.locator(".failure").count() == 0 and page.locator("text=Half").count() == 0
+
+
+def test_stopped_before_the_first_token(page, script):
+    script.say(("</think>Late.", 20.0), "</think>Later.")      # silent so long
+    ask(page, "Hello?")
+    until(page, "!document.querySelector('#stop').hidden")
+    page.click("#stop")
+    page.wait_for_selector(".failure >> text=Stopped before")
+    page.click("text=Try again")
+    ended(page)
+    assert page.locator("article.user").count() == 1 and page.locator(".failure").count() == 0
+
+
+def test_an_imported_file_may_hold_anything(page, tmp_path):
+    odd = [{"rate": "x"}, {"prompt": 5}, {"completion": "<b>"}, {"think_seconds": "abc", "rate": None}, {"finish": "constructor"}, 3]
+    conversations = [{"id": f"odd{i}", "title": f"Odd {i}", "settings": {"effort": "medium"},
+                      "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "figures": figures}]}
+                     for i, figures in enumerate(odd)]
+    (tmp_path / "odd.json").write_text(json.dumps({"conversations": conversations}))
+    page.set_input_files("#file", tmp_path / "odd.json")
+    for i in range(len(odd)):
+        page.click(f"#conversations .open >> text=Odd {i}")
+        assert page.inner_text("article.assistant .text") == "A" and page.input_value("[name=effort]") == "high"
+    page.reload()
+    assert page.locator("#conversations li").count() == len(odd) and page.inner_text("article.assistant .text") == "A"
+
+
+def test_two_tabs_and_a_file_lose_no_turn(page, script, url, tmp_path):
+    script.say("</think>One.", "</think>Two.", "</think>Three.")
+    ask(page, "First?")
+    ended(page)
+    with page.expect_download() as download:
+        page.click("#export")
+    download.value.save_as(tmp_path / "before.json")
+    other = page.context.new_page()
+    other.goto(url)
+    ended(other)
+    ask(other, "Second?")
+    ended(other, 2)
+    ended(page, 2)      # follows
+    ask(page, "Third?")
+    ended(page, 3)
+    other.reload()
+    ended(other, 3)
+    other.close()
+    page.set_input_files("#file", tmp_path / "before.json")      # stands beside what has gone on since
+    until(page, "document.querySelectorAll('#conversations li').length === 2")
+    page.reload()
+    ended(page, 3)
+    page.set_input_files("#file", tmp_path / "before.json")
+    page.wait_for_timeout(200)
+    page.click("#conversations .open:not([aria-current])")
+    ended(page, 1)
+
+
 def test_a_key_is_asked_for_by_the_browser(browser, nano):
     slow = Slow(nano)
     with served(Engine(nano, "nano", scheduler=slow), keys=["the-key"]) as url:

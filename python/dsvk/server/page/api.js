@@ -26,7 +26,10 @@ export async function* chat(body, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return { done: true };
+    });
     if (done) throw new Failure("The connection broke off in the middle of the answer.");
     const lines = (rest + value).split("\n");
     rest = lines.pop();

@@ -235,6 +235,7 @@ function take(message, chunk, live) {
 async function answer() {
   if (!checkSettings()) {
     showAll();
+    $("messages").append(failure("The settings are not right yet.", retry));
     drawer("panel", true);
     return;
   }
@@ -281,11 +282,19 @@ async function answer() {
   keep();
   showAll();
   busy(false);
-  if (wrong) $("messages").append(failure(wrong, () => answer()));
+  const stopped = control.signal.aborted;
+  if (stopped && mine.messages.at(-1) !== message) wrong = "Stopped before the answer began.";
+  if (wrong) $("messages").append(failure(wrong, retry));
   if (wrong) toEnd();
-  say(wrong ? "" : unanswered() ? "The model calls a tool and waits for its result." : "The answer is complete.");
+  say(wrong ? "" : stopped ? "Stopped." : unanswered() ? "The model calls a tool and waits for its result." : "The answer is complete.");
   if (!$("panel").inert) refresh();
   if (document.activeElement === document.body) $("question").focus();
+}
+
+// The last answer anew, without what there was of it.
+function retry() {
+  if (talk.messages.at(-1)?.role === "assistant") talk.messages.pop();
+  if (!answering) answer();
 }
 
 $("composer").addEventListener("submit", (event) => {
@@ -379,7 +388,21 @@ function theme(value) {
 }
 $("theme").addEventListener("change", () => { store.remember("theme", $("theme").value); theme($("theme").value); });
 $("new").addEventListener("click", begin);
-addEventListener("storage", showList);
+
+// Another tab has written. Where it went on with the conversation that is open here, this tab follows, or, while it is being
+// answered here, goes on with a copy: neither's turns are lost.
+addEventListener("storage", (event) => {
+  const changed = event.key === store.keyOf(talk.id) && event.newValue !== null;
+  if (changed && answering) talk.id = store.fresh().id;
+  else if (changed) reopen();
+  showList();
+});
+
+function reopen() {
+  const { id } = talk;
+  talk = null;
+  open_(id);
+}
 
 async function start() {
   theme(store.recall("theme", ""));

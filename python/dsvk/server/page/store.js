@@ -2,11 +2,18 @@
 
 const PREFIX = "dsvk.conversation.";
 const ROLES = ["user", "assistant", "tool"];
+const COUNTS = ["prompt", "cached", "completion", "reasoning", "rate", "think_seconds"];
+const EFFORTS = ["low", "high", "max"];
 
 export const DEFAULTS = { thinking: true, effort: "high", temperature: 1, top_p: 1, max_tokens: null, system: "", tools: "" };
 
+// What is only convenient: forgotten when the browser has no more room.
 export function remember(name, value) {
-  localStorage.setItem(`dsvk.${name}`, JSON.stringify(value));
+  try {
+    localStorage.setItem(`dsvk.${name}`, JSON.stringify(value));
+  } catch {
+    return;
+  }
 }
 
 export function recall(name, otherwise) {
@@ -23,16 +30,16 @@ export function fresh(settings) {
 
 // Throws QuotaExceededError when the browser has no more room.
 export function save(conversation) {
-  localStorage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
+  localStorage.setItem(keyOf(conversation.id), JSON.stringify(conversation));
 }
 
 export function remove(id) {
-  localStorage.removeItem(PREFIX + id);
+  localStorage.removeItem(keyOf(id));
 }
 
 export function load(id) {
   try {
-    return checked(JSON.parse(localStorage.getItem(PREFIX + id)));
+    return checked(JSON.parse(localStorage.getItem(keyOf(id))));
   } catch {
     return null;
   }
@@ -44,9 +51,20 @@ export function all() {
     .filter(Boolean).sort((a, b) => b.changed - a.changed);
 }
 
+export const keyOf = (id) => PREFIX + id;
+
 export const titleOf = (question) => question.trim().split("\n")[0].slice(0, 60);
 
 const text = (value) => (typeof value === "string" ? value : "");
+
+function figures(value) {
+  const one = {};
+  for (const name of COUNTS) if (Number.isFinite(value[name]) && value[name] >= 0) one[name] = value[name];
+  if ("prompt" in one) one.cached ??= 0;
+  if (typeof value.finish === "string") one.finish = value.finish;
+  if (value.exact === true) one.exact = true;
+  return one;
+}
 
 function message(value) {
   if (!ROLES.includes(value?.role)) throw new Error(`a message has the role ${JSON.stringify(value?.role)}`);
@@ -58,7 +76,7 @@ function message(value) {
       id: text(call.id), type: "function", function: { name: text(call.function?.name), arguments: text(call.function?.arguments) },
     }));
   }
-  if (value.figures && typeof value.figures === "object") one.figures = value.figures;
+  if (value.figures && typeof value.figures === "object") one.figures = figures(value.figures);
   return one;
 }
 
@@ -70,6 +88,7 @@ function checked(value) {
     const given = value.settings?.[name];
     if (typeof given === typeof DEFAULTS[name] || (name === "max_tokens" && typeof given === "number")) settings[name] = given;
   }
+  if (!EFFORTS.includes(settings.effort)) settings.effort = DEFAULTS.effort;
   const messages = value.messages.map(message);
   const title = text(value.title) || titleOf(messages.find((one) => one.role === "user")?.content ?? "");
   return { id: text(value.id) || fresh().id, title, changed: Number(value.changed) || Date.now(), settings, messages };
@@ -105,6 +124,10 @@ export function imported(file) {
   } catch (error) {
     throw new Error(`The file holds no conversations: ${error.message}`);
   }
-  found.forEach(save);
+  for (const one of found) {
+    const here = load(one.id);      // what has gone on here since stays, and what the file holds stands beside it
+    if (here && JSON.stringify(here.messages) !== JSON.stringify(one.messages)) one.id = fresh().id;
+    save(one);
+  }
   return found.length;
 }

@@ -29,15 +29,26 @@ document.addEventListener("click", (event) => {
 
 export function question(message, actions) {
   const text = make("div", { className: "text", textContent: message.content });
+  const opens = button("Edit", () => edit());
   const made = make("article", { className: "user", ariaLabel: "You" }, text,
-    make("footer", {}, button("Edit", () => edit()), button("Copy", (event) => copy(message.content, event.target))));
+    make("footer", {}, opens, button("Copy", (event) => copy(message.content, event.target))));
 
   function edit() {
     const rows = Math.min(12, message.content.split("\n").length + 1);
     const field = make("textarea", { value: message.content, rows, ariaLabel: "Your message" });
+    const cancel = () => {
+      form.replaceWith(text);
+      made.classList.remove("editing");
+      opens.focus();
+    };
     const form = make("form", { className: "edit" }, field, make("div", { className: "buttons" },
       make("button", { type: "submit", className: "primary", textContent: "Send again" }),
-      button("Cancel", () => { form.replaceWith(text); made.classList.remove("editing"); })));
+      button("Cancel", cancel)));
+    form.onkeydown = (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation();
+      cancel();
+    };
     form.onsubmit = (event) => {
       event.preventDefault();
       if (field.value.trim()) actions.edit(field.value);
@@ -69,7 +80,7 @@ function card(call, result, asks) {
     result !== undefined ? known() : asks ? field() : null);
 }
 
-const FINISH = { stopped: "stopped", length: "cut at the limit", insufficient_system_resource: "cut: the device ran out of memory" };
+const FINISH = { __proto__: null, stopped: "stopped", length: "cut at the limit", insufficient_system_resource: "cut: the device ran out of memory" };
 
 function summary(figures) {
   const words = [FINISH[figures.finish]];
