@@ -244,17 +244,30 @@ typedef struct shared {
         py_dl_versioned versioned;
     } tensor;
     PyObject *owner;
+    PyInterpreterState *interpreter; /* the owner's */
     int64_t shape[DSVK_TENSOR_RANK];
 } shared;
 
-/* By whoever took it, from any thread, perhaps after Python has ended: then there is nobody left to give it back to. */
+/* By whoever took it, from any thread, perhaps after Python has ended: then there is nobody left to give it back to. The lock of
+ * PyGILState is the main interpreter's. In another one a thread that Python knows is taking apart an object, and has the lock: to
+ * ask for the main interpreter's would wait for ever. */
 static void release(void *context) {
     shared *s = context;
     if (!Py_IsInitialized())
         return;
-    PyGILState_STATE lock = PyGILState_Ensure();
-    Py_DECREF(s->owner);
-    PyGILState_Release(lock);
+    if (PyInterpreterState_GetID(s->interpreter) == 0) {
+        PyGILState_STATE lock = PyGILState_Ensure();
+        Py_DECREF(s->owner);
+        PyGILState_Release(lock);
+    } else if (PyGILState_GetThisThreadState() != NULL) {
+        Py_DECREF(s->owner);
+    } else {
+        PyThreadState *thread = PyThreadState_New(s->interpreter);
+        PyEval_RestoreThread(thread);
+        Py_DECREF(s->owner);
+        PyThreadState_Clear(thread);
+        PyThreadState_DeleteCurrent();
+    }
     free(s);
 }
 
@@ -286,6 +299,7 @@ static PyObject *share(py_array *self, bool versioned, bool copied) {
     else
         s->tensor.old = (py_dl_managed){.tensor = tensor, .context = s, .deleter = release_old};
     s->owner = Py_NewRef((PyObject *)self);
+    s->interpreter = PyInterpreterState_Get();
     PyObject *capsule = PyCapsule_New(&s->tensor, versioned ? PY_DL_VERSIONED : PY_DL_OLD, drop_capsule);
     if (capsule == NULL || PyCapsule_SetContext(capsule, s) != 0) {
         Py_XDECREF(capsule);

@@ -73,7 +73,18 @@ class Screen:
             (self.begun.discard if text.endswith("\n") else self.begun.add)(self.places[stream])
 
     def ask(self, prompt: str) -> str | None:
-        """A line that is typed, or the next of a pipe; None at the end. Raises KeyboardInterrupt."""
+        """A line that is typed, again where it is no UTF-8, or the next of a pipe; None at the end. Raises KeyboardInterrupt."""
+        while True:
+            try:
+                line = self._line(prompt)
+                (line or "").encode()      # bytes that are none are kept as lone surrogates in some locales, in others they raise
+                return line
+            except UnicodeError:
+                if not self.asking:
+                    raise _dsvk.InvalidError("what comes in is not UTF-8") from None
+                self.line("dsvk: what was typed is not UTF-8", RED)
+
+    def _line(self, prompt: str) -> str | None:
         self.fresh()
         if self.asking and self.results_shown:
             if self.colors and "readline" in sys.modules:      # which has to know what takes no room
@@ -258,6 +269,8 @@ def read_tools(path: str) -> list[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             return tools_of(json.load(file))
+    except RecursionError:
+        raise _dsvk.InvalidError(f"{path}: it is nested too deeply") from None
     except ValueError as error:
         raise _dsvk.InvalidError(f"{path}: {error}") from None
 
@@ -274,11 +287,17 @@ def line_editing(history: str | None) -> Iterator[None]:
         yield
         return
     readline.set_auto_history(True)
-    if history and os.path.exists(history):
-        readline.read_history_file(history)
+    try:
+        if history and os.path.exists(history):
+            readline.read_history_file(history)
+    except OSError as error:
+        raise _dsvk.InvalidError(f"--history {history}: {error.strerror}") from None
     try:
         yield
     finally:
         if history:
             readline.set_history_length(1000)
-            readline.write_history_file(history)
+            try:
+                readline.write_history_file(history)
+            except OSError as error:
+                raise _dsvk.InvalidError(f"--history {history}: {error.strerror}") from None

@@ -621,8 +621,13 @@ except ImportError:
 with dsvk.Model("nano") as model, model.session() as session:
     expected = model.generate("ROMEO:", max_tokens=8, temperature=0)
     code = f'''import dsvk
-with dsvk.Model("nano") as model:
+class Lent:
+    def __init__(self, array):
+        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+with dsvk.Model("nano") as model, model.session() as session:
     assert model.generate("ROMEO:", max_tokens=8, temperature=0) == {expected!r}
+    session.sync([1, 2])
+    dsvk.Tensor(Lent(session.logits()), model.device)      # takes the array and gives it back: which asks for no lock of the other's
 try:
     dsvk.Model("nowhere at all")
 except dsvk.FileError:

@@ -317,6 +317,28 @@ def test_commands_say_what_they_did(tmp_path):
     assert (tmp_path / "there").read_text() == "precious"
 
 
+@pytest.mark.parametrize("locale", ["C.UTF-8", "en_US.UTF-8"])
+def test_what_is_typed_may_be_no_utf8(locale):
+    with scripted("</think>Fine.", LC_ALL=locale, PYTHONIOENCODING="utf-8" if locale != "C.UTF-8" else "utf-8:surrogateescape") as terminal:
+        terminal.expect(PROMPT)
+        os.write(terminal.master, b"Hello \xff\xfe there\r")
+        terminal.expect("is not UTF-8.*" + PROMPT)
+        terminal.type("Well?\r")
+        terminal.expect("Fine.*" + PROMPT)
+        terminal.type("\x04")
+        assert terminal.ended() == 0
+
+
+def test_tools_nested_too_deeply(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with scripted() as terminal:
+        terminal.expect(PROMPT)
+        terminal.type(f"/tools {tmp_path}/deep.json\r")
+        terminal.expect("deep.json: it is nested too deeply.*" + PROMPT)
+        terminal.type("\x04")
+        assert terminal.ended() == 0
+
+
 def test_no_color():
     with scripted("Hm.</think>Yes.", NO_COLOR="1") as terminal:
         terminal.expect(PROMPT)
