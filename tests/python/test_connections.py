@@ -92,6 +92,36 @@ def test_S03_slow_heads_and_bodies_are_408_and_the_end_of_the_connection(scripte
     assert httpx.post(scripted.url + "/v1/chat/completions", json=BODY).status_code == 200
 
 
+def test_S03_a_body_after_its_answer_has_an_end_too(scripted, monkeypatch):
+    monkeypatch.setattr("dsvk.server.limits.BODY_SECONDS", 0.5)
+    with connected(scripted.url) as client:
+        client.sendall(post([*GOOD, "Content-Length: 100000"], b"").replace(b"/v1/chat/completions", b"/nowhere"))
+        end, heard = time.monotonic() + 20, b""
+        client.settimeout(0.05)
+        while time.monotonic() < end:      # a byte now and then
+            try:
+                client.sendall(b" ")
+                came = client.recv(65536)
+                heard += came
+                if not came:
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert heard.startswith(b"HTTP/1.1 404 ") and time.monotonic() < end
+
+
+def test_S03_a_refusal_is_heard_by_who_still_sends(scripted):
+    for _ in range(6):
+        with connected(scripted.url) as client:
+            client.sendall(post([*GOOD, "Content-Length: 99999999999"], b""))
+            for _ in range(20):
+                client.sendall(b" " * (1 << 20))
+            answer = client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 413 "), answer
+
+
 def test_S03_a_body_that_says_it_is_too_large_is_413_before_it_comes(scripted):
     for more in ([], ["Expect: 100-continue"]):
         answer = spoken(scripted.url, post([*GOOD, "Content-Length: 99999999999", *more], b"{}"))

@@ -37,11 +37,13 @@ def target(head: bytes) -> str:
 
 class Watched:
     """A transport that aborts when its reader takes nothing of what waits to be sent, from one look at it to the next: be it an answer,
-    an event of a stream, or what is left of either when the connection is closed."""
+    an event of a stream, or what is left of either when the connection is closed. While more of a request is on its way (coming()
+    says so), closing takes that first, for a while: the system answers what nobody reads with a reset, which overtakes the answer."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
-        self.transport, self.loop = transport, loop
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, coming: Callable[[], bool]):
+        self.transport, self.loop, self.coming = transport, loop, coming
         self.written = 0
+        self.closing: asyncio.TimerHandle | None = None
         self.timer: asyncio.TimerHandle | None = None
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):      # else the system may keep megabytes, and a slow reader is seen rarely
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.UNSENT_BYTES)
@@ -54,6 +56,14 @@ class Watched:
         self.written += len(data)
         if self.timer is None and self.transport.get_write_buffer_size():
             self.watch()
+
+    def close(self) -> None:
+        if self.closing is not None or not self.coming() or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        self.closing = self.loop.call_later(limits.LINGER_SECONDS, self.transport.close)
 
     def taken(self) -> int:
         return self.written - self.transport.get_write_buffer_size()
@@ -70,8 +80,9 @@ class Watched:
             self.watch()
 
     def unwatch(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+        for timer in (self.timer, self.closing):
+            if timer is not None:
+                timer.cancel()
 
 
 class Protocol(H11Protocol):
@@ -81,16 +92,32 @@ class Protocol(H11Protocol):
         super().__init__(*args, **options)
         self.head, self.path = b"", ""
         self.head_timer: asyncio.TimerHandle | None = None
+        self.rest_timer: asyncio.TimerHandle | None = None      # of a body that nobody waits for any more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.watched = Watched(transport, self.loop)
+        self.watched = Watched(transport, self.loop, lambda: self.conn.their_state in (h11.SEND_BODY, h11.ERROR))
         super().connection_made(self.watched)  # type: ignore[arg-type]  # all of a transport's methods
         self.watch_head()
 
     def connection_lost(self, reason: Exception | None) -> None:
         super().connection_lost(reason)
         self.unwatch_head()
+        self.unwatch_rest()
         self.watched.unwatch()
+
+    def data_received(self, data: bytes) -> None:
+        if self.watched.closing is None:
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and self.watched.closing is None and self.rest_timer is None:
+            self.rest_timer = self.loop.call_later(limits.BODY_SECONDS, self.watched.transport.close)
+
+    def unwatch_rest(self) -> None:
+        if self.rest_timer is not None:
+            self.rest_timer.cancel()
+            self.rest_timer = None
 
     def handle_events(self) -> None:
         """Looks at what has come, be it behind another request, before it is understood."""
@@ -104,6 +131,8 @@ class Protocol(H11Protocol):
                 self.refuse(ApiError(400, "content-length: the body's end is told twice", param="content-length"))
                 return
         super().handle_events()
+        if self.conn.their_state is not h11.SEND_BODY:
+            self.unwatch_rest()
         self.watch_head()
 
     def watch_head(self) -> None:

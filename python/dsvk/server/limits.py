@@ -18,6 +18,7 @@ LARGEST = 2 ** 53 - 1      # whole numbers above are not the same in every JSON 
 KEEP_ALIVE_SECONDS = 8      # of silence in a stream, before a sign of life
 HEAD_BYTES, HEAD_FIELDS, HEAD_SECONDS = 16 << 10, 100, 10
 BODY_SECONDS, BODY_RATE = 10, 1024      # so long a body may be slower than so many bytes a second
+LINGER_SECONDS = 2      # for what still comes when a connection is closed
 STALLED_SECONDS = 30      # a connection whose reader takes nothing between two looks ends
 UNSENT_BYTES = 64 << 10      # that the system keeps of a connection besides what is on its way
 BACKLOG = 256      # events of a request that wait to be written, before it pauses
