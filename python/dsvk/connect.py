@@ -34,7 +34,8 @@ class Served:
 
 def ask(url: str) -> Served:
     """What a server has. Raises InvalidError, FileError or FormatError naming the address."""
-    import urllib.error      # here: no other command waits for it
+    import http.client      # here: no other command waits for them
+    import urllib.error
     import urllib.request
 
     base = url.rstrip("/").removesuffix("/v1")
@@ -50,7 +51,7 @@ def ask(url: str) -> Served:
         if error.code == 401:
             raise dsvk.InvalidError(f"{base}: the key is missing or wrong: set {KEY} in the environment") from None
         raise dsvk.FileError(f"{base}/v1/models: the server answered {error.code}") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError, http.client.HTTPException):
         raise dsvk.FormatError(f"{base}/v1/models: no list of models as dsvk serve has it") from None
     except OSError as error:
         raise dsvk.FileError(f"{base}: {getattr(error, 'reason', error)}; is dsvk serve running there?") from None
@@ -66,15 +67,15 @@ def claude_settings(s: Served) -> dict[str, Any]:
     env = {"ANTHROPIC_BASE_URL": s.url, "ANTHROPIC_MODEL": s.model,
            **{f"ANTHROPIC_DEFAULT_{size}_MODEL": s.model for size in ("OPUS", "SONNET", "HAIKU")},
            "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(s.context), "API_TIMEOUT_MS": str(PATIENCE * 1000),
-           "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
-    if s.key:      # the file names the variable and holds no key
-        return {"env": env, "apiKeyHelper": f"printenv {KEY}"}
-    return {"env": {**env, "ANTHROPIC_AUTH_TOKEN": "none"}}      # without one it wants to log in
+           "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+           # What it would take before the helper goes; without any of them it wants to log in.
+           "ANTHROPIC_API_KEY": None, "ANTHROPIC_AUTH_TOKEN": None if s.key else "none"}
+    return {"env": env, "apiKeyHelper": f"printenv {KEY}" if s.key else None}      # the file names the variable and holds no key
 
 
 def claude_shell(s: Served) -> str:
     env = claude_settings(s)["env"]
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
     return "\n".join(lines + ([f'export ANTHROPIC_AUTH_TOKEN="${KEY}"'] if s.key else []))
 
 
@@ -124,18 +125,34 @@ AGENTS = {
 
 # ---- files ----
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return value
+
+
+def finite(number: str) -> float:
+    if (value := float(number)) in (float("inf"), float("-inf")):
+        raise ValueError(f"{number} is larger than any number")
+    return value
+
+
 def json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text) if text.strip() else {}
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_float=finite) if text.strip() else {}
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("expected an object")
     return value
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """old with new's values; objects in both are merged."""
-    both = {name: merge(old[name], value) if isinstance(value, dict) and isinstance(old.get(name), dict) else value
+    """old with new's values, and without what is None in it; objects in both are merged."""
+    both = {name: merge(old[name] if isinstance(old.get(name), dict) else {}, value) if isinstance(value, dict) else value
             for name, value in new.items()}
-    return {**old, **both}
+    return {name: value for name, value in {**old, **both}.items() if value is not None or name not in new}
 
 
 def differences(before: str, after: str) -> list[str]:

@@ -90,7 +90,8 @@ def test_what_a_file_holds_stays(run, tmp_path, agent):
         json.dumps(mine, indent=4), json.dumps(mine)]
 
 
-@pytest.mark.parametrize("text", ["{ // a comment\n}", "[]", '{"a": 1', "no"])
+@pytest.mark.parametrize("text", ["{ // a comment\n}", "[]", '{"a": 1', "no", '{"a": 1, "a": 2}', '{"a": 1e400}', "[" * 100_000],
+                         ids=["comment", "list", "cut", "none", "twice", "too large", "deep"])
 def test_what_cannot_be_merged_is_left_alone(run, tmp_path, text):
     path = file_of(tmp_path, "opencode")
     path.parent.mkdir(parents=True)
@@ -121,8 +122,23 @@ def test_keys_are_named_and_not_written(run, engine, tmp_path):
             assert "secret-key" not in text + shown.stdout + ran.stderr
 
 
+def test_claude_code_finds_one_way_to_log_in(run, engine, tmp_path):
+    """What it would take before the one that is meant goes, be it an earlier dsvk's."""
+    path = file_of(tmp_path, "claude-code")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"env": {"ANTHROPIC_API_KEY": "sk-old", "MINE": "1"}}))
+    with served(engine) as free, served(engine, keys=["secret-key"]) as kept:
+        without, with_one = (free, "", None, "none"), (kept, "secret-key", "printenv DSVK_API_KEY", None)
+        for at, key, helper, token in (without, with_one, without):
+            ran = run("claude-code", "--write", "--yes", at=at, key=key)
+            after = json.loads(path.read_text())
+            assert ran.returncode == 0 and after.get("apiKeyHelper") == helper and after["env"].get("ANTHROPIC_AUTH_TOKEN") == token
+            assert "ANTHROPIC_API_KEY" not in after["env"] and after["env"]["MINE"] == "1"
+
+
 def test_addresses_that_are_none(run, url):
-    for at, said in (("127.0.0.1:1", "expected http://"), ("http://127.0.0.1:1", "is dsvk serve running"), (url + "/no", "answered 404")):
+    for at, said in (("127.0.0.1:1", "expected http://"), ("http://127.0.0.1:1", "is dsvk serve running"), (url + "/no", "answered 404"),
+                     ("http://a b", "no list of models")):
         ran = run("codex", at=at)
         assert ran.returncode == 1 and said in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
 

@@ -671,9 +671,9 @@ def test_a_tool_without_parameters_has_no_arguments(url):
 
 def test_an_empty_grammar_is_an_empty_text(url):
     tool = {"type": "custom", "name": "run", "format": {"type": "grammar", "syntax": "regex", "definition": ""}}
-    answer = httpx.post(url + "/v1/responses", timeout=300, json={"model": "nano", "input": "Run.", "max_output_tokens": 120, "temperature": 0,
-                                                                  "tools": [tool], "tool_choice": "required",
-                                                                  "reasoning": {"effort": "none"}, "parallel_tool_calls": False})
+    answer = httpx.post(url + "/v1/responses", timeout=300, json={
+        "model": "nano", "input": "Run.", "max_output_tokens": 120, "temperature": 0, "tools": [tool], "tool_choice": "required",
+        "reasoning": {"effort": "none"}, "parallel_tool_calls": False})
     assert answer.status_code == 200, answer.text
     assert [item["input"] for item in answer.json()["output"] if item["type"] == "custom_tool_call"] == [""]
 
