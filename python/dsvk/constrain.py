@@ -239,10 +239,29 @@ class Grammars:
         if reason is not None:
             pointer, keyword, closer = Culprit(self, schema).find(pointers)
             raise GrammarError(f"not supported: {closer or reason}", place, pointer, keyword)
+        for pointer, part in ranges(schema):
+            if (keyword := self._kept_wrong(part)) is not None:
+                raise GrammarError("not supported: in this range llguidance does not keep to it", place, pointer, keyword)
         with self._lock:
             self._sound[key] = None
             while len(self._sound) > SOUND:
                 self._sound.popitem(last=False)
+
+    def _kept_wrong(self, bounds: dict[str, float]) -> str | None:
+        """The keyword of a range of numbers that llguidance compiles, and then lets a bound through that is not in it: 1.9 does where
+        both bounds are within a whole number and the next."""
+        try:
+            matcher = self._of_schema({"type": "number", **bounds})
+        except ValueError:
+            return None      # nothing is in it: for whoever asks for the whole
+        for keyword in ("exclusiveMinimum", "exclusiveMaximum"):
+            if keyword in bounds and self._takes(matcher, f"{bounds[keyword]:g}"):
+                return keyword
+        return None
+
+    def _takes(self, matcher: Any, text: str) -> bool:
+        walked = matcher.deep_copy()
+        return bool(walked.consume_tokens(self.tokenizer.encode(text)) and walked.is_accepting())
 
     def refusal(self, schema: Any, pointers: Sequence[str]) -> str | None:
         """Why the parts at these pointers of a schema cannot be compiled, all of them."""
@@ -349,6 +368,7 @@ def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 NAMED = ("properties", "patternProperties")
 LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 SINGLE = ("items", "additionalProperties")
@@ -415,6 +435,20 @@ def patterns(schema: Any) -> Iterator[str]:
             yield from (text for text in (one.get("pattern"), *(one.get("patternProperties") or ())) if isinstance(text, str))
         elif isinstance(one, list):
             waiting += one
+
+
+def ranges(schema: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """The bounds of numbers in a schema, where one of them is exclusive, with their pointers."""
+    waiting = [("", schema)]
+    while waiting:
+        pointer, one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [(f"{pointer}/{escaped(name)}", value) for name, value in one.items()]
+            bounds = {name: one[name] for name in BOUNDS if isinstance(one.get(name), (int, float)) and not isinstance(one[name], bool)}
+            if one.get("type") != "integer" and any(name.startswith("exclusive") for name in bounds):
+                yield pointer, bounds
+        elif isinstance(one, list):
+            waiting += [(f"{pointer}/{i}", value) for i, value in enumerate(one)]
 
 
 class Culprit:

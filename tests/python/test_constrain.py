@@ -725,6 +725,8 @@ def wanted(schema):
     (strict({"properties": {"a": {"type": "array", "uniqueItems": True}}}), "tools[0].function.parameters",
      "keyword 'uniqueItems' at /properties/a"),
     (strict({"type": "string"}), "tools[0].function.parameters", "arguments are an object"),
+    (strict({"properties": {"a": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}}}), "tools[0].function.parameters",
+     "keyword 'exclusiveMinimum' at /properties/a"),
     (wanted({"items": {"not": {}}}), "response_format.json_schema.schema", "keyword 'not' at /items"),
     ({**wanted(ANSWER), "messages": HELLO + [{"role": "assistant", "content": "Well", "prefix": True}], **OFF},
      "response_format.json_schema.schema", "what was begun")])
