@@ -30,7 +30,10 @@ def build(target: str, configuration: str = "release") -> Path:
     folder = ROOT / "build" / configuration
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), f"-DDSVK_CONFIGURATION={configuration}", "-DDSVK_PYTHON=ON",
                  f"-DPython3_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
-    if shutil.which("ninja") and not (folder / "CMakeCache.txt").exists():
+    cache = folder / "CMakeCache.txt"
+    if cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\n" not in cache.read_text(encoding="utf-8"):
+        cache.unlink()      # of a clone that was moved or copied: CMake builds nowhere else
+    if shutil.which("ninja") and not cache.exists():
         configure += ["-G", "Ninja"]
     subprocess.run(configure, check=True)
     subprocess.run(["cmake", "--build", str(folder), "--target", target, "--parallel"], check=True)

@@ -417,6 +417,8 @@ typedef struct dsvk_poll_result {
  * is left of the budget; a call runs at least one. The smallest, which is the longest wait, is one layer of one token, or a step of
  * at most 8 tokens when other work went through the model since the last call. Nothing is held between calls: other sessions, and
  * other calls on this one, run freely, and polling goes back to the goal. A failing poll keeps the goal. DSVK_STATE without one.
+ * A driver compiles a kernel when it is first used, which no budget cuts, and which may take a second: a game has that done while it
+ * loads, by syncs of 1, 2, ... 8 tokens more, the sizes of a slice's steps, and a decode of several (examples/frames.c).
  * Allocates no host memory but what the model's first steps of a size need. */
 DSVK_API dsvk_status dsvk_session_poll(dsvk_session *session, uint64_t budget_us, dsvk_poll_result *result, dsvk_error *err);
 /* Asks a running call on this session to stop after its current submit; from any thread. */
