@@ -88,7 +88,7 @@ def fill(args):
     prompt = np.random.default_rng(1).integers(0, VOCABULARY, args.tokens - 1).tolist()
     result = dict(kind="fill", **state(), device=device.info["name"], driver=device.info["driver"], tokens=args.tokens, chunk=args.chunk,
                   widths=SMALL if args.small else "flash", ratios=c["compress_ratios"][:-1], steps=[])
-    out = folder(args, device)
+    out = folder(args, device.info)
     with model.session(context=args.tokens) as session:
         begin = last = time.perf_counter()
         for end in range(args.every, args.tokens - 1 + args.every, args.every):
@@ -113,10 +113,11 @@ def fill(args):
 
 def decode(args):
     positions = [int(p) for p in args.positions.split(",")]
-    device = dsvk.Device(args.device)
+    device, kinds = None, {}
+    for kind, ratio in dict(CSA=4, HCA=128).items():
+        device, kinds[kind] = decode_layer(args, ratio, positions)
     out = folder(args, device)
-    kinds = {kind: decode_layer(args, ratio, positions) for kind, ratio in dict(CSA=4, HCA=128).items()}
-    software = device.info["type"] == "cpu"    # then the process's own time is the device's, whoever else the machine works for
+    software = device["type"] == "cpu"    # then the process's own time is the device's, whoever else the machine works for
     time_of = "cpu_ms_per_token" if software else "ms_per_token"
     rows = []
     for csa, hca, by_bytes in zip(kinds["CSA"], kinds["HCA"], byte_loss(positions)):
@@ -125,11 +126,11 @@ def decode(args):
                          loss_measured=1 - rows[0]["extrapolated"] / ms if rows else 0.0, loss_by_bytes=by_bytes["loss"]))
     note = ("layers of Flash's widths, each alone in a model with few experts; pages of random codes; the extrapolation to 43 "
             "layers counts them (SWA as HCA at the first position) and leaves out the head")
-    result = dict(kind="decode", **state(), device=device.info["name"], driver=device.info["driver"], experts=args.experts, note=note,
+    result = dict(kind="decode", **state(), device=device["name"], driver=device["driver"], experts=args.experts, note=note,
                   loss_measured_in=time_of, layers=kinds, flash=rows)
     write_json(out / "context-decode.json", result)
     widths = "small" if args.small else "Flash's"
-    (out / "context-decode.svg").write_text(curve(kinds, widths, device.info["name"]))
+    (out / "context-decode.svg").write_text(curve(kinds, widths, device["name"]))
     print(f"{'position':>9}{'CSA ms':>9}{'indexer':>9}{'top-k':>8}{'attention':>10}{'HCA ms':>9}{'attention':>10}{'loss':>8}{'by bytes':>10}"
           f"    ms: {time_of}; ops: device time")
     for csa, hca, row in zip(kinds["CSA"], kinds["HCA"], rows):
@@ -139,7 +140,7 @@ def decode(args):
 
 
 def decode_layer(args, ratio, positions):
-    """A token's time in a model of one layer, at each position."""
+    """The device that the program ran on, and a token's time in a model of one layer, at each position."""
     written = synthetic(args, [ratio])
     c = written.config
     directory = tempfile.mkdtemp(prefix="dsvk-context-")
@@ -149,13 +150,13 @@ def decode_layer(args, ratio, positions):
                              stdout=subprocess.PIPE, text=True)
     finally:
         shutil.rmtree(directory)
-    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    device, *rows = [json.loads(line) for line in run.stdout.splitlines()]
     for row in rows:
         row["ms_per_token"] = row["seconds"] / row["tokens"] * 1e3
         row["cpu_ms_per_token"] = row["cpu_seconds"] / row["tokens"] * 1e3
         row["op_ms_per_token"] = {op["name"]: op["us"] / row["tokens"] / 1e3 for op in row.pop("ops")}
         row["pages_over_spec"] = row["pages"] * row["page_bytes"] / native_bytes(c, row["pages"] * PAGE) - 1
-    return rows
+    return device, rows
 
 
 def op_ms(row, name):
@@ -181,7 +182,7 @@ def curve(kinds, widths, device):
 # ---- all ----
 
 def folder(args, device):
-    slug = re.sub(r"[^a-z0-9.]+", "-", str(device.info["name"]).lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9.]+", "-", str(device["name"]).lower()).strip("-")
     path = Path(args.out) if args.out else HERE / "results" / slug
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,6 +1,6 @@
 /* Decoding at long contexts without the prefill: what a token costs depends on how much the cache holds and hardly on what, so a
  * session is put at a position by filling its pages with random codes of ordinary size (f32 caches are not offered), and decodes
- * there. Prints one JSON object per position: {"position", "tokens", "seconds", "device_us", "ops", ...}.
+ * there. Prints JSON: the device, as dsvk_device_describe has it, then one object per position: {"position", "tokens", "seconds", "device_us", "ops", ...}.
  *
  *     context_decode MODEL TOKENS POSITION...
  *
@@ -116,12 +116,18 @@ fail:
 static dsvk_status run(const char *path, int n, int n_positions, char **positions, dsvk_error *err) {
     dsvk_model_options options = { .size = sizeof options, .page_tokens = PAGE_TOKENS };
     dsvk_device *device = NULL;
+    char *text;
     dsvk_model *model = NULL;
     dsvk_session *session = NULL;
     uint8_t *host = NULL;
     uint64_t state = 1;
     dsvk_status status;
     DSVK_GOTO(dsvk_device_open(&device, NULL, err));
+    DSVK_GOTO(dsvk_device_describe(device, &text, err));
+    for (char *c = text; *c; c++)
+        putchar(*c == '\n' ? ' ' : *c); /* on one line */
+    putchar('\n');
+    dsvk_free(text);
     DSVK_GOTO(dsvk_model_open(&model, device, path, &options, err));
     DSVK_GOTO(dsvk_session_open(&session, model, NULL, err));
     host = dsvk_alloc_zero(model->layout.page_bytes, 1);
