@@ -44,10 +44,12 @@ static double kernel_copies(const bench *b, uint32_t amount) {
     return 2.0 * (double)b->from.size * amount;
 }
 
-/* More work is first more workgroups, whose results have to fit into the buffer, then more rounds of each. */
+/* More work is first more workgroups, whose results have to fit into the buffer, then more rounds of each; on a CPU more rounds alone, as
+ * it does its workgroups one after the other, and beginning one would be a part of the time. */
 static uint32_t spread(const bench *b, uint32_t amount, uint64_t result_bytes, uint32_t *rounds) {
+    const uint32_t most = dsvk_device_get_limits(b->device)->software ? LEAST_GROUPS : MOST_GROUPS;
     uint32_t groups = LEAST_GROUPS;
-    while (groups < MOST_GROUPS && groups < (uint64_t)LEAST_GROUPS * amount && 2 * groups * result_bytes <= b->to.size)
+    while (groups < most && groups < (uint64_t)LEAST_GROUPS * amount && 2 * groups * result_bytes <= b->to.size)
         groups *= 2;
     *rounds = (uint32_t)((uint64_t)LEAST_GROUPS * amount / groups);
     return groups;
